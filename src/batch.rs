@@ -1,0 +1,71 @@
+//! Micro-batches without padding: sequences lie end to end, and `cu_seqlens` says where each begins.
+
+/// Target of a position that is not in the loss.
+pub const NO_TARGET: u32 = u32::MAX;
+
+/// One tokenised row of the data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Whether the token at this position is to be learnt. The first one never is: nothing precedes it.
+    pub supervised: Vec<bool>,
+}
+
+/// The sequences of one micro-batch, end to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// Token ids, `[T]`.
+    pub ids: Vec<u32>,
+    /// Position of each token within its own sequence, `[T]`.
+    pub positions: Vec<u32>,
+    /// Sequence `i` is tokens `cu_seqlens[i]..cu_seqlens[i + 1]`; one more entry than sequences.
+    pub cu_seqlens: Vec<u32>,
+    /// The next token of the same sequence where it is supervised, else [`NO_TARGET`]; `[T]`.
+    pub targets: Vec<u32>,
+}
+
+impl MicroBatch {
+    /// Lays the examples end to end.
+    pub fn from_examples<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
+        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
+        for example in examples {
+            let n = example.ids.len();
+            batch.ids.extend(&example.ids);
+            batch.positions.extend((0..n).map(|i| u32::try_from(i).expect("a row fits 32 bits")));
+            batch.targets.extend((1..=n).map(|next| match example.supervised.get(next) {
+                Some(true) => example.ids[next],
+                _ => NO_TARGET,
+            }));
+            batch.cu_seqlens.push(u32::try_from(batch.ids.len()).expect("a micro-batch fits 32 bits"));
+        }
+        batch
+    }
+
+    /// Number of tokens (T).
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Number of positions in the loss.
+    pub fn supervised(&self) -> usize {
+        self.targets.iter().filter(|&&t| t != NO_TARGET).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_restart_and_targets_stay_within_their_sequence() {
+        let a = Example { ids: vec![5, 6, 7], supervised: vec![false, false, true] };
+        let b = Example { ids: vec![8, 9], supervised: vec![true, true] };
+        let batch = MicroBatch::from_examples([&a, &b]);
+        assert_eq!(batch.ids, [5, 6, 7, 8, 9]);
+        assert_eq!(batch.positions, [0, 1, 2, 0, 1]);
+        assert_eq!(batch.cu_seqlens, [0, 3, 5]);
+        assert_eq!(batch.targets, [NO_TARGET, 7, NO_TARGET, 9, NO_TARGET]);
+        assert_eq!((batch.tokens(), batch.supervised()), (5, 2));
+    }
+}

@@ -1,0 +1,118 @@
+//! Element types of buffers, and the conversions between them.
+
+use half::{bf16, f16};
+
+/// The type of a buffer's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    /// IEEE-754 single.
+    F32,
+    /// bfloat16: 8 bits of exponent, 7 of fraction.
+    BF16,
+    /// IEEE-754 half.
+    F16,
+    /// Codes of 8-bit optimizer state.
+    U8,
+    /// Token ids, positions, offsets.
+    U32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::BF16 | Self::F16 => 2,
+            Self::U8 => 1,
+        }
+    }
+}
+
+/// A Rust type that can live in an arena buffer.
+pub trait Plain: bytemuck::Pod + Send + Sync {
+    /// The tag of this type.
+    const DTYPE: DType;
+}
+
+/// A floating-point type of weights and activations. Arithmetic is done in `f32`; `from_f32` rounds to nearest
+/// even, so a store is the one rounding.
+pub trait Element: Plain {
+    /// Exact.
+    fn to_f32(self) -> f32;
+    /// Rounds to nearest, ties to even.
+    fn from_f32(x: f32) -> Self;
+}
+
+impl Plain for u8 {
+    const DTYPE: DType = DType::U8;
+}
+impl Plain for u32 {
+    const DTYPE: DType = DType::U32;
+}
+impl Plain for f32 {
+    const DTYPE: DType = DType::F32;
+}
+impl Plain for bf16 {
+    const DTYPE: DType = DType::BF16;
+}
+impl Plain for f16 {
+    const DTYPE: DType = DType::F16;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+}
+impl Element for bf16 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+impl Element for f16 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+/// Runs `$body` with `$E` bound to the Rust type of a floating-point [`DType`].
+///
+/// Panics for integer types: which buffers hold floats is fixed when the arena is planned.
+#[allow(unused_macros, reason = "used by ops")]
+macro_rules! with_element {
+    ($dtype:expr, $E:ident => $body:expr) => {
+        match $dtype {
+            $crate::dtype::DType::F32 => {
+                type $E = f32;
+                $body
+            }
+            $crate::dtype::DType::BF16 => {
+                type $E = half::bf16;
+                $body
+            }
+            $crate::dtype::DType::F16 => {
+                type $E = half::f16;
+                $body
+            }
+            other => panic!("{other:?} is not a floating-point buffer"),
+        }
+    };
+}
+#[allow(unused_imports, reason = "used by ops")]
+pub(crate) use with_element;
