@@ -11,3 +11,5 @@ pub mod config;
 pub mod batch;
 
 pub mod arena;
+
+pub mod ops;

@@ -1,0 +1,156 @@
+//! AdamW with fp32 state (Loshchilov & Hutter 2019, <https://arxiv.org/abs/1711.05101>), in torch's order of operations.
+
+use crate::error::{Error, Result};
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+
+const OP: &str = "adamw";
+
+/// Elements of one task; results do not depend on it.
+pub(super) const TASK: usize = 16_384;
+
+/// What a user sets, and the schedule's learning rate of this step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the first moment per step.
+    pub beta1: f64,
+    /// Decay of the second moment per step.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Share of a weight, times `lr`, taken off it per step.
+    pub weight_decay: f64,
+}
+
+/// The constants of one step, worked out in f64 and rounded to f32 once; kernels read the same struct.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+pub struct AdamWScalars {
+    /// β1.
+    pub beta1: f32,
+    /// β2.
+    pub beta2: f32,
+    /// 1 − β1.
+    pub one_minus_beta1: f32,
+    /// 1 − β2.
+    pub one_minus_beta2: f32,
+    /// `−lr / (1 − β1^t)`, in the 8-bit rule times √(1 − β2^t).
+    pub step_size: f32,
+    /// ε, in the 8-bit rule times √(1 − β2^t).
+    pub eps: f32,
+    /// `√(1 − β2^t)`; the 8-bit rule does not read it.
+    pub sqrt_bias_correction2: f32,
+    /// `1 − lr · weight_decay`.
+    pub decay: f32,
+}
+
+impl AdamWScalars {
+    /// For [`update`]. `t` counts the steps that update the moments, from 1.
+    pub fn adamw(config: &AdamWConfig, t: u64) -> Self {
+        let AdamWConfig { lr, beta1, beta2, eps, weight_decay } = *config;
+        let power = |beta: f64| beta.powf(t as f64);
+        Self {
+            beta1: round(beta1),
+            beta2: round(beta2),
+            one_minus_beta1: round(1.0 - beta1),
+            one_minus_beta2: round(1.0 - beta2),
+            step_size: round(-lr / (1.0 - power(beta1))),
+            eps: round(eps),
+            sqrt_bias_correction2: round((1.0 - power(beta2)).sqrt()),
+            decay: round(1.0 - lr * weight_decay),
+        }
+    }
+
+    /// For [`super::adamw_8bit`]: the root of the second bias correction moves from the denominator's first term to
+    /// the step size and to ε. `t` counts the steps that update the moments, from 1.
+    pub fn adamw_8bit(config: &AdamWConfig, t: u64) -> Self {
+        let power = |beta: f64| beta.powf(t as f64);
+        let correction2 = (1.0 - power(config.beta2)).sqrt();
+        Self {
+            step_size: round(-config.lr * correction2 / (1.0 - power(config.beta1))),
+            eps: round(correction2 * config.eps),
+            ..Self::adamw(config, t)
+        }
+    }
+}
+
+/// f64 to f32, to nearest even.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is the point")]
+fn round(x: f64) -> f32 {
+    x as f32
+}
+
+/// One step of one tensor: `p *= decay` (if it `decays`), `m += (1−β1)·(g−m)`, `v = β2·v + (1−β2)·g·g`,
+/// `p += step_size·m / (√v/√(1−β2^t) + ε)`, where `g` is the gradient times `scale` ([`super::grad_norm::GradNorm`]).
+///
+/// `p` (fp32 master weights), `g`, `m`, `v` are of one length. Every operation is rounded by itself (no fused
+/// multiply-add), so a GPU gives the same bits; the thread count plays no part.
+///
+/// # Errors
+/// [`Error::Shape`] if a length differs from `p`'s.
+pub fn update(
+    scalars: &AdamWScalars,
+    scale: f32,
+    decays: bool,
+    p: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+) -> Result<()> {
+    same_length(OP, p.len(), [("g", g.len()), ("m", m.len()), ("v", v.len())])?;
+    let s = AdamWScalars { decay: if decays { scalars.decay } else { 1.0 }, ..*scalars };
+    for_tasks(
+        p,
+        g,
+        m,
+        v,
+        #[inline(always)]
+        |p, g, m, v| elements(&s, scale, p, g, m, v),
+    );
+    Ok(())
+}
+
+#[inline(always)]
+fn elements(s: &AdamWScalars, scale: f32, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+        let g = g * scale;
+        let decayed = *p * s.decay;
+        *m += s.one_minus_beta1 * (g - *m);
+        *v = s.beta2 * *v + s.one_minus_beta2 * g * g;
+        let denominator = v.sqrt() / s.sqrt_bias_correction2 + s.eps;
+        *p = decayed + s.step_size * *m / denominator;
+    }
+}
+
+/// Runs `body` over pieces of the four slices, in parallel, compiled for the vector unit found at run time.
+pub(super) fn for_tasks(
+    p: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    body: impl Fn(&mut [f32], &[f32], &mut [f32], &mut [f32]) + Sync,
+) {
+    let arch = pulp::Arch::new();
+    let tasks = p.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
+    let tasks = tasks.zip(m.par_chunks_mut(TASK)).zip(v.par_chunks_mut(TASK));
+    tasks.for_each(|(((p, g), m), v)| {
+        arch.dispatch(
+            #[inline(always)]
+            || body(p, g, m, v),
+        )
+    });
+}
+
+/// Checks the length of every argument against that of `p`.
+pub(super) fn same_length<const N: usize>(
+    op: &'static str,
+    p: usize,
+    others: [(&'static str, usize); N],
+) -> Result<()> {
+    match others.into_iter().find(|&(_, len)| len != p) {
+        None => Ok(()),
+        Some((arg, len)) => Err(Error::Shape { op, arg, got: [1, len], want: [1, p] }),
+    }
+}

@@ -1,0 +1,147 @@
+//! AdamW with 8-bit state in blocks of 256 (Dettmers et al. 2022, <https://arxiv.org/abs/2110.02861>): the semantics
+//! of bitsandbytes' CUDA kernel, with every rounding fixed.
+//!
+//! Per element, each operation rounded by itself, `g` the gradient times `scale`:
+//!
+//! ```text
+//! m = β1·m + (1−β1)·g
+//! v = β2·v + ((1−β2)·g)·g
+//! p = (p + step_size · (m / (√v + eps))) · decay
+//! ```
+//!
+//! The new weight comes from the new moments before they are quantised. With 8-bit state the moments are then
+//! divided by the largest magnitude of their block and stored as the nearest code.
+
+use super::adamw::{AdamWScalars, TASK, for_tasks, same_length};
+use super::codebook::{Codebook, SIGNED, SIGNED_SHIFT, UNSIGNED, UNSIGNED_SHIFT};
+use crate::error::Result;
+use rayon::prelude::*;
+
+const OP: &str = "adamw_8bit";
+
+/// Consecutive elements of the flattened Hugging Face tensor that share a largest magnitude; the last block of a
+/// tensor may be shorter.
+pub const BLOCK: usize = 256;
+
+/// Tensors with fewer elements keep fp32 state.
+pub const MIN_QUANTISED: usize = 4096;
+
+/// Code of 0.0 in the first moment, which a fresh state is filled with; in the second moment it is 0.
+pub const ZERO_CODE_M: u8 = 127;
+
+/// The moments of one tensor of `n` elements.
+pub struct State<'a> {
+    /// Codes of the first moment, `[n]`, signed book.
+    pub m_codes: &'a mut [u8],
+    /// Largest magnitude of the first moment per block, `[ceil(n / 256)]`.
+    pub m_absmax: &'a mut [f32],
+    /// Codes of the second moment, `[n]`, unsigned book.
+    pub v_codes: &'a mut [u8],
+    /// Largest value of the second moment per block, `[ceil(n / 256)]`.
+    pub v_absmax: &'a mut [f32],
+}
+
+/// One step of one tensor with 8-bit state; `p` fp32 master weights, `g` gradients, both `[n]`.
+///
+/// `scalars` from [`AdamWScalars::adamw_8bit`], `scale` from [`super::grad_norm::GradNorm`]; a norm weight does not
+/// decay. Bit-identical for any thread count and on a GPU.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] naming the argument whose length is wrong.
+pub fn update(
+    scalars: &AdamWScalars,
+    scale: f32,
+    decays: bool,
+    p: &mut [f32],
+    g: &[f32],
+    state: State<'_>,
+) -> Result<()> {
+    let State { m_codes, m_absmax, v_codes, v_absmax } = state;
+    same_length(OP, p.len(), [("g", g.len()), ("m_codes", m_codes.len()), ("v_codes", v_codes.len())])?;
+    let blocks = p.len().div_ceil(BLOCK);
+    same_length(OP, blocks, [("m_absmax", m_absmax.len()), ("v_absmax", v_absmax.len())])?;
+    let s = AdamWScalars { decay: if decays { scalars.decay } else { 1.0 }, ..*scalars };
+    let (signed, unsigned, arch) = (&*SIGNED, &*UNSIGNED, pulp::Arch::new());
+    let tasks = p.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
+    let tasks = tasks.zip(m_codes.par_chunks_mut(TASK)).zip(m_absmax.par_chunks_mut(TASK / BLOCK));
+    let tasks = tasks.zip(v_codes.par_chunks_mut(TASK)).zip(v_absmax.par_chunks_mut(TASK / BLOCK));
+    tasks.for_each(|(((((p, g), mc), ma), vc), va)| {
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                let blocks = p.chunks_mut(BLOCK).zip(g.chunks(BLOCK)).zip(mc.chunks_mut(BLOCK));
+                for ((((p, g), mc), ma), (vc, va)) in blocks.zip(ma).zip(vc.chunks_mut(BLOCK).zip(va)) {
+                    block(&s, scale, (signed, unsigned), p, g, (mc, ma), (vc, va));
+                }
+            },
+        );
+    });
+    Ok(())
+}
+
+/// One block: decode, update, find the largest magnitudes, encode.
+#[inline(always)]
+fn block(
+    s: &AdamWScalars,
+    scale: f32,
+    (signed, unsigned): (&Codebook, &Codebook),
+    p: &mut [f32],
+    g: &[f32],
+    (m_codes, m_absmax): (&mut [u8], &mut f32),
+    (v_codes, v_absmax): (&mut [u8], &mut f32),
+) {
+    let n = p.len();
+    let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
+    let (m, v) = (&mut m[..n], &mut v[..n]);
+    for ((m, v), (mc, vc)) in m.iter_mut().zip(v.iter_mut()).zip(m_codes.iter().zip(v_codes.iter())) {
+        *m = signed.values[usize::from(*mc)] * *m_absmax;
+        *v = unsigned.values[usize::from(*vc)] * *v_absmax;
+    }
+    elements(s, scale, p, g, m, v);
+    *m_absmax = largest_magnitude(m);
+    *v_absmax = largest_magnitude(v);
+    signed.quantise_block::<SIGNED_SHIFT>(m, *m_absmax, m_codes);
+    unsigned.quantise_block::<UNSIGNED_SHIFT>(v, *v_absmax, v_codes);
+}
+
+/// One step of one tensor with fp32 state, in the order of the 8-bit rule; `p`, `g`, `m`, `v` are of one length.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] if a length differs from `p`'s.
+pub fn update_fp32_state(
+    scalars: &AdamWScalars,
+    scale: f32,
+    decays: bool,
+    p: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+) -> Result<()> {
+    same_length(OP, p.len(), [("g", g.len()), ("m", m.len()), ("v", v.len())])?;
+    let s = AdamWScalars { decay: if decays { scalars.decay } else { 1.0 }, ..*scalars };
+    for_tasks(
+        p,
+        g,
+        m,
+        v,
+        #[inline(always)]
+        |p, g, m, v| elements(&s, scale, p, g, m, v),
+    );
+    Ok(())
+}
+
+#[inline(always)]
+fn elements(s: &AdamWScalars, scale: f32, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+        let g = g * scale;
+        *m = s.beta1 * *m + s.one_minus_beta1 * g;
+        *v = s.beta2 * *v + s.one_minus_beta2 * g * g;
+        *p = (*p + s.step_size * (*m / (v.sqrt() + s.eps))) * s.decay;
+    }
+}
+
+/// Largest magnitude. Those of finite numbers are ordered as their bits are, and a maximum of integers vectorises.
+#[inline(always)]
+fn largest_magnitude(x: &[f32]) -> f32 {
+    f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff)))
+}

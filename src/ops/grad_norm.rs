@@ -1,0 +1,82 @@
+//! Global L2 norm of the gradients, and the factor that clips and unscales them.
+//!
+//! The order of the additions is fixed, and every product is exact in f64, so a CPU with any number of threads and
+//! a GPU give the same bits.
+
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+
+/// Gradients of one partial sum.
+pub const CHUNK: usize = 4096;
+
+/// Partial sums kept side by side; element `i` of a chunk belongs to lane `i % LANES`.
+pub const LANES: usize = 256;
+
+/// What the optimizer needs to know about all gradients together.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+pub struct GradNorm {
+    /// L2 norm of the unscaled gradients, before clipping.
+    pub norm: f64,
+    /// Multiplies every gradient: clips and takes the loss scale out again.
+    pub scale: f32,
+    /// 1 when the norm is NaN or infinite: then no weight and no state may change this step.
+    pub skip: u32,
+}
+
+impl GradNorm {
+    /// From [`sum_of_squares`]: `norm = √sum / loss_scale`, `scale = f32(min(1, max_norm / (norm + 1e-6))) / loss_scale`.
+    ///
+    /// `loss_scale` is a power of two (1.0 without loss scaling), so dividing by it rounds nothing. An infinite
+    /// `max_norm` clips nothing.
+    pub fn new(sum: f64, loss_scale: f32, max_norm: f64) -> Self {
+        let norm = sum.sqrt() / f64::from(loss_scale);
+        #[expect(clippy::cast_possible_truncation, reason = "rounding is the point")]
+        let clip = (max_norm / (norm + 1e-6)).min(1.0) as f32;
+        Self { norm, scale: clip * (1.0 / loss_scale), skip: u32::from(!norm.is_finite()) }
+    }
+}
+
+/// Sum of the squares of all gradients, in f64.
+///
+/// Chunks of [`CHUNK`] elements: lane `l` adds the squares of elements `l`, `l + 256`, … in order, and the lanes are
+/// summed by halving. The sums of the chunks are then reduced by the same scheme, all of them as one chunk. The
+/// result does not depend on the thread count; with a NaN or infinite gradient it is not finite.
+pub fn sum_of_squares(g: &[f32]) -> f64 {
+    let arch = pulp::Arch::new();
+    let chunks: Vec<f64> = g
+        .par_chunks(CHUNK)
+        .map(|chunk| {
+            arch.dispatch(
+                #[inline(always)]
+                || chunk_sum(chunk),
+            )
+        })
+        .collect();
+    let mut lanes = [0.0; LANES];
+    for row in chunks.chunks(LANES) {
+        lanes.iter_mut().zip(row).for_each(|(lane, sum)| *lane += sum);
+    }
+    halve(lanes)
+}
+
+#[inline(always)]
+fn chunk_sum(chunk: &[f32]) -> f64 {
+    let mut lanes = [0.0; LANES];
+    for row in chunk.chunks(LANES) {
+        lanes.iter_mut().zip(row).for_each(|(lane, &g)| *lane += f64::from(g) * f64::from(g));
+    }
+    halve(lanes)
+}
+
+/// `lane[l] += lane[l + s]` for s = 128, 64, …, 1; the sum is in lane 0.
+#[inline(always)]
+fn halve(mut lanes: [f64; LANES]) -> f64 {
+    let mut s = LANES / 2;
+    while s > 0 {
+        let (low, high) = lanes.split_at_mut(s);
+        low.iter_mut().zip(high).for_each(|(a, b)| *a += *b);
+        s /= 2;
+    }
+    lanes[0]
+}
