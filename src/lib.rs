@@ -11,3 +11,11 @@ pub mod config;
 pub mod batch;
 
 pub mod arena;
+
+pub mod ops;
+
+pub mod backend;
+
+pub mod model;
+
+pub mod optimizer;
