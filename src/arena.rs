@@ -159,6 +159,16 @@ impl Memory {
         bytemuck::cast_slice_mut(&mut self.map[t.offset..t.offset + t.bytes()])
     }
 
+    /// The bytes of one buffer.
+    pub fn bytes(&self, t: Tensor) -> &[u8] {
+        &self.map[t.offset..t.offset + t.bytes()]
+    }
+
+    /// The bytes of one buffer, to write.
+    pub fn bytes_mut(&mut self, t: Tensor) -> &mut [u8] {
+        &mut self.map[t.offset..t.offset + t.bytes()]
+    }
+
     /// Several buffers at once: `reads` shared, `writes` exclusive.
     ///
     /// # Panics

@@ -94,7 +94,6 @@ impl Element for f16 {
 /// Runs `$body` with `$E` bound to the Rust type of a floating-point [`DType`].
 ///
 /// Panics for integer types: which buffers hold floats is fixed when the arena is planned.
-#[allow(unused_macros, reason = "used by ops")]
 macro_rules! with_element {
     ($dtype:expr, $E:ident => $body:expr) => {
         match $dtype {
@@ -114,5 +113,4 @@ macro_rules! with_element {
         }
     };
 }
-#[allow(unused_imports, reason = "used by ops")]
 pub(crate) use with_element;

@@ -13,3 +13,9 @@ pub mod batch;
 pub mod arena;
 
 pub mod ops;
+
+pub mod backend;
+
+pub mod model;
+
+pub mod optimizer;

@@ -1,6 +1,29 @@
-//! One file per operation: checks, the CPU code, the CUDA launch.
+//! The operations of the training step: one file per operation, with its CPU code and its CUDA launch.
+//!
+//! Slices hold exactly the rows in use; shapes are checked by the backends.
+
+pub mod math;
+
+pub mod matmul;
+
+pub mod embedding;
+
+pub mod rmsnorm;
+
+pub mod linear;
+
+pub mod rope;
+
+pub mod attention;
+
+pub mod swiglu;
+
+pub mod cross_entropy;
+
+pub mod grad_norm;
+
+pub mod codebook;
 
 pub mod adamw;
+
 pub mod adamw_8bit;
-pub mod codebook;
-pub mod grad_norm;

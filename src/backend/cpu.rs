@@ -1,0 +1,449 @@
+//! The CPU engine: the arena in host memory, each operation a rayon loop or a matrix product.
+
+use super::*;
+use crate::arena::{Memory, Plan};
+use crate::dtype::{Element, with_element};
+use crate::ops::attention::Saved;
+use crate::ops::grad_norm::{self, GradNorm};
+use crate::ops::{
+    adamw, adamw_8bit, attention, cross_entropy, embedding, linear, matmul, rmsnorm, rope, swiglu,
+};
+
+/// The processor. In fp32 the fast path; in bf16 and fp16 the plain one that rounds where the kernels round.
+///
+/// Work is spread over the rayon pool of the calling thread.
+pub struct Cpu {
+    memory: Memory,
+    dtype: DType,
+    params: StepParams,
+    output: StepOutput,
+    norm: GradNorm,
+}
+
+impl Cpu {
+    /// Reserves the plan's memory; pages are touched as they are used.
+    ///
+    /// # Errors
+    /// [`Error::Run`] when there is no such amount of memory.
+    pub fn new(plan: &Plan, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            memory: Memory::new(plan.bytes())?,
+            dtype,
+            params: bytemuck::Zeroable::zeroed(),
+            output: StepOutput::default(),
+            norm: GradNorm { norm: 0.0, scale: 1.0, skip: 0 },
+        })
+    }
+
+    /// The rows in use of an activation.
+    fn active(&self, t: Tensor) -> Tensor {
+        t.head(self.params.tokens as usize)
+    }
+
+    /// The entries in use of a per-token row.
+    fn per_token(&self, t: Tensor) -> Tensor {
+        Tensor { cols: self.params.tokens as usize, ..t }
+    }
+
+    fn accumulates(&self) -> bool {
+        self.params.accumulate != 0
+    }
+
+    /// `head` gives the first `n` entries of a `[1, capacity]` list.
+    fn list(t: Tensor, n: u32) -> Tensor {
+        assert!(n as usize <= t.cols, "{n} entries in a list of {}", t.cols);
+        Tensor { cols: n as usize, ..t }
+    }
+}
+
+fn expect_dtype(op: &'static str, t: Tensor, want: DType) -> Result<()> {
+    if t.dtype == want {
+        return Ok(());
+    }
+    let rule = "the buffer type that was planned for this operation";
+    Err(Error::Unsupported { op, dim: "dtype", got: format!("{:?}", t.dtype), rule })
+}
+
+impl Backend for Cpu {
+    fn activation_dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn upload(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
+        self.memory.bytes_mut(to)[..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn download(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
+        bytes.copy_from_slice(&self.memory.bytes(from)[..bytes.len()]);
+        Ok(())
+    }
+
+    fn set_params(&mut self, params: &StepParams) -> Result<()> {
+        self.params = *params;
+        Ok(())
+    }
+
+    fn take_output(&mut self) -> Result<StepOutput> {
+        Ok(std::mem::take(&mut self.output))
+    }
+
+    fn zero(&mut self, t: Tensor) -> Result<()> {
+        let t = self.active(t);
+        self.memory.bytes_mut(t).fill(0);
+        Ok(())
+    }
+
+    fn embedding_forward(&mut self, batch: &BatchBuffers, w: Tensor, x: Tensor) -> Result<()> {
+        let c = w.cols;
+        let x = self.active(x);
+        x.expect("embedding_forward", "x", [x.rows, c])?;
+        let ([ids, weight], [x]) = self.memory.lend([Self::list(batch.ids, self.params.tokens), w], [x]);
+        with_element!(w.dtype, E => embedding::forward::<E>(ids.get(), weight.get(), x.get(), c));
+        Ok(())
+    }
+
+    fn embedding_backward(&mut self, batch: &BatchBuffers, dx: Tensor, dw: Tensor, tied: bool) -> Result<()> {
+        let (dx, tokens) = (self.active(dx), self.params.tokens);
+        dx.expect("embedding_backward", "dx", [dx.rows, dw.cols])?;
+        let add = tied || self.accumulates();
+        let lists = [Self::list(batch.ids, tokens), Self::list(batch.by_id, tokens)];
+        let starts = Self::list(batch.id_starts, self.params.distinct_ids + 1);
+        let ([ids, by_id, starts, dx], [grad]) = self.memory.lend([lists[0], lists[1], starts, dx], [dw]);
+        embedding::backward(ids.get(), by_id.get(), starts.get(), dx.get(), grad.get(), dw.cols, add);
+        Ok(())
+    }
+
+    fn rmsnorm_forward(&mut self, x: Tensor, w: Tensor, eps: f32, y: Tensor, rstd: Tensor) -> Result<()> {
+        let (x, y, rstd) = (self.active(x), self.active(y), self.per_token(rstd));
+        x.expect("rmsnorm_forward", "x", [y.rows, w.cols])?;
+        y.expect("rmsnorm_forward", "y", [x.rows, w.cols])?;
+        expect_dtype("rmsnorm_forward", y, w.dtype)?;
+        let ([x, weight], [y, rstd]) = self.memory.lend([x, w], [y, rstd]);
+        with_element!(w.dtype, E => rmsnorm::forward::<E>(x.get(), weight.get(), eps, y.get(), rstd.get()));
+        Ok(())
+    }
+
+    fn rmsnorm_backward(&mut self, args: RmsNormBackward) -> Result<()> {
+        let op = "rmsnorm_backward";
+        let (x, dy, dx) = (self.active(args.x), self.active(args.dy), self.active(args.dx));
+        let rstd = self.per_token(args.rstd);
+        let (w, add) = (args.w, self.accumulates());
+        for (name, t) in [("x", x), ("dy", dy), ("dx", dx)] {
+            t.expect(op, name, [x.rows, w.cols])?;
+        }
+        args.dw.expect(op, "dw", [1, w.cols])?;
+        let reads = [x, w, rstd, dy];
+        let ([x, weight, rstd, dy], [grad, dw, partials]) = self.memory.lend(reads, [dx, args.dw, args.partials]);
+        with_element!(w.dtype, E => {
+            rmsnorm::backward_input::<E>(x.get(), weight.get(), rstd.get(), dy.get(), grad.get());
+            rmsnorm::backward_weight::<E>(x.get(), rstd.get(), dy.get(), dw.get(), partials.get(), add);
+        });
+        if let Some(rounded) = args.dx_rounded {
+            let rounded = self.active(rounded);
+            let ([dx], [out]) = self.memory.lend([dx], [rounded]);
+            with_element!(rounded.dtype, E => {
+                let out: &mut [E] = out.get();
+                matmul::rounding(out, |out| out.copy_from_slice(dx.get()));
+            });
+        }
+        Ok(())
+    }
+
+    fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
+        let (x, y) = (self.active(x), self.active(y));
+        x.expect("linear", "x", [y.rows, w.cols])?;
+        y.expect("linear", "y", [x.rows, w.rows])?;
+        expect_dtype("linear", y, w.dtype)?;
+        let ([input, weight], [output]) = self.memory.lend([x, w], [y]);
+        with_element!(w.dtype, E => {
+            linear::forward::<E, E>(input.get(), weight.get(), output.get(), x.rows, x.cols);
+        });
+        Ok(())
+    }
+
+    fn linear_residual(&mut self, x: Tensor, w: Tensor, residual: Tensor, y: Tensor) -> Result<()> {
+        let (x, residual, y) = (self.active(x), self.active(residual), self.active(y));
+        x.expect("linear_residual", "x", [y.rows, w.cols])?;
+        residual.expect("linear_residual", "residual", [x.rows, w.rows])?;
+        y.expect("linear_residual", "y", [x.rows, w.rows])?;
+        let ([input, weight, residual], [output]) = self.memory.lend([x, w, residual], [y]);
+        with_element!(w.dtype, E => {
+            let (input, weight) = (input.get(), weight.get());
+            linear::forward_residual::<E>(input, weight, residual.get(), output.get(), x.rows, x.cols);
+        });
+        Ok(())
+    }
+
+    fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()> {
+        let (dy, dx) = (self.active(dy), self.active(dx));
+        dy.expect("linear_input_gradient", "dy", [dx.rows, w.rows])?;
+        dx.expect("linear_input_gradient", "dx", [dy.rows, w.cols])?;
+        let ([grad, weight], [out]) = self.memory.lend([dy, w], [dx]);
+        with_element!(w.dtype, E => {
+            linear::input_gradient::<E>(grad.get(), weight.get(), out.get(), dy.rows, w.cols);
+        });
+        Ok(())
+    }
+
+    fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()> {
+        let (dy, x, add) = (self.active(dy), self.active(x), self.accumulates());
+        dw.expect("linear_weight_gradient", "dw", [dy.cols, x.cols])?;
+        expect_dtype("linear_weight_gradient", dy, x.dtype)?;
+        let ([grad, input], [out]) = self.memory.lend([dy, x], [dw]);
+        with_element!(x.dtype, E => {
+            linear::weight_gradient::<E>(grad.get(), input.get(), out.get(), x.rows, x.cols, add);
+        });
+        Ok(())
+    }
+
+    fn linear_rope(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        rope: RopeTable,
+        x: Tensor,
+        w: Tensor,
+        qkv: Tensor,
+    ) -> Result<()> {
+        let (x, qkv) = (self.active(x), self.active(qkv));
+        x.expect("linear_rope", "x", [qkv.rows, w.cols])?;
+        qkv.expect("linear_rope", "qkv", [x.rows, heads.qkv_width()])?;
+        w.expect("linear_rope", "w", [heads.qkv_width(), x.cols])?;
+        let positions = Self::list(batch.positions, self.params.tokens);
+        let reads = [x, w, positions, rope.cos, rope.sin];
+        let ([input, weight, positions, cos, sin], [out]) = self.memory.lend(reads, [qkv]);
+        let table = rope::Table { cos: cos.get(), sin: sin.get() };
+        with_element!(w.dtype, E => {
+            let out: &mut [E] = out.get();
+            // One rounding, after the rotation, as in a fused epilogue.
+            matmul::rounding(out, |out| {
+                linear::forward::<E, f32>(input.get(), weight.get(), out, x.rows, x.cols);
+                rope::rotate(out, heads, positions.get(), table, rope::Turn::Forward);
+            });
+        });
+        Ok(())
+    }
+
+    fn attention_forward(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        qkv: Tensor,
+        out: Tensor,
+        lse: Tensor,
+    ) -> Result<()> {
+        let (qkv, out, lse) = (self.active(qkv), self.active(out), self.active(lse));
+        qkv.expect("attention_forward", "qkv", [out.rows, heads.qkv_width()])?;
+        out.expect("attention_forward", "out", [qkv.rows, heads.width()])?;
+        lse.expect("attention_forward", "lse", [qkv.rows, heads.heads])?;
+        let bounds = Self::list(batch.cu_seqlens, self.params.sequences + 1);
+        let ([input, bounds], [output, lse]) = self.memory.lend([qkv, bounds], [out, lse]);
+        with_element!(qkv.dtype, E => {
+            attention::forward::<E>(input.get(), bounds.get(), heads, output.get(), lse.get());
+        });
+        Ok(())
+    }
+
+    fn attention_backward(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        rope: RopeTable,
+        args: AttentionBackward,
+    ) -> Result<()> {
+        let op = "attention_backward";
+        let [qkv, out, lse] = [args.qkv, args.out, args.lse].map(|t| self.active(t));
+        let [dout, dqkv, delta] = [args.dout, args.dqkv, args.delta].map(|t| self.active(t));
+        qkv.expect(op, "qkv", [dqkv.rows, heads.qkv_width()])?;
+        dqkv.expect(op, "dqkv", [qkv.rows, heads.qkv_width()])?;
+        dout.expect(op, "dout", [qkv.rows, heads.width()])?;
+        let bounds = Self::list(batch.cu_seqlens, self.params.sequences + 1);
+        let positions = Self::list(batch.positions, self.params.tokens);
+        let reads = [qkv, out, lse, dout, bounds, positions, rope.cos, rope.sin];
+        let ([q, o, l, d, bounds, positions, cos, sin], [dq, delta]) = self.memory.lend(reads, [dqkv, delta]);
+        let table = rope::Table { cos: cos.get(), sin: sin.get() };
+        with_element!(qkv.dtype, E => {
+            let saved = Saved::<E> { qkv: q.get(), out: o.get(), lse: l.get(), dout: d.get() };
+            attention::backward(&saved, bounds.get(), positions.get(), heads, table, delta.get(), dq.get());
+        });
+        Ok(())
+    }
+
+    fn attention_cached(
+        &mut self,
+        heads: Heads,
+        past: usize,
+        qkv: Tensor,
+        cache: KvCache,
+        out: Tensor,
+    ) -> Result<()> {
+        let (qkv, out) = (self.active(qkv), self.active(out));
+        qkv.expect("attention_cached", "qkv", [out.rows, heads.qkv_width()])?;
+        if past + qkv.rows > cache.keys.rows {
+            let (dim, got) = ("positions", (past + qkv.rows).to_string());
+            let rule = "no more positions than the cache was planned for";
+            return Err(Error::Unsupported { op: "attention_cached", dim, got, rule });
+        }
+        let ([input], [keys, values, output]) = self.memory.lend([qkv], [cache.keys, cache.values, out]);
+        with_element!(qkv.dtype, E => {
+            attention::cached::<E>(input.get(), heads, past, keys.get(), values.get(), output.get());
+        });
+        Ok(())
+    }
+
+    fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()> {
+        self.linear(x, w, gate_up)?;
+        let (gate_up, act) = (self.active(gate_up), self.active(act));
+        gate_up.expect("linear_swiglu", "gate_up", [act.rows, 2 * act.cols])?;
+        let ([input], [output]) = self.memory.lend([gate_up], [act]);
+        with_element!(act.dtype, E => swiglu::forward::<E>(input.get(), output.get(), act.cols));
+        Ok(())
+    }
+
+    fn linear_swiglu_backward(&mut self, args: SwigluBackward) -> Result<()> {
+        self.linear_input_gradient(args.dy, args.w, args.dact)?;
+        let [gate_up, dact, act, dgate_up] =
+            [args.gate_up, args.dact, args.act, args.dgate_up].map(|t| self.active(t));
+        dgate_up.expect("linear_swiglu_backward", "dgate_up", [act.rows, 2 * act.cols])?;
+        let ([input, grad], [act_out, out]) = self.memory.lend([gate_up, dact], [act, dgate_up]);
+        with_element!(act.dtype, E => {
+            swiglu::backward::<E>(input.get(), grad.get(), act_out.get(), out.get(), act.cols);
+        });
+        Ok(())
+    }
+
+    fn linear_cross_entropy(&mut self, batch: &BatchBuffers, args: LinearCrossEntropy) -> Result<()> {
+        with_element!(args.w.dtype, E => self.head::<E>(batch, &args))
+    }
+
+    fn logits(&mut self, x: Tensor, w: Tensor, logits: Tensor) -> Result<()> {
+        let tokens = self.params.tokens as usize;
+        let n = logits.rows.min(tokens);
+        let last = Tensor { offset: x.offset + (tokens - n) * x.cols * x.dtype.size(), rows: n, ..x };
+        let logits = logits.head(n);
+        logits.expect("logits", "logits", [n, w.rows])?;
+        let ([input, weight], [output]) = self.memory.lend([last, w], [logits]);
+        with_element!(w.dtype, E => {
+            linear::forward::<E, f32>(input.get(), weight.get(), output.get(), n, w.cols);
+        });
+        Ok(())
+    }
+
+    fn gradient_norm(&mut self, grads: Tensor) -> Result<()> {
+        let sum = grad_norm::sum_of_squares(self.memory.get(grads));
+        let p = &self.params;
+        self.norm = GradNorm::new(sum, p.loss_scale, f64::from(p.max_grad_norm));
+        self.output.grad_norm = self.norm.norm;
+        self.output.skipped = self.norm.skip != 0;
+        Ok(())
+    }
+
+    fn adamw(&mut self, rule: UpdateRule, weights: &[Trainable]) -> Result<()> {
+        if self.norm.skip != 0 {
+            return Ok(());
+        }
+        for weight in weights {
+            self.update(rule, weight)?;
+            if weight.working != weight.master {
+                let ([master], [working]) = self.memory.lend([weight.master], [weight.working]);
+                with_element!(weight.working.dtype, E => {
+                    matmul::rounding(working.get::<E>(), |out| out.copy_from_slice(master.get()));
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Cpu {
+    /// One weight by one rule.
+    fn update(&mut self, rule: UpdateRule, weight: &Trainable) -> Result<()> {
+        let (scalars, scale, decays) = (&self.params.adamw, self.norm.scale, weight.decays);
+        match weight.moments {
+            Moments::Full { m, v } => {
+                let ([g], [p, m, v]) = self.memory.lend([weight.grad], [weight.master, m, v]);
+                let step = match rule {
+                    UpdateRule::Torch => adamw::update,
+                    UpdateRule::Blockwise => adamw_8bit::update_fp32_state,
+                };
+                step(scalars, scale, decays, p.get(), g.get(), m.get(), v.get())
+            }
+            Moments::Blockwise { m, m_absmax, v, v_absmax } => {
+                let writes = [weight.master, m, m_absmax, v, v_absmax];
+                let ([g], [p, m_codes, m_absmax, v_codes, v_absmax]) = self.memory.lend([weight.grad], writes);
+                let state = adamw_8bit::State {
+                    m_codes: m_codes.get(),
+                    m_absmax: m_absmax.get(),
+                    v_codes: v_codes.get(),
+                    v_absmax: v_absmax.get(),
+                };
+                adamw_8bit::update(scalars, scale, decays, p.get(), g.get(), state)
+            }
+        }
+    }
+
+    /// The head over all supervised positions, a chunk of logits at a time.
+    fn head<E: Element>(&mut self, batch: &BatchBuffers, args: &LinearCrossEntropy) -> Result<()> {
+        let supervised = self.params.supervised;
+        let rows = self.memory.get::<u32>(Self::list(batch.loss_rows, supervised)).to_vec();
+        let all = self.memory.get::<u32>(Self::list(batch.targets, self.params.tokens));
+        let targets: Vec<u32> = rows.iter().map(|&r| all[r as usize]).collect();
+        if let Some(g) = args.gradients {
+            let dx = self.active(g.dx);
+            self.memory.bytes_mut(dx).fill(0);
+            if rows.is_empty() && !self.accumulates() {
+                self.memory.get_mut::<f32>(g.dw).fill(0.0);
+            }
+        }
+        let chunk = args.logits.rows;
+        for (i, (rows, targets)) in rows.chunks(chunk).zip(targets.chunks(chunk)).enumerate() {
+            self.head_chunk::<E>(args, rows, targets, i * chunk)?;
+        }
+        Ok(())
+    }
+
+    /// One chunk: gather, logits, loss and, when training, `dx` and `dw`.
+    fn head_chunk<E: Element>(
+        &mut self,
+        args: &LinearCrossEntropy,
+        rows: &[u32],
+        targets: &[u32],
+        first: usize,
+    ) -> Result<()> {
+        let (n, w) = (rows.len(), args.w);
+        let (v, c) = (w.rows, w.cols);
+        let (x_chunk, logits) = (args.x_chunk.head(n), args.logits.head(n));
+        let weight = args.gradients.map(|_| self.params.inverse_denominator * self.params.loss_scale);
+        let ([x, head], [gathered, logits_out]) = self.memory.lend([args.x, w], [x_chunk, logits]);
+        let (x, gathered, scores) = (x.get::<E>(), gathered.get::<E>(), logits_out.get::<f32>());
+        for (to, &row) in gathered.chunks_exact_mut(c).zip(rows) {
+            to.copy_from_slice(&x[row as usize * c..][..c]);
+        }
+        linear::forward::<E, f32>(gathered, head.get(), scores, n, c);
+        let losses = cross_entropy::rows(scores, v, targets, weight);
+        for row in &losses {
+            self.output.loss_sum += f64::from(row.loss);
+            self.output.correct += u64::from(row.correct);
+        }
+        let kept = Tensor { offset: args.losses.offset + 4 * first, cols: n, ..args.losses };
+        self.memory.get_mut::<f32>(kept).iter_mut().zip(&losses).for_each(|(to, row)| *to = row.loss);
+        let Some(g) = args.gradients else { return Ok(()) };
+
+        let dlogits = g.dlogits.head(n);
+        if dlogits.offset != logits.offset {
+            let ([wide], [out]) = self.memory.lend([logits], [dlogits]);
+            matmul::rounding(out.get::<E>(), |out| out.copy_from_slice(wide.get()));
+        }
+        let add = first > 0 || self.accumulates();
+        let reads = [dlogits, w, x_chunk];
+        let ([d, head, x], [dx_chunk, dw, dx]) = self.memory.lend(reads, [g.dx_chunk.head(n), g.dw, g.dx]);
+        let (d, dx_chunk, dx) = (d.get::<E>(), dx_chunk.get::<E>(), dx.get::<E>());
+        linear::input_gradient::<E>(d, head.get(), dx_chunk, n, c);
+        linear::weight_gradient::<E>(d, x.get(), dw.get(), n, c, add);
+        for (from, &row) in dx_chunk.chunks_exact(c).zip(rows) {
+            dx[row as usize * c..][..c].copy_from_slice(from);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! The seam between the model and the hardware: one method per fused operation of the training step.
+//!
+//! Buffers are handles into one arena planned beforehand ([`crate::arena`]). Activations are planned for the
+//! largest micro-batch; how many tokens the present one has, and every scalar that changes from step to step, is in
+//! [`StepParams`], a small struct in device memory. So an operation's arguments are the same at every step, and a
+//! device may record the step once and replay it. Nothing comes back to the host but [`StepOutput`], once per step.
+//!
+//! A backend may fuse an operation into one kernel or not; the model cannot tell. Dimension letters: T tokens,
+//! C hidden_size, H heads, K kv heads, D head_dim, F intermediate_size, V vocab_size.
+//! The residual stream is fp32 in every precision, as under PyTorch's autocast; "A" below is the activation type.
+
+mod cpu;
+
+pub use cpu::Cpu;
+
+use crate::arena::Tensor;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::ops::adamw::AdamWScalars;
+use crate::ops::attention::Heads;
+
+/// What changes from step to step. Mirrored by `struct StepParams` in `kernels/common.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct StepParams {
+    /// Tokens of this micro-batch (T).
+    pub tokens: u32,
+    /// Sequences of this micro-batch; `cu_seqlens` has one more entry.
+    pub sequences: u32,
+    /// Positions in the loss: entries of `loss_rows` in use.
+    pub supervised: u32,
+    /// Distinct token ids: entries of `id_starts` in use, less one.
+    pub distinct_ids: u32,
+    /// 0 for the first micro-batch of a window, whose weight gradients overwrite; 1 after it, where they add.
+    pub accumulate: u32,
+    /// One over the supervised tokens of the whole accumulation window.
+    pub inverse_denominator: f32,
+    /// Factor on the loss gradient so that fp16 does not lose it; a power of two, 1 unless fp16.
+    pub loss_scale: f32,
+    /// Gradients are scaled so that their global L2 norm is at most this.
+    pub max_grad_norm: f32,
+    /// Learning rate, bias corrections and decay of this optimizer step.
+    pub adamw: AdamWScalars,
+}
+
+/// What a finished step reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepOutput {
+    /// Sum of the token losses over the window, in nats.
+    pub loss_sum: f64,
+    /// Supervised tokens whose target had the largest logit.
+    pub correct: u64,
+    /// Global L2 norm of the gradient before clipping, loss scale taken out.
+    pub grad_norm: f64,
+    /// The norm was not finite, so neither weights nor optimizer state changed.
+    pub skipped: bool,
+}
+
+/// Where a micro-batch lies on the device; capacities are those of the plan.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchBuffers {
+    /// Token ids, u32 `[1, T]`.
+    pub ids: Tensor,
+    /// Position of each token within its sequence, u32 `[1, T]`.
+    pub positions: Tensor,
+    /// Bounds of the sequences, u32 `[1, sequences + 1]`.
+    pub cu_seqlens: Tensor,
+    /// Next token or [`crate::batch::NO_TARGET`], u32 `[1, T]`.
+    pub targets: Tensor,
+    /// Positions that have a target, ascending, u32 `[1, T]`.
+    pub loss_rows: Tensor,
+    /// Positions sorted by token id, equal ids in ascending position, u32 `[1, T]`.
+    pub by_id: Tensor,
+    /// Where each distinct id begins in `by_id`, and the end, u32 `[1, T + 1]`.
+    pub id_starts: Tensor,
+}
+
+/// Rotary tables: `cos` and `sin` of position × frequency, f32 `[positions, D/2]`.
+#[derive(Clone, Copy, Debug)]
+pub struct RopeTable {
+    /// Cosines.
+    pub cos: Tensor,
+    /// Sines.
+    pub sin: Tensor,
+}
+
+/// Arguments of [`Backend::rmsnorm_backward`].
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNormBackward {
+    /// Input of the forward pass, f32 `[T, C]`.
+    pub x: Tensor,
+    /// Weight, A `[1, C]`.
+    pub w: Tensor,
+    /// From the forward pass, f32 `[1, T]`.
+    pub rstd: Tensor,
+    /// Gradient of the output, A `[T, C]`.
+    pub dy: Tensor,
+    /// In: the gradient that came along the residual stream. Out: that plus this norm's. f32 `[T, C]`.
+    pub dx: Tensor,
+    /// `dx` rounded to A for the matrix products that follow; `None` where A is f32 and `dx` itself serves.
+    pub dx_rounded: Option<Tensor>,
+    /// Gradient of the weight, f32 `[1, C]`, overwritten or added to.
+    pub dw: Tensor,
+    /// Room for partial sums, f32 `[ceil(T / ROWS_PER_PARTIAL), C]`.
+    pub partials: Tensor,
+}
+
+/// Arguments of [`Backend::linear_swiglu_backward`].
+#[derive(Clone, Copy, Debug)]
+pub struct SwigluBackward {
+    /// Gradient of the MLP's output, A `[T, C]`.
+    pub dy: Tensor,
+    /// Down projection, A `[C, F]`.
+    pub w: Tensor,
+    /// Gate and up projections side by side, A `[T, 2F]`.
+    pub gate_up: Tensor,
+    /// Out: `silu(gate)·up` again, A `[T, F]`, for the weight gradient.
+    pub act: Tensor,
+    /// Out: gradient of `act`, A `[T, F]`; a fused backend may leave it untouched.
+    pub dact: Tensor,
+    /// Out: gradient of `gate_up`, A `[T, 2F]`.
+    pub dgate_up: Tensor,
+}
+
+/// Arguments of [`Backend::attention_backward`].
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionBackward {
+    /// Rotated q, k and v, A `[T, (H + 2K)·D]`.
+    pub qkv: Tensor,
+    /// Output of the forward pass, A `[T, H·D]`.
+    pub out: Tensor,
+    /// Log-sum-exp of each row's scaled scores, f32 `[T, H]`.
+    pub lse: Tensor,
+    /// Gradient of `out`, A `[T, H·D]`.
+    pub dout: Tensor,
+    /// Out: gradient of q, k and v before rotation, A `[T, (H + 2K)·D]`.
+    pub dqkv: Tensor,
+    /// Room for rowsum(dout·out), f32 `[T, H]`.
+    pub delta: Tensor,
+}
+
+/// Arguments of [`Backend::linear_cross_entropy`].
+#[derive(Clone, Copy, Debug)]
+pub struct LinearCrossEntropy {
+    /// Output of the final norm, A `[T, C]`.
+    pub x: Tensor,
+    /// Output head, A `[V, C]`.
+    pub w: Tensor,
+    /// Token losses in the order of `loss_rows`, f32 `[1, T]`.
+    pub losses: Tensor,
+    /// Gradients, when training.
+    pub gradients: Option<HeadGradients>,
+    /// Supervised rows of one chunk of `x`, A `[chunk, C]`.
+    pub x_chunk: Tensor,
+    /// Logits of one chunk, f32 `[chunk, V]`; no more than one chunk of logits ever exists.
+    pub logits: Tensor,
+}
+
+/// The part of [`LinearCrossEntropy`] that only training needs.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadGradients {
+    /// Out: gradient of `x`, A `[T, C]`; zero where a position has no target.
+    pub dx: Tensor,
+    /// Gradient of `w`, f32 `[V, C]`, overwritten or added to.
+    pub dw: Tensor,
+    /// Gradient of the logits of one chunk, A `[chunk, V]`; the same buffer as `logits` where A is f32.
+    pub dlogits: Tensor,
+    /// Gradient of `x_chunk`, A `[chunk, C]`.
+    pub dx_chunk: Tensor,
+}
+
+/// Keys and values of one layer during generation.
+#[derive(Clone, Copy, Debug)]
+pub struct KvCache {
+    /// A `[positions, K·D]`, rotated.
+    pub keys: Tensor,
+    /// A `[positions, K·D]`.
+    pub values: Tensor,
+}
+
+/// Moments of one weight.
+#[derive(Clone, Copy, Debug)]
+pub enum Moments {
+    /// fp32 first and second moment, shaped as the weight.
+    Full {
+        /// First moment.
+        m: Tensor,
+        /// Second moment.
+        v: Tensor,
+    },
+    /// One byte per element and one fp32 magnitude per 256 elements (recipe: blockwise 8-bit AdamW).
+    Blockwise {
+        /// Codes of the first moment, u8.
+        m: Tensor,
+        /// Block magnitudes of the first moment, f32 `[1, blocks]`.
+        m_absmax: Tensor,
+        /// Codes of the second moment, u8.
+        v: Tensor,
+        /// Block magnitudes of the second moment, f32 `[1, blocks]`.
+        v_absmax: Tensor,
+    },
+}
+
+/// The order in which weight decay and the moments enter the update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateRule {
+    /// `torch.optim.AdamW`: decay first.
+    Torch,
+    /// bitsandbytes' 8-bit AdamW: decay last. Weights too small for 8-bit state follow it with fp32 moments.
+    Blockwise,
+}
+
+/// One weight as the optimizer sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Trainable {
+    /// fp32 weight that is updated.
+    pub master: Tensor,
+    /// Weight the model computes with; the same buffer as `master` where A is f32.
+    pub working: Tensor,
+    /// fp32 gradient.
+    pub grad: Tensor,
+    /// Optimizer state.
+    pub moments: Moments,
+    /// Whether weight decay applies.
+    pub decays: bool,
+}
+
+/// A device that can run the training step. See the module's text for what the letters mean.
+///
+/// # Errors
+/// Every method returns [`Error::Shape`] or [`Error::Unsupported`] when buffers do not fit the operation, and
+/// [`Error::Cuda`] when the driver refuses a call.
+#[allow(missing_docs, reason = "one paragraph for all errors, above")]
+pub trait Backend {
+    /// Type of weights and activations (A).
+    fn activation_dtype(&self) -> DType;
+
+    /// Copies host bytes into a buffer; `bytes` may be shorter than the buffer.
+    fn upload(&mut self, to: Tensor, bytes: &[u8]) -> Result<()>;
+    /// Copies a buffer to the host, waiting for all work before it.
+    fn download(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()>;
+    /// Sets what the operations after this read.
+    fn set_params(&mut self, params: &StepParams) -> Result<()>;
+    /// Waits for the step's work and takes its report; the sums start again at zero.
+    fn take_output(&mut self) -> Result<StepOutput>;
+
+    /// Sets the rows in use of an activation to zero.
+    fn zero(&mut self, t: Tensor) -> Result<()>;
+    /// `x[t] = w[ids[t]]`, widened to f32.
+    fn embedding_forward(&mut self, batch: &BatchBuffers, w: Tensor, x: Tensor) -> Result<()>;
+    /// `dw[id] += Σ dx[t]` over the tokens with that id, in ascending t. `tied`: `dw` already holds the head's
+    /// gradient of this micro-batch, so it is always added to.
+    fn embedding_backward(&mut self, batch: &BatchBuffers, dx: Tensor, dw: Tensor, tied: bool) -> Result<()>;
+
+    /// `rstd = 1/√(mean x² + eps)`, `y = w·x·rstd` (Zhang & Sennrich 2019); one rounding, at the store.
+    fn rmsnorm_forward(&mut self, x: Tensor, w: Tensor, eps: f32, y: Tensor, rstd: Tensor) -> Result<()>;
+    /// Norm and residual, backwards. See [`RmsNormBackward`].
+    fn rmsnorm_backward(&mut self, args: RmsNormBackward) -> Result<()>;
+
+    /// `y = x·wᵀ`, x A `[T, in]`, w A `[out, in]`, y A `[T, out]`.
+    fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()>;
+    /// `y = residual + x·wᵀ`, residual and y f32 `[T, out]`.
+    fn linear_residual(&mut self, x: Tensor, w: Tensor, residual: Tensor, y: Tensor) -> Result<()>;
+    /// `dx = dy·w`, dy A `[T, out]`, dx A `[T, in]`.
+    fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()>;
+    /// `dw = dyᵀ·x`, f32 `[out, in]`, overwritten or added to.
+    fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()>;
+
+    /// `qkv = x·wᵀ`, then q and k rotated by their positions (halves convention of Hugging Face).
+    fn linear_rope(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        rope: RopeTable,
+        x: Tensor,
+        w: Tensor,
+        qkv: Tensor,
+    ) -> Result<()>;
+    /// Causal attention within each sequence; `lse` is kept for the backward pass.
+    fn attention_forward(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        qkv: Tensor,
+        out: Tensor,
+        lse: Tensor,
+    ) -> Result<()>;
+    /// Gradient of attention, and of the rotation before it. See [`AttentionBackward`].
+    fn attention_backward(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        rope: RopeTable,
+        args: AttentionBackward,
+    ) -> Result<()>;
+    /// Appends the tokens' keys and values to the cache behind `past` positions, and attends to all of them.
+    fn attention_cached(
+        &mut self,
+        heads: Heads,
+        past: usize,
+        qkv: Tensor,
+        cache: KvCache,
+        out: Tensor,
+    ) -> Result<()>;
+
+    /// `gate_up = x·wᵀ` (w: gate rows, then up rows), `act = silu(gate)·up`.
+    fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()>;
+    /// Down projection's input gradient and SwiGLU's, in one. See [`SwigluBackward`].
+    fn linear_swiglu_backward(&mut self, args: SwigluBackward) -> Result<()>;
+
+    /// Logits, loss, accuracy and all gradients of the head, chunk by chunk. See [`LinearCrossEntropy`].
+    fn linear_cross_entropy(&mut self, batch: &BatchBuffers, args: LinearCrossEntropy) -> Result<()>;
+    /// Logits of the last `logits.rows` tokens, f32, for generation and tests.
+    fn logits(&mut self, x: Tensor, w: Tensor, logits: Tensor) -> Result<()>;
+
+    /// Global norm of all gradients, the clip factor that follows from it, and whether the step is skipped.
+    /// `grads` is the one flat buffer f32 `[1, n]` they lie in.
+    fn gradient_norm(&mut self, grads: Tensor) -> Result<()>;
+    /// One AdamW step over all weights, unless the step is skipped.
+    fn adamw(&mut self, rule: UpdateRule, weights: &[Trainable]) -> Result<()>;
+}

@@ -1,0 +1,176 @@
+//! The forward and backward pass over one micro-batch that was fed before.
+
+use super::{Layer, Model};
+use crate::arena::Tensor;
+use crate::backend::{AttentionBackward, Backend, KvCache, RmsNormBackward, SwigluBackward};
+use crate::error::Result;
+
+/// What attention looks at.
+#[derive(Clone, Copy)]
+enum Attend<'a> {
+    /// The sequences of the micro-batch.
+    Batch,
+    /// One sequence, of which `past` tokens are in the caches.
+    Cached { past: usize, caches: &'a [KvCache] },
+}
+
+impl Model {
+    /// Loss and accuracy of the micro-batch, into [`Backend::take_output`]. No gradients.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn evaluate(&self, b: &mut dyn Backend) -> Result<()> {
+        self.forward(b, Attend::Batch)?;
+        b.linear_cross_entropy(&self.batch, self.cross_entropy(false))
+    }
+
+    /// Loss, accuracy, and the gradient of every weight, overwritten or added to as `params.accumulate` says.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    ///
+    /// # Panics
+    /// If the plan was not for training.
+    pub fn train(&self, b: &mut dyn Backend) -> Result<()> {
+        self.forward(b, Attend::Batch)?;
+        b.linear_cross_entropy(&self.batch, self.cross_entropy(true))?;
+        self.backward(b)
+    }
+
+    /// Runs new tokens of one sequence of which `past` are cached.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn extend(&self, b: &mut dyn Backend, past: usize, caches: &[KvCache]) -> Result<()> {
+        self.forward(b, Attend::Cached { past, caches })
+    }
+
+    /// Logits of the last `logits.rows` tokens of the last pass, f32.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn logits(&self, b: &mut dyn Backend, logits: Tensor) -> Result<()> {
+        b.logits(self.scratch.norm, self.head.w, logits)
+    }
+
+    /// Residual stream after block `l`.
+    fn after(&self, l: usize) -> Tensor {
+        self.layers.get(l + 1).map_or(self.scratch.last, |next| next.kept.x)
+    }
+
+    /// Up to the output of the last norm.
+    fn forward(&self, b: &mut dyn Backend, attend: Attend<'_>) -> Result<()> {
+        b.embedding_forward(&self.batch, self.embedding.w, self.layers[0].kept.x)?;
+        for l in 0..self.layers.len() {
+            self.block_forward(b, l, attend)?;
+        }
+        let s = &self.scratch;
+        b.rmsnorm_forward(s.last, self.norm.w, self.config.rms_norm_eps, s.norm, s.rstd)
+    }
+
+    fn block_forward(&self, b: &mut dyn Backend, l: usize, attend: Attend<'_>) -> Result<()> {
+        let (layer, s, eps) = (&self.layers[l], &self.scratch, self.config.rms_norm_eps);
+        let (k, heads) = (&layer.kept, self.heads());
+        b.rmsnorm_forward(k.x, layer.norm1.w, eps, s.norm, k.rstd1)?;
+        b.linear_rope(&self.batch, heads, self.rope, s.norm, layer.qkv.w, k.qkv)?;
+        match attend {
+            Attend::Batch => b.attention_forward(&self.batch, heads, k.qkv, k.attention, k.lse)?,
+            Attend::Cached { past, caches } => {
+                b.attention_cached(heads, past, k.qkv, caches[l], k.attention)?;
+            }
+        }
+        b.linear_residual(k.attention, layer.o.w, k.x, k.mid)?;
+        b.rmsnorm_forward(k.mid, layer.norm2.w, eps, s.norm, k.rstd2)?;
+        b.linear_swiglu(s.norm, layer.gate_up.w, k.gate_up, s.act)?;
+        b.linear_residual(s.act, layer.down.w, k.mid, self.after(l))
+    }
+
+    /// From the head's gradient down to the embedding.
+    fn backward(&self, b: &mut dyn Backend) -> Result<()> {
+        let g = self.backward.as_ref().expect("planned for training");
+        let s = &self.scratch;
+        b.zero(g.dx)?;
+        b.rmsnorm_backward(RmsNormBackward {
+            x: s.last,
+            w: self.norm.w,
+            rstd: s.rstd,
+            dy: g.head.dx,
+            dx: g.dx,
+            dx_rounded: self.rounded(),
+            dw: grad(self.norm.dw),
+            partials: g.partials,
+        })?;
+        for layer in self.layers.iter().rev() {
+            self.mlp_backward(b, layer)?;
+            self.attention_backward(b, layer)?;
+        }
+        b.embedding_backward(&self.batch, g.dx, grad(self.embedding.dw), self.config.tie_word_embeddings)
+    }
+
+    /// `dx` as the matrix products read it, where that is another buffer.
+    fn rounded(&self) -> Option<Tensor> {
+        self.backward.as_ref().filter(|g| g.dx_a != g.dx).map(|g| g.dx_a)
+    }
+
+    /// Second half of a block: `dx` comes in as the gradient after it and leaves as the gradient between the halves.
+    fn mlp_backward(&self, b: &mut dyn Backend, layer: &Layer) -> Result<()> {
+        let g = self.backward.as_ref().expect("planned for training");
+        let (k, s, eps) = (&layer.kept, &self.scratch, self.config.rms_norm_eps);
+        b.linear_swiglu_backward(SwigluBackward {
+            dy: g.dx_a,
+            w: layer.down.w,
+            gate_up: k.gate_up,
+            act: s.act,
+            dact: g.dact,
+            dgate_up: g.dgate_up,
+        })?;
+        b.linear_weight_gradient(g.dx_a, s.act, grad(layer.down.dw))?;
+        b.rmsnorm_forward(k.mid, layer.norm2.w, eps, s.norm, k.rstd2)?;
+        b.linear_weight_gradient(g.dgate_up, s.norm, grad(layer.gate_up.dw))?;
+        b.linear_input_gradient(g.dgate_up, layer.gate_up.w, g.dnorm)?;
+        b.rmsnorm_backward(RmsNormBackward {
+            x: k.mid,
+            w: layer.norm2.w,
+            rstd: k.rstd2,
+            dy: g.dnorm,
+            dx: g.dx,
+            dx_rounded: self.rounded(),
+            dw: grad(layer.norm2.dw),
+            partials: g.partials,
+        })
+    }
+
+    /// First half of a block.
+    fn attention_backward(&self, b: &mut dyn Backend, layer: &Layer) -> Result<()> {
+        let g = self.backward.as_ref().expect("planned for training");
+        let (k, s, eps) = (&layer.kept, &self.scratch, self.config.rms_norm_eps);
+        b.linear_weight_gradient(g.dx_a, k.attention, grad(layer.o.dw))?;
+        b.linear_input_gradient(g.dx_a, layer.o.w, g.dattention)?;
+        let saved = AttentionBackward {
+            qkv: k.qkv,
+            out: k.attention,
+            lse: k.lse,
+            dout: g.dattention,
+            dqkv: g.dqkv,
+            delta: g.delta,
+        };
+        b.attention_backward(&self.batch, self.heads(), self.rope, saved)?;
+        b.rmsnorm_forward(k.x, layer.norm1.w, eps, s.norm, k.rstd1)?;
+        b.linear_weight_gradient(g.dqkv, s.norm, grad(layer.qkv.dw))?;
+        b.linear_input_gradient(g.dqkv, layer.qkv.w, g.dnorm)?;
+        b.rmsnorm_backward(RmsNormBackward {
+            x: k.x,
+            w: layer.norm1.w,
+            rstd: k.rstd1,
+            dy: g.dnorm,
+            dx: g.dx,
+            dx_rounded: self.rounded(),
+            dw: grad(layer.norm1.dw),
+            partials: g.partials,
+        })
+    }
+}
+
+fn grad(dw: Option<Tensor>) -> Tensor {
+    dw.expect("planned for training")
+}

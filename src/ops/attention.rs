@@ -1,0 +1,319 @@
+//! Causal attention with grouped heads over sequences that lie end to end, forward and backward.
+//!
+//! Work goes in strips of [`QUERIES`] query rows against the keys before them, so no T × T matrix exists
+//! (Dao et al. 2022, arXiv:2205.14135, with whole strips in place of tiles). The backward pass recomputes the
+//! probabilities from `lse`. Every strip is one task and writes its own rows; gradients of keys and values are added
+//! up by the one task that owns their head, strip after strip, so the number of threads changes nothing.
+//! With A = bf16 or fp16 probabilities and their gradients are rounded to A before the products that use them,
+//! as they are on tensor cores.
+
+use super::math::{exp, max, rounded, simd, sum};
+use super::matmul::{Threads, View, multiply, rounding, widen};
+use super::rope::{self, Table, Turn};
+use crate::dtype::Element;
+use rayon::prelude::*;
+
+/// Heads of one attention call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads (H).
+    pub heads: usize,
+    /// Key and value heads (K).
+    pub kv_heads: usize,
+    /// Width of a head (D).
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Columns of q, k and v together: `(H + 2K)·D`.
+    pub fn qkv_width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+    /// Columns of the attention output: `H·D`.
+    pub fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+}
+
+/// Query rows of a strip.
+const QUERIES: usize = 64;
+
+/// A strip of query rows of one sequence: rows `first..last`, all counted from the start of the micro-batch.
+#[derive(Clone, Copy)]
+struct Strip {
+    start: usize,
+    first: usize,
+    last: usize,
+}
+
+impl Strip {
+    fn rows(self) -> usize {
+        self.last - self.first
+    }
+    /// Keys that some row of the strip sees.
+    fn keys(self) -> usize {
+        self.last - self.start
+    }
+    /// Keys that row `i` of the strip sees.
+    fn visible(self, i: usize) -> usize {
+        self.first + i + 1 - self.start
+    }
+}
+
+fn strips(start: usize, end: usize) -> impl Iterator<Item = Strip> {
+    (start..end).step_by(QUERIES).map(move |first| Strip { start, first, last: end.min(first + QUERIES) })
+}
+
+fn sequences(cu_seqlens: &[u32]) -> impl Iterator<Item = (usize, usize)> + '_ {
+    cu_seqlens.windows(2).map(|w| (w[0] as usize, w[1] as usize))
+}
+
+/// Head `h` of rows `first..last`, as a matrix.
+fn head<'a>(data: &'a [f32], width: usize, h: usize, d: usize, first: usize, last: usize) -> View<'a> {
+    if first == last {
+        return View::new(&[], 0, d);
+    }
+    View::strided(&data[first * width + h * d..], last - first, d, width)
+}
+
+/// `1/√D`, the scale of the scores.
+fn scale(heads: Heads) -> f32 {
+    1.0 / (heads.head_dim as f32).sqrt()
+}
+
+/// `out = softmax(q·kᵀ/√D + causal mask)·v`, `lse` the log-sum-exp of each row's scaled scores.
+///
+/// `qkv` A `[T, (H + 2K)·D]`, `out` A `[T, H·D]`, `lse` f32 `[T, H]`.
+pub fn forward<E: Element>(qkv: &[E], cu_seqlens: &[u32], heads: Heads, out: &mut [E], lse: &mut [f32]) {
+    let qkv = &*widen(qkv);
+    rounding(out, |out| {
+        let all: Vec<Strip> = sequences(cu_seqlens).flat_map(|(start, end)| strips(start, end)).collect();
+        let width = heads.width();
+        let (mut out_rest, mut lse_rest) = (out, lse);
+        let mut tasks = Vec::with_capacity(all.len());
+        for strip in all {
+            let (out, next) = out_rest.split_at_mut(strip.rows() * width);
+            let (lse, next_lse) = lse_rest.split_at_mut(strip.rows() * heads.heads);
+            (out_rest, lse_rest) = (next, next_lse);
+            tasks.push((strip, out, lse));
+        }
+        tasks.into_par_iter().with_max_len(1).for_each(|(strip, out, lse)| {
+            let mut scores = vec![0.0; strip.rows() * strip.keys()];
+            for h in 0..heads.heads {
+                forward_strip::<E>(qkv, heads, strip, h, &mut scores, out, lse);
+            }
+        });
+    });
+}
+
+/// One head of one strip.
+fn forward_strip<E: Element>(
+    qkv: &[f32],
+    heads: Heads,
+    strip: Strip,
+    h: usize,
+    scores: &mut [f32],
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    let (d, width) = (heads.head_dim, heads.qkv_width());
+    let kv = h / (heads.heads / heads.kv_heads);
+    let keys = strip.keys();
+    let q = head(qkv, width, h, d, strip.first, strip.last);
+    let k = head(qkv, width, heads.heads + kv, d, strip.start, strip.last);
+    let v = head(qkv, width, heads.heads + heads.kv_heads + kv, d, strip.start, strip.last);
+    multiply(q, k.t(), scores, keys, false, Threads::One);
+    let scale = scale(heads);
+    let mut inverse = [0.0f32; QUERIES];
+    for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+        let (seen, hidden) = row.split_at_mut(strip.visible(i));
+        simd(|| {
+            let highest = max(seen) * scale;
+            for s in seen.iter_mut() {
+                *s = exp(*s * scale - highest);
+            }
+            let total = sum(seen.len(), |j| seen[j]);
+            for s in seen.iter_mut() {
+                *s = rounded::<E>(*s);
+            }
+            hidden.fill(0.0);
+            inverse[i] = 1.0 / total;
+            lse[i * heads.heads + h] = highest + total.ln();
+        });
+    }
+    let columns = &mut out[h * d..];
+    multiply(View::new(scores, strip.rows(), keys), v, columns, heads.width(), false, Threads::One);
+    for (i, inverse) in inverse[..strip.rows()].iter().enumerate() {
+        columns[i * heads.width()..][..d].iter_mut().for_each(|o| *o *= inverse);
+    }
+}
+
+/// What the backward pass reads; shapes as in [`forward`], `dout` A `[T, H·D]`.
+pub struct Saved<'a, E> {
+    /// Rotated q, k, v.
+    pub qkv: &'a [E],
+    /// Output of the forward pass.
+    pub out: &'a [E],
+    /// Log-sum-exp.
+    pub lse: &'a [f32],
+    /// Gradient of the output.
+    pub dout: &'a [E],
+}
+
+/// `delta[t, h] = Σ_d dout·out`, f32 `[T, H]`; the mean that softmax's gradient subtracts.
+fn row_dots(dout: &[f32], out: &[f32], heads: Heads, delta: &mut [f32]) {
+    let (width, d) = (heads.width(), heads.head_dim);
+    let rows = dout.par_chunks_exact(width).zip(out.par_chunks_exact(width));
+    delta.par_chunks_exact_mut(heads.heads).zip(rows).for_each(|(delta, (dout, out))| {
+        for (h, delta) in delta.iter_mut().enumerate() {
+            let (a, b) = (&dout[h * d..][..d], &out[h * d..][..d]);
+            *delta = simd(|| sum(d, |i| a[i] * b[i]));
+        }
+    });
+}
+
+/// Gradient of q, k and v *before* rotation, A `[T, (H + 2K)·D]`.
+pub fn backward<E: Element>(
+    saved: &Saved<'_, E>,
+    cu_seqlens: &[u32],
+    positions: &[u32],
+    heads: Heads,
+    table: Table<'_>,
+    delta: &mut [f32],
+    dqkv: &mut [E],
+) {
+    let (qkv, out, dout) = (&*widen(saved.qkv), &*widen(saved.out), &*widen(saved.dout));
+    row_dots(dout, out, heads, delta);
+    let delta = &*delta;
+    let tasks: Vec<_> = sequences(cu_seqlens)
+        .filter(|(start, end)| start < end)
+        .flat_map(|bounds| (0..heads.kv_heads).map(move |kv| (bounds, kv)))
+        .collect();
+    let groups: Vec<Group> = tasks
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|(bounds, kv)| backward_group::<E>(qkv, dout, saved.lse, delta, heads, bounds, kv))
+        .collect();
+    rounding(dqkv, |dqkv| {
+        scatter(&groups, heads, cu_seqlens, dqkv);
+        rope::rotate(dqkv, heads, positions, table, Turn::Backward);
+    });
+}
+
+/// Gradients of one kv head of one sequence: its query heads side by side, then its key, then its value.
+struct Group {
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+/// All query heads of one kv head, strip after strip.
+fn backward_group<E: Element>(
+    qkv: &[f32],
+    dout: &[f32],
+    lse: &[f32],
+    delta: &[f32],
+    heads: Heads,
+    (start, end): (usize, usize),
+    kv: usize,
+) -> Group {
+    let (d, width, group) = (heads.head_dim, heads.qkv_width(), heads.heads / heads.kv_heads);
+    let n = end - start;
+    let mut g = Group { dq: vec![0.0; n * group * d], dk: vec![0.0; n * d], dv: vec![0.0; n * d] };
+    let mut p = vec![0.0; QUERIES * n];
+    let mut ds = vec![0.0; QUERIES * n];
+    let scale = scale(heads);
+    for strip in strips(start, end) {
+        let (rows, keys) = (strip.rows(), strip.keys());
+        let k = head(qkv, width, heads.heads + kv, d, start, strip.last);
+        let v = head(qkv, width, heads.heads + heads.kv_heads + kv, d, start, strip.last);
+        let (p, ds) = (&mut p[..rows * keys], &mut ds[..rows * keys]);
+        for (member, h) in (kv * group..(kv + 1) * group).enumerate() {
+            let q = head(qkv, width, h, d, strip.first, strip.last);
+            let dout = head(dout, heads.width(), h, d, strip.first, strip.last);
+            multiply(q, k.t(), p, keys, false, Threads::One);
+            multiply(dout, v.t(), ds, keys, false, Threads::One);
+            for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+                let at = (strip.first + i) * heads.heads + h;
+                let (lse, delta, visible) = (lse[at], delta[at], strip.visible(i));
+                simd(|| {
+                    for (p, ds) in p[..visible].iter_mut().zip(&mut ds[..visible]) {
+                        let probability = exp(*p * scale - lse);
+                        *ds = rounded::<E>(probability * (*ds - delta) * scale);
+                        *p = rounded::<E>(probability);
+                    }
+                });
+                p[visible..].fill(0.0);
+                ds[visible..].fill(0.0);
+            }
+            let (p, ds) = (View::new(p, rows, keys), View::new(ds, rows, keys));
+            multiply(p.t(), dout, &mut g.dv, d, true, Threads::One);
+            multiply(ds.t(), q, &mut g.dk, d, true, Threads::One);
+            let dq = &mut g.dq[(strip.first - start) * group * d + member * d..];
+            multiply(ds, k, dq, group * d, false, Threads::One);
+        }
+    }
+    g
+}
+
+/// Lays the groups' gradients into rows of `[q heads, k heads, v heads]`.
+fn scatter(groups: &[Group], heads: Heads, cu_seqlens: &[u32], dqkv: &mut [f32]) {
+    let (d, per) = (heads.head_dim, heads.heads / heads.kv_heads * heads.head_dim);
+    let bounds: Vec<_> = sequences(cu_seqlens).filter(|(start, end)| start < end).collect();
+    dqkv.par_chunks_exact_mut(heads.qkv_width()).enumerate().for_each(|(t, row)| {
+        let sequence = bounds.partition_point(|&(_, end)| end <= t);
+        let Some(&(start, _)) = bounds.get(sequence) else { return };
+        let (q, rest) = row.split_at_mut(heads.width());
+        let (k, v) = rest.split_at_mut(heads.kv_heads * d);
+        for (kv, g) in groups[sequence * heads.kv_heads..][..heads.kv_heads].iter().enumerate() {
+            let i = t - start;
+            q[kv * per..][..per].copy_from_slice(&g.dq[i * per..][..per]);
+            k[kv * d..][..d].copy_from_slice(&g.dk[i * d..][..d]);
+            v[kv * d..][..d].copy_from_slice(&g.dv[i * d..][..d]);
+        }
+    });
+}
+
+/// Attention of `t` new tokens over `past` cached positions and themselves. The new keys and values are appended.
+///
+/// `qkv` A `[t, (H + 2K)·D]`, rotated; `keys`, `values` A `[positions, K·D]`; `out` A `[t, H·D]`.
+pub fn cached<E: Element>(
+    qkv: &[E],
+    heads: Heads,
+    past: usize,
+    keys: &mut [E],
+    values: &mut [E],
+    out: &mut [E],
+) {
+    let (d, width, kv_width) = (heads.head_dim, heads.qkv_width(), heads.kv_heads * heads.head_dim);
+    for (t, row) in qkv.chunks_exact(width).enumerate() {
+        let at = (past + t) * kv_width;
+        let (k, v) = row[heads.width()..].split_at(kv_width);
+        keys[at..][..kv_width].copy_from_slice(k);
+        values[at..][..kv_width].copy_from_slice(v);
+    }
+    let (keys, values, group) = (&*keys, &*values, heads.heads / heads.kv_heads);
+    let scale = scale(heads);
+    out.par_chunks_exact_mut(d).enumerate().for_each(|(task, out)| {
+        let (t, h) = (task / heads.heads, task % heads.heads);
+        let (seen, column) = (past + t + 1, h / group * d);
+        let q = &qkv[t * width + h * d..][..d];
+        simd(|| {
+            let mut p: Vec<f32> = (0..seen)
+                .map(|j| {
+                    let k = &keys[j * kv_width + column..][..d];
+                    sum(d, |i| q[i].to_f32() * k[i].to_f32()) * scale
+                })
+                .collect();
+            let highest = max(&p);
+            p.iter_mut().for_each(|p| *p = exp(*p - highest));
+            let inverse = 1.0 / sum(seen, |j| p[j]);
+            let mut row = vec![0.0f32; d];
+            for (j, &p) in p.iter().enumerate() {
+                let (p, v) = (rounded::<E>(p), &values[j * kv_width + column..][..d]);
+                row.iter_mut().zip(v).for_each(|(o, v)| *o += p * v.to_f32());
+            }
+            out.iter_mut().zip(row).for_each(|(o, x)| *o = E::from_f32(x * inverse));
+        });
+    });
+}

@@ -1,0 +1,37 @@
+//! Products with a weight `[out, in]`, forward and backward, accumulated in fp32.
+
+use super::matmul::{Threads, View, multiply, rounding, widen};
+use crate::dtype::Element;
+
+/// `y = x·wᵀ`. `x` A `[T, in]`, `w` A `[out, in]`, `y` B `[T, out]`.
+pub fn forward<A: Element, B: Element>(x: &[A], w: &[A], y: &mut [B], t: usize, inputs: usize) {
+    let outputs = w.len() / inputs;
+    let (x, w) = (widen(x), widen(w));
+    rounding(y, |y| {
+        multiply(View::new(&x, t, inputs), View::new(&w, outputs, inputs).t(), y, outputs, false, Threads::All);
+    });
+}
+
+/// `y = residual + x·wᵀ`. `residual`, `y` f32 `[T, out]`.
+pub fn forward_residual<A: Element>(x: &[A], w: &[A], residual: &[f32], y: &mut [f32], t: usize, inputs: usize) {
+    let outputs = w.len() / inputs;
+    y.copy_from_slice(residual);
+    let (x, w) = (widen(x), widen(w));
+    multiply(View::new(&x, t, inputs), View::new(&w, outputs, inputs).t(), y, outputs, true, Threads::All);
+}
+
+/// `dx = dy·w`. `dy` A `[T, out]`, `dx` A `[T, in]`.
+pub fn input_gradient<A: Element>(dy: &[A], w: &[A], dx: &mut [A], t: usize, inputs: usize) {
+    let outputs = w.len() / inputs;
+    let (dy, w) = (widen(dy), widen(w));
+    rounding(dx, |dx| {
+        multiply(View::new(&dy, t, outputs), View::new(&w, outputs, inputs), dx, inputs, false, Threads::All);
+    });
+}
+
+/// `dw = dyᵀ·x`, overwritten or added to. `dw` f32 `[out, in]`.
+pub fn weight_gradient<A: Element>(dy: &[A], x: &[A], dw: &mut [f32], t: usize, inputs: usize, add: bool) {
+    let outputs = dw.len() / inputs;
+    let (dy, x) = (widen(dy), widen(x));
+    multiply(View::new(&dy, t, outputs).t(), View::new(&x, t, inputs), dw, inputs, add, Threads::All);
+}
