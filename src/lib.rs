@@ -8,6 +8,16 @@ pub mod dtype;
 
 pub mod config;
 
+pub mod gguf;
+
+pub mod weights;
+
+pub mod tokenizer;
+
+pub mod template;
+
+pub mod pretrained;
+
 pub mod batch;
 
 pub mod arena;
