@@ -41,3 +41,4 @@ pub fn uniform(n: usize, mut seed: u64) -> Vec<f32> {
     .take(n)
     .collect()
 }
+pub mod engine;
