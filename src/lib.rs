@@ -29,3 +29,7 @@ pub mod backend;
 pub mod model;
 
 pub mod optimizer;
+
+pub mod generate;
+
+pub mod eval;
