@@ -8,6 +8,8 @@ pub mod dtype;
 
 pub mod config;
 
+pub mod recipe;
+
 pub mod batch;
 
 pub mod arena;
