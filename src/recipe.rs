@@ -206,11 +206,8 @@ impl Recipe {
             None => {}
         }
         layers.push(set_layer);
-        let flag_entry = |(asked, key, value): (String, &str, Value)| keys::Entry {
-            asked,
-            key: key.to_owned(),
-            value,
-        };
+        let flag_entry =
+            |(asked, key, value): (String, &str, Value)| keys::Entry { asked, key: key.to_owned(), value };
         layers.push(flags.entries().into_iter().map(flag_entry).collect());
 
         let mut resolved = Self::default();

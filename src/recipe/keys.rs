@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use toml::{Spanned, Value};
 
-use super::choice::Choice;
 use super::Recipe;
+use super::choice::Choice;
 use crate::error::{Error, Result};
 
 /// Every key a recipe may hold, in the order of [`Recipe`]'s fields.
