@@ -10,6 +10,12 @@ pub mod config;
 
 pub mod recipe;
 
+pub mod tokenizer;
+
+pub mod template;
+
 pub mod batch;
+
+pub mod dataset;
 
 pub mod arena;
