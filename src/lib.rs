@@ -10,9 +10,15 @@ pub mod config;
 
 pub mod recipe;
 
+pub mod gguf;
+
+pub mod weights;
+
 pub mod tokenizer;
 
 pub mod template;
+
+pub mod pretrained;
 
 pub mod batch;
 

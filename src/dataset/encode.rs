@@ -17,8 +17,8 @@ pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Conversations to text.
     pub template: &'a ChatTemplate,
-    /// Token that ends a turn, and a text.
-    pub eos: u32,
+    /// Token that ends a turn, and a text; a text is left without one where the model has none.
+    pub eos: Option<u32>,
     /// Which tokens are supervised.
     pub loss_on: LossOn,
     /// Tokens kept of a row, from its start.
@@ -116,8 +116,8 @@ impl Encoder<'_> {
         match row {
             Row::Text(text) => {
                 let mut ids = self.tokenizer.encode(text, true)?;
-                if ids.last() != Some(&self.eos) {
-                    ids.push(self.eos);
+                if ids.last().copied() != self.eos {
+                    ids.extend(self.eos);
                 }
                 Ok(Tokenised { ids, learnt_from: 0, boundary_mismatch: false })
             }
@@ -140,7 +140,7 @@ impl Encoder<'_> {
         if let Some(system) = self.system
             && first.is_none_or(|m| m.role != "system")
         {
-            turns.push(Message { role: "system".to_owned(), content: system.to_owned() });
+            turns.push(Message::new("system", system));
         }
         turns.extend_from_slice(prompt);
         let prompt_turns = turns.len();
@@ -168,7 +168,7 @@ impl Encoder<'_> {
         if learnt_from >= kept {
             return None;
         }
-        let turn_end = ids.iter().rposition(|&id| id == self.eos).filter(|&at| at >= learnt_from);
+        let turn_end = ids.iter().rposition(|&id| Some(id) == self.eos).filter(|&at| at >= learnt_from);
         stats.lost_turn_ends += usize::from(turn_end.is_some_and(|at| at >= kept));
         stats.truncated += usize::from(kept < ids.len());
         stats.tokens += kept;

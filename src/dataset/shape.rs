@@ -50,16 +50,12 @@ impl<'a> ShapedRows<'a> {
                 {
                     user = format!("{user}\n\n{input}");
                 }
-                let completion = vec![message("assistant", fields.text(response)?)];
-                Row::Completion { prompt: vec![message("user", user)], completion }
+                let completion = vec![Message::new("assistant", fields.text(response)?)];
+                Row::Completion { prompt: vec![Message::new("user", user)], completion }
             }
         });
         Ok(())
     }
-}
-
-fn message(role: &str, content: String) -> Message {
-    Message { role: role.to_owned(), content }
 }
 
 fn detect(place: &str, object: &Object, fields: &FieldNames) -> Result<Shape> {
@@ -166,6 +162,6 @@ impl Fields<'_> {
                 Err(self.error(&format!("{field}.{name}"), found, "text"))
             }
         };
-        Ok(Message { role: part("role")?, content: part("content")? })
+        Ok(Message::new(part("role")?, part("content")?))
     }
 }
