@@ -8,6 +8,8 @@ pub mod dtype;
 
 pub mod config;
 
+pub mod recipe;
+
 pub mod gguf;
 
 pub mod weights;
@@ -19,6 +21,8 @@ pub mod template;
 pub mod pretrained;
 
 pub mod batch;
+
+pub mod dataset;
 
 pub mod arena;
 
