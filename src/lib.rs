@@ -21,3 +21,5 @@ pub mod pretrained;
 pub mod batch;
 
 pub mod arena;
+
+pub mod checkpoint;
