@@ -34,6 +34,8 @@ pub mod model;
 
 pub mod optimizer;
 
+pub mod checkpoint;
+
 pub mod generate;
 
 pub mod eval;
