@@ -63,7 +63,7 @@ def check_tokenizer(tokenizer, model, check: dict):
     assert text == check["chat_text"], f"chat template: {text!r}"
     ids = tokenizer.apply_chat_template(check["messages"], add_generation_prompt=True)["input_ids"]
     assert ids == check["chat_ids"], f"chat tokens: {ids}"
-    print(f"tokenizer: bos {tokenizer.bos_token_id}, eos {end}, pad {tokenizer.pad_token_id}; template and tokens equal")
+    print(f"chat template and tokens equal; bos {tokenizer.bos_token_id}, eos {end}, pad {tokenizer.pad_token_id}")
 
 
 def check_corpus(tokenizer, path: Path):

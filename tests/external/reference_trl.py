@@ -1,12 +1,13 @@
 """Losses and gradient norms of TRL's SFTTrainer on SmolLM2-135M-Instruct and the first rows of a prompt/response file.
 
-Usage: python tests/external/reference_trl.py MODEL.gguf ROWS.jsonl --out trl.json [--rows 80] [--no-loop]
+Usage: python tests/external/reference_trl.py MODEL.gguf ROWS.jsonl --out trl.json [--count 80] [--no-loop]
 
 Batch 2 x accumulation 4, max length 512, loss on the completion, rows in file order, lr 2e-4 with warm-up 5 on a
 linear schedule over 60 steps of which the first ten run, weight decay 0.01, clip 1.0, adamw_torch, float32, sdpa.
 Then the same steps by a plain PyTorch loop without padding or TRL, one row at a time, as a yardstick: how far two
 honest implementations lie apart. Numbers come unrounded from the trainer's log; the learning rate is the one the
-optimizer used in that step. No text of the rows is written.
+optimizer used in that step. mean_token_accuracy and entropy are TRL's: means over micro-batches of
+their means. No text of the rows is written.
 """
 
 import argparse
@@ -55,13 +56,12 @@ class Recorder(TrainerCallback):
 
 
 class CountingTrainer(SFTTrainer):
-    """Also notes the loss denominator of each window."""
+    """Also notes the loss denominator of every micro-batch's window."""
 
     denominators: list[int]
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        if not self.model.training or len(self.denominators) // ACCUMULATION <= self.state.global_step:
-            self.denominators.append(int(num_items_in_batch))
+        self.denominators.append(int(num_items_in_batch))
         return super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
 
 
