@@ -319,3 +319,27 @@ pub trait Backend {
     /// One AdamW step over all weights, unless the step is skipped.
     fn adamw(&mut self, rule: UpdateRule, weights: &[Trainable]) -> Result<()>;
 }
+
+/// The type of weights and activations for a device and the precision asked for.
+///
+/// `auto` is fp32 on the CPU: its bf16 and fp16 are plain reference paths for now.
+///
+/// # Errors
+/// [`Error::Input`] when the device cannot be used.
+pub fn precision(device: Device, precision: Precision) -> Result<DType> {
+    resolve(device)?;
+    Ok(match precision {
+        Precision::Auto | Precision::Fp32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+        Precision::Fp16 => DType::F16,
+    })
+}
+
+/// Opens the device with the plan's memory.
+///
+/// # Errors
+/// [`Error::Input`] when the device cannot be used; [`Error::Run`] when there is not enough memory.
+pub fn open(device: Device, plan: &Plan, dtype: DType) -> Result<Box<dyn Backend>> {
+    resolve(device)?;
+    Ok(Box::new(Cpu::new(plan, dtype)?))
+}
