@@ -4,7 +4,7 @@
 
 mod safetensors;
 
-use crate::config::{ModelConfig, Parameter};
+use crate::config::Parameter;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::pretrained::Pretrained;
@@ -16,19 +16,19 @@ use std::path::Path;
 /// Writes `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json`,
 /// `chat_template.jinja` and `model.safetensors` into `folder`, which is created.
 ///
-/// `tensors` are all parameters of `model.config`, in any order; they are converted to `dtype` (round to nearest
-/// even) piece by piece while they are written, so no second copy of the weights exists.
+/// `read` gives one parameter's values at a time, which are converted to `dtype` (round to nearest even) while they
+/// are written, so no second copy of the weights exists.
 ///
 /// # Errors
-/// [`Error::Io`] when a file cannot be written.
+/// [`Error::Io`] when a file cannot be written; those of `read`.
 ///
 /// # Panics
-/// If `tensors` are not exactly the parameters of the configuration, or `dtype` is no floating-point type.
-pub fn save_pretrained<'a>(
+/// If `read` gives another number of values than the parameter has, or `dtype` is no floating-point type.
+pub fn save_pretrained(
     folder: &Path,
     model: &Pretrained,
-    tensors: impl IntoIterator<Item = (&'a Parameter, &'a [f32])>,
     dtype: DType,
+    mut read: impl FnMut(&Parameter) -> Result<Vec<f32>>,
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let json = |name: &str, value: &Value| {
@@ -42,8 +42,18 @@ pub fn save_pretrained<'a>(
     json("tokenizer_config.json", &tokenizer_config(model))?;
     let template = model.template.source();
     write_beside(&folder.join("chat_template.jinja"), |file| file.write_all(template.as_bytes()))?;
-    let tensors = in_order(&model.config, tensors);
-    write_beside(&folder.join("model.safetensors"), |file| safetensors::write(file, &tensors, dtype))
+    let mut parameters = model.config.parameters();
+    parameters.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut failed = None;
+    let written = write_beside(&folder.join("model.safetensors"), |file| {
+        safetensors::write(file, &parameters, dtype, |parameter| {
+            read(parameter).map_err(|e| {
+                failed = Some(e);
+                std::io::Error::other("the weights cannot be read")
+            })
+        })
+    });
+    failed.map_or(written, Err)
 }
 
 /// Writes a file beside `path` and renames it there once it is whole and on the disk. On failure nothing is left.
@@ -63,22 +73,6 @@ pub fn write_beside(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::
         let _ = std::fs::remove_file(&beside);
         Error::io("write", path)(e)
     })
-}
-
-/// The tensors sorted by name, seen to be exactly the parameters.
-fn in_order<'a>(
-    config: &ModelConfig,
-    tensors: impl IntoIterator<Item = (&'a Parameter, &'a [f32])>,
-) -> Vec<(&'a Parameter, &'a [f32])> {
-    let mut tensors: Vec<_> = tensors.into_iter().collect();
-    tensors.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-    let mut expected = config.parameters();
-    expected.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(tensors.iter().map(|(p, _)| *p).eq(&expected), "the tensors are not the model's parameters");
-    for (parameter, data) in &tensors {
-        assert_eq!(data.len(), parameter.shape[0] * parameter.shape[1], "elements of {}", parameter.name);
-    }
-    tensors
 }
 
 /// As found, or from the configuration.

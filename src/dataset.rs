@@ -79,6 +79,11 @@ impl Rows {
     }
 }
 
+/// The bundled data set that `data` names, as JSON lines; `None` for a file.
+pub fn bundled(data: &str) -> Option<&'static str> {
+    (data == "builtin:reasoning").then_some(REASONING)
+}
+
 /// Reads every row of `data`: a file whose ending names its format, or `builtin:reasoning`.
 ///
 /// Fields by shape, of which the first row's holds for all: prompt + response, prompt + completion,

@@ -266,7 +266,10 @@ mod tests {
             let want = f64::from(l).exp() / total;
             let got = draws.iter().filter(|&&d| d as usize == id).count() as f64 / 20_000.0;
             // Five standard deviations of a binomial share.
-            assert!((got - want).abs() <= 5.0 * (want * (1.0 - want) / 20_000.0).sqrt(), "{id}: {got} {want}");
+            assert!(
+                (got - want).abs() <= 5.0 * (want * (1.0 - want) / 20_000.0).sqrt(),
+                "{id}: {got} {want}"
+            );
         }
     }
 }

@@ -36,6 +36,10 @@ pub mod optimizer;
 
 pub mod checkpoint;
 
+pub mod metrics;
+
 pub mod generate;
 
 pub mod eval;
+
+pub mod trainer;

@@ -156,8 +156,8 @@ pub struct RecipeOverrides {
 }
 
 impl RecipeOverrides {
-    /// Flag as typed, recipe key, value; in the order of the fields.
-    fn entries(&self) -> Vec<(String, &'static str, Value)> {
+    /// The flags that were given, in the order of the fields.
+    fn layer(&self) -> Vec<keys::Entry> {
         let text = |v: &Option<String>| v.clone().map(Value::String);
         // Past i64 there is no TOML integer; as text it is refused with the number in the message.
         let count = |v: Option<u64>| {
@@ -185,7 +185,35 @@ impl RecipeOverrides {
             ("threads", count(self.threads)),
         ];
         let given = all.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        given.map(|(key, value)| (format!("--{}", key.replace('_', "-")), key, value)).collect()
+        let entry = |(key, value): (&str, Value)| keys::Entry {
+            asked: format!("--{}", key.replace('_', "-")),
+            key: key.to_owned(),
+            value,
+        };
+        given.map(entry).collect()
+    }
+}
+
+/// The keys that every command has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineChoice {
+    /// What computes.
+    pub device: Device,
+    /// Type of weights and activations.
+    pub precision: Precision,
+    /// CPU threads; all cores where absent.
+    pub threads: Option<usize>,
+}
+
+impl EngineChoice {
+    /// From flags alone.
+    ///
+    /// # Errors
+    /// [`Error::Input`] that names the flag and what is allowed.
+    pub fn resolve(flags: &RecipeOverrides) -> Result<Self> {
+        let mut recipe = Recipe::default();
+        keys::apply(&mut recipe, &flags.layer())?;
+        Ok(Self { device: recipe.device, precision: recipe.precision, threads: recipe.threads })
     }
 }
 
@@ -206,9 +234,7 @@ impl Recipe {
             None => {}
         }
         layers.push(set_layer);
-        let flag_entry =
-            |(asked, key, value): (String, &str, Value)| keys::Entry { asked, key: key.to_owned(), value };
-        layers.push(flags.entries().into_iter().map(flag_entry).collect());
+        layers.push(flags.layer());
 
         let mut resolved = Self::default();
         for layer in &layers {

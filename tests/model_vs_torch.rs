@@ -104,7 +104,8 @@ fn ten_steps_of_each_optimizer() {
                 let diffs: Vec<f64> =
                     got.iter().step_by(5).zip(&want).map(|(a, b)| f64::from(a - b)).collect();
                 let rms = (diffs.iter().map(|d| d * d).sum::<f64>() / diffs.len() as f64).sqrt();
-                let worst = diffs.iter().fold(0.0, |m: f64, d| if d.is_finite() { m.max(d.abs()) } else { f64::NAN });
+                let worst =
+                    diffs.iter().fold(0.0, |m: f64, d| if d.is_finite() { m.max(d.abs()) } else { f64::NAN });
                 assert!(rms <= distance, "{name} {prefix} {parameter}: rms {rms} over {distance}");
                 assert!(worst <= share * way, "{name} {prefix} {parameter}: {worst} over {share} of {way}");
             }

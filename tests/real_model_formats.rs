@@ -33,8 +33,10 @@ fn read_all(model: &Pretrained) -> Vec<Vec<f32>> {
 
 fn save(model: &Pretrained, tensors: &[Vec<f32>], folder: &Path, dtype: DType) {
     let parameters = model.config.parameters();
-    let tensors = parameters.iter().zip(tensors.iter().map(Vec::as_slice));
-    save_pretrained(folder, model, tensors, dtype).unwrap();
+    save_pretrained(folder, model, dtype, |parameter| {
+        Ok(tensors[parameters.iter().position(|p| p == parameter).unwrap()].clone())
+    })
+    .unwrap();
 }
 
 fn ids(value: &Value) -> Vec<u32> {

@@ -13,11 +13,12 @@ mod cpu;
 
 pub use cpu::Cpu;
 
-use crate::arena::Tensor;
+use crate::arena::{Plan, Tensor};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::adamw::AdamWScalars;
 use crate::ops::attention::Heads;
+use crate::recipe::{Device, Precision};
 
 /// What changes from step to step. Mirrored by `struct StepParams` in `kernels/common.cuh`.
 #[repr(C)]
@@ -342,4 +343,12 @@ pub fn precision(device: Device, precision: Precision) -> Result<DType> {
 pub fn open(device: Device, plan: &Plan, dtype: DType) -> Result<Box<dyn Backend>> {
     resolve(device)?;
     Ok(Box::new(Cpu::new(plan, dtype)?))
+}
+
+/// `auto` is the GPU where there is one.
+fn resolve(device: Device) -> Result<()> {
+    match device {
+        Device::Auto | Device::Cpu => Ok(()),
+        Device::Cuda(_) => Err(Error::input("--device cuda", "x", "y")),
+    }
 }

@@ -11,8 +11,13 @@ use std::io::{Result, Write};
 /// Elements converted at a time.
 const PIECE: usize = 1 << 16;
 
-/// Writes the header and the tensors in the order given.
-pub fn write(file: &mut dyn Write, tensors: &[(&Parameter, &[f32])], dtype: DType) -> Result<()> {
+/// Writes the header and the parameters in the order given, each as `read` gives it.
+pub fn write(
+    file: &mut dyn Write,
+    parameters: &[Parameter],
+    dtype: DType,
+    mut read: impl FnMut(&Parameter) -> Result<Vec<f32>>,
+) -> Result<()> {
     let name = match dtype {
         DType::F32 => "F32",
         DType::BF16 => "BF16",
@@ -23,9 +28,9 @@ pub fn write(file: &mut dyn Write, tensors: &[(&Parameter, &[f32])], dtype: DTyp
     // Some readers want to know which framework's tensors these are.
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut end = 0;
-    for (parameter, data) in tensors {
+    for parameter in parameters {
         let start = end;
-        end += data.len() * dtype.size();
+        end += parameter.shape[0] * parameter.shape[1] * dtype.size();
         let info = json!({"dtype": name, "shape": parameter.stored_shape(), "data_offsets": [start, end]});
         header.insert(parameter.name.clone(), info);
     }
@@ -34,7 +39,9 @@ pub fn write(file: &mut dyn Write, tensors: &[(&Parameter, &[f32])], dtype: DTyp
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
-    for (_, data) in tensors {
+    for parameter in parameters {
+        let data = read(parameter)?;
+        assert_eq!(data.len(), parameter.shape[0] * parameter.shape[1], "values of {}", parameter.name);
         with_element!(dtype, E => data.chunks(PIECE).try_for_each(|piece| write_as::<E>(file, piece)))?;
     }
     Ok(())

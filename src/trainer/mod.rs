@@ -109,8 +109,10 @@ impl Run {
             in_a_row = if was_skipped { in_a_row + 1 } else { 0 };
             skipped += usize::from(was_skipped);
             if in_a_row >= MAX_SKIPPED && !scale.excuses_skipping() {
-                let what = format!("steps {} to {} had no finite gradient", record.step + 1 - in_a_row, record.step);
-                let remedy = "the weights from before them are saved; use a smaller --lr, or --precision fp32";
+                let what =
+                    format!("steps {} to {} had no finite gradient", record.step + 1 - in_a_row, record.step);
+                let remedy =
+                    "the weights from before them are saved; use a smaller --lr, or --precision fp32";
                 return Err(Error::run(what, remedy));
             }
             let every = self.recipe.eval_every;
@@ -196,11 +198,9 @@ impl Run {
     }
 
     fn save(&self, backend: &mut dyn Backend) -> Result<()> {
-        let read = |i: usize, out: &mut Vec<f32>| {
-            *out = self.model.read_weight(backend, i)?;
-            Ok(())
-        };
-        checkpoint::save_pretrained(&self.out, &self.pretrained, read, self.recipe.save_dtype)
+        checkpoint::save_pretrained(&self.out, &self.pretrained, self.recipe.save_dtype, |parameter| {
+            self.model.read_weight(backend, parameter)
+        })
     }
 }
 

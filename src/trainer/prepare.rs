@@ -137,7 +137,11 @@ impl Sample {
         let text = |id: u32| {
             let decoded = pretrained.tokenizer.decode(&[id], false).unwrap_or_default();
             // Part of a character: show the token's own spelling.
-            if decoded.contains('\u{fffd}') { pretrained.tokenizer.token(id).unwrap_or(decoded) } else { decoded }
+            if decoded.contains('\u{fffd}') {
+                pretrained.tokenizer.token(id).unwrap_or(decoded)
+            } else {
+                decoded
+            }
         };
         let tokens = example.ids.iter().zip(&example.supervised).map(|(&id, &learnt)| (text(id), learnt));
         Self { tokens: tokens.collect() }
@@ -210,7 +214,11 @@ fn create_folder(out: PathBuf) -> Result<PathBuf> {
         ));
     }
     let unwritable = |e: std::io::Error| {
-        Error::input(format!("--out {}", out.display()), format!("cannot write there: {e}"), "name another folder")
+        Error::input(
+            format!("--out {}", out.display()),
+            format!("cannot write there: {e}"),
+            "name another folder",
+        )
     };
     std::fs::create_dir_all(&out).map_err(unwritable)?;
     let probe = out.join(format!(".probe.{}", std::process::id()));

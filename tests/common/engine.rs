@@ -129,8 +129,7 @@ impl Engine {
 
     /// Every weight, in order.
     pub fn weights(&mut self) -> Vec<Vec<f32>> {
-        (0..self.model.weights.len())
-            .map(|i| self.model.read_weight(&mut self.cpu, i).unwrap())
-            .collect()
+        let parameters = self.model.config.parameters();
+        parameters.iter().map(|p| self.model.read_weight(&mut self.cpu, p).unwrap()).collect()
     }
 }
