@@ -109,6 +109,8 @@ fn tokenizer_config(model: &Pretrained) -> Value {
         config.insert(key.to_owned(), json!(token));
     }
     config.entry("model_max_length").or_insert_with(|| json!(model.config.max_position_embeddings));
+    // transformers 4 would give a fast tokenizer's model token_type_ids too, which a Llama refuses.
+    config.insert("model_input_names".to_owned(), json!(["input_ids", "attention_mask"]));
     config.entry("clean_up_tokenization_spaces").or_insert(json!(false));
     Value::Object(config)
 }

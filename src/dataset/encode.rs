@@ -160,7 +160,7 @@ impl Encoder<'_> {
         self.tokenizer.encode(&self.template.render(turns, add_generation_prompt)?, false)
     }
 
-    /// The first `max_length` tokens, or `None` if none of them is supervised; counts them either way.
+    /// The first `max_length` tokens, counted, or `None` if none of them is supervised.
     fn cut(&self, row: Tokenised, stats: &mut EncodingStats) -> Option<Example> {
         let Tokenised { mut ids, learnt_from, .. } = row;
         let learnt_from = learnt_from.max(1); // nothing precedes the first token

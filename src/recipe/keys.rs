@@ -67,7 +67,12 @@ pub(super) fn parse_file(name: &str, text: &str) -> Result<Vec<Entry>> {
     let line_of = |byte: usize| 1 + text.as_bytes().iter().take(byte).filter(|&&b| b == b'\n').count();
     let table: BTreeMap<Spanned<String>, Value> = toml::from_str(text).map_err(|e| {
         let line = line_of(e.span().map_or(0, |s| s.start));
-        Error::input(format!("{name}:{line}"), e.message(), "write each line as key = value, in TOML")
+        let found = format!("{}: `{}`", e.message(), text.lines().nth(line - 1).unwrap_or_default().trim());
+        Error::input(
+            format!("{name}:{line}"),
+            found,
+            "write each line as key = value, in TOML, and each key once",
+        )
     })?;
     let mut entries: Vec<_> = table.into_iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
