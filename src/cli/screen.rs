@@ -4,6 +4,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use smolten::metrics::{EvalRecord, StepRecord};
 use smolten::trainer::{Observer, Sample};
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// Tokens of the sample row that are shown.
@@ -83,7 +84,7 @@ impl Progress {
 }
 
 impl Observer for Progress {
-    fn step(&mut self, r: &StepRecord, total: usize) {
+    fn step(&mut self, r: &StepRecord, total: usize) -> ControlFlow<()> {
         if r.step == 1 {
             // Held-out rows were run before; the forecast counts from the first step.
             self.start = Instant::now() - Duration::from_secs_f64(r.step_seconds);
@@ -108,6 +109,7 @@ impl Observer for Progress {
             text += &format!("  {} left", duration(left));
         }
         self.line(&text);
+        ControlFlow::Continue(())
     }
 
     fn evaluation(&mut self, r: &EvalRecord) {

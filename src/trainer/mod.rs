@@ -14,6 +14,7 @@ use crate::eval::{self, Evaluation};
 use crate::metrics::{EvalRecord, Log, StepRecord, peak_memory_bytes};
 use crate::model::Feed;
 use crate::ops::adamw::AdamWConfig;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 /// Steps without a finite gradient, one after the other, that end a run.
@@ -24,8 +25,8 @@ const GROWTH_INTERVAL: usize = 2000;
 
 /// Sees a run as it goes, for the screen.
 pub trait Observer {
-    /// A step is done.
-    fn step(&mut self, record: &StepRecord, total: usize);
+    /// A step is done; `Break` ends the run here, and the model is saved as it is.
+    fn step(&mut self, record: &StepRecord, total: usize) -> ControlFlow<()>;
     /// The held-out rows were run.
     fn evaluation(&mut self, record: &EvalRecord);
 }
@@ -101,10 +102,10 @@ impl Run {
         let (mut last, mut losses) = (first, (f64::NAN, f64::NAN));
         let (mut skipped, mut in_a_row) = (0, 0);
         let mut scale = LossScale::new(backend.activation_dtype());
-        for window in self.batches.windows(0).take(self.total_steps) {
+        for window in self.batches.windows(0) {
             let (record, was_skipped) = self.step(backend, &window, &mut scale)?;
             log.write(&record)?;
-            observer.step(&record, self.total_steps);
+            let flow = observer.step(&record, self.total_steps);
             losses = (if record.step == 1 { record.loss } else { losses.0 }, record.loss);
             in_a_row = if was_skipped { in_a_row + 1 } else { 0 };
             skipped += usize::from(was_skipped);
@@ -116,8 +117,12 @@ impl Run {
                 return Err(Error::run(what, remedy));
             }
             let every = self.recipe.eval_every;
-            if record.step == self.total_steps || (every > 0 && record.step.is_multiple_of(every)) {
+            let ends = flow.is_break() || record.step == self.total_steps;
+            if ends || (every > 0 && record.step.is_multiple_of(every)) {
                 last = self.evaluate(backend, log, observer, record.step, record.epoch)?;
+            }
+            if ends {
+                break;
             }
         }
         Ok(Outcome { evaluations: first.zip(last), losses, skipped })
