@@ -2,7 +2,9 @@
 //! what is refused.
 
 use safetensors::SafeTensors;
-use smolten::config::{ModelConfig, RopeScaling};
+use smolten::checkpoint::save_pretrained;
+use smolten::config::{ModelConfig, Parameter, RopeScaling};
+use smolten::dtype::DType;
 use smolten::error::Error;
 use smolten::gguf::Gguf;
 use smolten::pretrained::Pretrained;
@@ -71,6 +73,29 @@ fn rotary_factors_become_the_four_numbers_they_came_from() {
     assert_eq!((model.config.rope_scaling, model.config.rope_theta), (scaling, 500_000.0));
     assert!(!model.config.tie_word_embeddings);
     assert_eq!(model.config.head_dim, 16);
+}
+
+/// The folder stays in the build tree, where `external/check_formats.py small` loads it.
+#[test]
+fn a_llama3_file_is_saved_as_a_folder_of_the_same_model() {
+    let model = Pretrained::open(&fixture("tiny-llama3.gguf")).unwrap();
+    let parameters = model.config.parameters();
+    let read = |model: &Pretrained, p: &Parameter| {
+        let mut out = vec![f32::NAN; p.shape[0] * p.shape[1]];
+        model.weights.read(p, &mut out).unwrap();
+        out
+    };
+    let data: Vec<_> = parameters.iter().map(|p| read(&model, p)).collect();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("small/llama3");
+    let tensors = parameters.iter().zip(data.iter().map(Vec::as_slice));
+    save_pretrained(&folder, &model, tensors, DType::F32).unwrap();
+    let again = Pretrained::open(&folder).unwrap();
+    assert_eq!(again.config, model.config);
+    assert!(parameters.iter().zip(&data).all(|(p, d)| read(&again, p) == *d));
+    assert_eq!(
+        again.tokenizer.encode("hello", true).unwrap(),
+        model.tokenizer.encode("hello", true).unwrap()
+    );
 }
 
 /// The fixture tiny-smollm with the bytes from `skip` after the last occurrence of `after` overwritten.

@@ -1,6 +1,6 @@
 //! Model folders: shards, element types, tied heads, missing and stray parts, base models.
 //!
-//! The folders of `tied_heads_…` stay in the build tree, where `external/check_formats.py ties` loads them.
+//! The folders of `tied_heads_…` stay in the build tree, where `external/check_formats.py small` loads them.
 
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
@@ -120,7 +120,7 @@ fn shards_and_element_types_are_read() {
 /// What transformers 5 makes of each (see `PreTrainedModel.tie_weights`).
 #[test]
 fn tied_heads_are_handled_as_transformers_does() {
-    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("ties");
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("small");
     let change = |name: &str, tied: bool, edit: &dyn Fn(&mut Tensors)| {
         let path = out.join(name);
         let mut tensors = folder(&path);
