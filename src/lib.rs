@@ -25,3 +25,5 @@ pub mod batch;
 pub mod dataset;
 
 pub mod arena;
+
+pub mod checkpoint;

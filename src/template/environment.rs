@@ -2,7 +2,7 @@
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest};
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -13,7 +13,7 @@ pub const NAME: &str = "chat";
 pub fn with_template(source: &str) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python_method);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
@@ -21,6 +21,41 @@ pub fn with_template(source: &str) -> Result<Environment<'static>, Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     environment.add_template_owned(NAME, without_generation_tags(&source))?;
     Ok(environment)
+}
+
+/// Methods of Python's strings, lists and dictionaries.
+fn python_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
+    match (method, value.as_str(), arguments) {
+        // The library knows two of Python's line ends.
+        ("splitlines", Some(text), []) => Ok(split_lines(text).into_iter().map(Value::from).collect()),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments),
+    }
+}
+
+/// `str.splitlines()`: no line follows a last line end.
+fn split_lines(text: &str) -> Vec<&str> {
+    const ENDS: [char; 10] =
+        ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(ENDS) {
+        lines.push(&rest[..at]);
+        let end = if rest[at..].starts_with("\r\n") {
+            2
+        } else {
+            rest[at..].chars().next().map_or(0, char::len_utf8)
+        };
+        rest = &rest[at + end..];
+    }
+    if !rest.is_empty() {
+        lines.push(rest);
+    }
+    lines
 }
 
 fn raise_exception(message: String) -> Result<String, Error> {
@@ -85,19 +120,16 @@ impl serde_json::ser::Formatter for Spaced {
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let tag = &rest[start + 2..start + length];
+    while let Some((before, after)) = rest.split_once("{%") {
+        let Some((tag, after)) = after.split_once("%}") else { break };
         let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let tag = match name {
             "generation" => tag.replace(name, "if true"),
             "endgeneration" => tag.replace(name, "endif"),
             _ => tag.to_owned(),
         };
-        out.push_str(&rest[..start]);
-        out.push_str("{%");
-        out.push_str(&tag);
-        rest = &rest[start + length..];
+        out.extend([before, "{%", &tag, "%}"]);
+        rest = after;
     }
     out + rest
 }

@@ -46,9 +46,8 @@ impl<'a> DecodeStream<'a> {
     /// Text of the tokens not yet given out.
     fn pending(&self) -> Result<String> {
         let before = self.tokenizer.decode(&self.ids[self.context..self.given], self.skip_special_tokens)?;
-        let mut text = self.tokenizer.decode(&self.ids[self.context..], self.skip_special_tokens)?;
+        let text = self.tokenizer.decode(&self.ids[self.context..], self.skip_special_tokens)?;
         // What was given out never ended within a character, so it stays the beginning.
-        text.drain(..before.len().min(text.len()));
-        Ok(text)
+        Ok(text.get(before.len()..).unwrap_or_default().to_owned())
     }
 }
