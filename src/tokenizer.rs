@@ -36,13 +36,16 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Input`] when it is not understood.
     pub fn from_json(json: &[u8], origin: &Path) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| {
-            Error::input(
-                origin.display(),
-                format!("the tokenizer is not understood: {e}"),
-                "fetch the model again, or save its tokenizer with a current transformers",
-            )
-        })?;
+        let wrong = |found: String| {
+            let remedy = "fetch the model again, or save its tokenizer with a current transformers";
+            Error::input(origin.display(), format!("the tokenizer is not understood: {found}"), remedy)
+        };
+        // The library panics on some files: on what is not JSON within "decoder", and on broken tables of a
+        // normaliser. The first is seen here, the others are caught.
+        serde_json::from_slice::<serde_json::Value>(json).map_err(|e| wrong(format!("not JSON: {e}")))?;
+        let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json));
+        let parsed = parsed.map_err(|_| wrong("the library gave up on it (see above)".to_owned()))?;
+        let mut inner = parsed.map_err(|e| wrong(e.to_string()))?;
         // A file may carry the truncation and padding of whoever saved it; transformers switches both off.
         inner.with_padding(None);
         inner.with_truncation(None).expect("no truncation is always possible");

@@ -57,3 +57,10 @@ fn a_wrong_template_is_refused_with_its_line() {
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("line 2"), "{error}");
 }
+
+#[test]
+fn broken_tags_are_errors() {
+    for source in ["{%}", "{%", "{% generation", "{% generation %}", "%}{%-", "{%%}"] {
+        assert!(ChatTemplate::new(source, "", "").is_err(), "{source}");
+    }
+}

@@ -168,7 +168,7 @@ impl Encoder<'_> {
         if learnt_from >= kept {
             return None;
         }
-        let turn_end = ids.iter().rposition(|&id| Some(id) == self.eos).filter(|&at| at >= learnt_from);
+        let turn_end = ids.iter().rposition(|&id| Some(id) == self.eos);
         stats.lost_turn_ends += usize::from(turn_end.is_some_and(|at| at >= kept));
         stats.truncated += usize::from(kept < ids.len());
         stats.tokens += kept;

@@ -120,19 +120,16 @@ impl serde_json::ser::Formatter for Spaced {
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let tag = &rest[start + 2..start + length];
+    while let Some((before, after)) = rest.split_once("{%") {
+        let Some((tag, after)) = after.split_once("%}") else { break };
         let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let tag = match name {
             "generation" => tag.replace(name, "if true"),
             "endgeneration" => tag.replace(name, "endif"),
             _ => tag.to_owned(),
         };
-        out.push_str(&rest[..start]);
-        out.push_str("{%");
-        out.push_str(&tag);
-        rest = &rest[start + length..];
+        out.extend([before, "{%", &tag, "%}"]);
+        rest = after;
     }
     out + rest
 }

@@ -4,6 +4,7 @@
     check_formats.py tokens    --gguf FILE [--write]     compares (or writes) tests/fixtures/tokens.json
     check_formats.py templates --gguf FILE [--write]     compares (or writes) tests/fixtures/templates.json
     check_formats.py folder    --gguf FILE --saved DIR   loads the folders that tests/real_model_formats.rs saved
+    check_formats.py small     --saved DIR               loads the folders that tests/gguf.rs and tests/pretrained.rs saved
 
 The tokenizer of reference is the published tokenizer.json of SmolLM2. transformers' own GGUF loader cannot serve: it
 ignores `tokenizer.ggml.pre`, so it does not split digits and gives other ids for "a  1". The file is built again here
@@ -237,10 +238,51 @@ def check_folder(path, saved):
         print(f"{folder}: {count} tensors equal in every bit, {len(tokens['encode'])} texts, template")
 
 
+def check_small(saved):
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    defaults, ours = transformers.LlamaConfig(), {
+        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "head_dim": 128, "vocab_size": 32000, "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
+    }  # as in tests/config_json.rs
+    assert {key: getattr(defaults, key) for key in ours} == ours
+    assert defaults.rope_parameters["rope_theta"] == 10000.0
+    for name, tied in (("tied-same", True), ("tied-different", False), ("tied-head-only", True), ("untied-same", False)):
+        folder = pathlib.Path(saved) / name
+        stored = load_file(folder / "model.safetensors")
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
+        assert (embedding.data_ptr() == head.data_ptr()) == tied, name
+        head_stored = stored.get("lm_head.weight")
+        embedding_stored = stored.get("model.embed_tokens.weight", head_stored)
+        assert torch.equal(embedding, embedding_stored), name
+        assert torch.equal(head, embedding_stored if tied else head_stored), name
+    folder = pathlib.Path(saved) / "llama3"
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    state = model.state_dict()
+    expected = load_file(FIXTURES / "tiny-llama3.safetensors")
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    factors = next(t for t in gguf.GGUFReader(FIXTURES / "tiny-llama3.gguf").tensors if t.name == "rope_freqs.weight").data
+    plain = 500000.0 ** -(numpy.arange(0, 16, 2) / 16)
+    found = model.model.rotary_emb.inv_freq.double().numpy()
+    # Three roundings to fp32 on either side.
+    assert numpy.allclose(found, plain / factors, rtol=6 * 2**-24, atol=0), (found, plain / factors)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with safe_open(FIXTURES / "tiny-llama3.safetensors", "pt") as file:
+        tokens = json.loads(file.metadata()["tokens"])
+    for text, ids in tokens:
+        assert tokenizer(text)["input_ids"] == ids, text
+    print(f"{saved}: defaults, 4 ways of tying, a Llama 3 with {len(tokens)} texts")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["tokens", "templates", "folder"])
-    parser.add_argument("--gguf", required=True, help="SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("what", choices=["tokens", "templates", "folder", "small"])
+    parser.add_argument("--gguf", help="SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--saved", help="folder with f32/, bf16/ and f16/")
     parser.add_argument("--write", action="store_true", help="write the fixture instead of comparing")
     arguments = parser.parse_args()
@@ -248,6 +290,8 @@ def main():
         fixture("tokens.json", token_cases(arguments.gguf), arguments.write)
     elif arguments.what == "templates":
         fixture("templates.json", template_cases(arguments.gguf), arguments.write)
+    elif arguments.what == "small":
+        check_small(arguments.saved)
     else:
         check_folder(arguments.gguf, arguments.saved)
 
