@@ -168,6 +168,8 @@ def main():
     sides = {"pytorch": run_pytorch, "smolten": run_smolten}
     chosen = [side for side in sides if args.side in ("both", side)]
     about = machine()
+    if about["load_before"] > 0.5:
+        print(f"warning: other work is running (load {about['load_before']:.1f}); times mean little", file=sys.stderr)
     with tempfile.TemporaryDirectory() as work:
         args.work = Path(work)
         own_process("prepare", args)
