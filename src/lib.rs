@@ -12,6 +12,8 @@ pub mod batch;
 
 pub mod arena;
 
+pub mod cuda;
+
 pub mod ops;
 
 pub mod backend;
