@@ -1,4 +1,13 @@
 //! Micro-batches without padding: sequences lie end to end, and `cu_seqlens` says where each begins.
+//! [`Batches`] cuts the examples of a run into the [`Window`]s of its optimizer steps.
+
+mod order;
+mod packing;
+mod windows;
+
+pub use order::{permutation, split};
+pub use packing::best_fit_decreasing;
+pub use windows::{BatchOptions, Batches, Window, Windows};
 
 /// Target of a position that is not in the loss.
 pub const NO_TARGET: u32 = u32::MAX;

@@ -1,5 +1,8 @@
 //! The dimensions of a Llama-family model, mirroring Hugging Face's `config.json`.
 
+mod json;
+mod validate;
+
 /// `LlamaConfig` of transformers, as far as the forward pass depends on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -158,6 +161,12 @@ impl ModelConfig {
             }
         }
     }
+}
+
+/// To the nearest `f32`.
+#[allow(clippy::cast_possible_truncation, reason = "rounding is what is asked for")]
+pub(crate) fn round_f32(x: f64) -> f32 {
+    x as f32
 }
 
 #[cfg(test)]

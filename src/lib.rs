@@ -8,7 +8,21 @@ pub mod dtype;
 
 pub mod config;
 
+pub mod recipe;
+
+pub mod gguf;
+
+pub mod weights;
+
+pub mod tokenizer;
+
+pub mod template;
+
+pub mod pretrained;
+
 pub mod batch;
+
+pub mod dataset;
 
 pub mod arena;
 
@@ -21,3 +35,13 @@ pub mod backend;
 pub mod model;
 
 pub mod optimizer;
+
+pub mod checkpoint;
+
+pub mod metrics;
+
+pub mod generate;
+
+pub mod eval;
+
+pub mod trainer;

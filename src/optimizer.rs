@@ -12,6 +12,9 @@ use crate::ops::adamw_8bit::{BLOCK, ZERO_CODE_M};
 /// Weights with fewer elements keep fp32 moments (bitsandbytes' `min_8bit_size`).
 const MIN_8BIT_ELEMENTS: usize = 4096;
 
+/// The token embedding; a separate output head is not one.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// Optimizer state in the arena, one entry per weight of the model.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
@@ -22,7 +25,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// Plans the state. With [`UpdateRule::Torch`] all of it is fp32; otherwise 8-bit but for small weights and,
-    /// unless `embedding_8bit`, the embedding and a separate head, as transformers has it since 4.57.
+    /// unless `embedding_8bit`, the token embedding, tied or not, as transformers has it since 4.57.
     ///
     /// # Panics
     /// If the model was not planned for training.
@@ -34,7 +37,7 @@ impl Optimizer {
                 let kind = weight.parameter.kind;
                 let blockwise = rule == UpdateRule::Blockwise
                     && weight.master.len() >= MIN_8BIT_ELEMENTS
-                    && (embedding_8bit || kind != ParameterKind::Embedding);
+                    && (embedding_8bit || weight.parameter.name != EMBEDDING);
                 Trainable {
                     master: weight.master,
                     working: weight.working,

@@ -134,7 +134,8 @@ impl Backend for Cpu {
         }
         args.dw.expect(op, "dw", [1, w.cols])?;
         let reads = [x, w, rstd, dy];
-        let ([x, weight, rstd, dy], [grad, dw, partials]) = self.memory.lend(reads, [dx, args.dw, args.partials]);
+        let ([x, weight, rstd, dy], [grad, dw, partials]) =
+            self.memory.lend(reads, [dx, args.dw, args.partials]);
         with_element!(w.dtype, E => {
             rmsnorm::backward_input::<E>(x.get(), weight.get(), rstd.get(), dy.get(), grad.get());
             rmsnorm::backward_weight::<E>(x.get(), rstd.get(), dy.get(), dw.get(), partials.get(), add);
@@ -371,7 +372,8 @@ impl Cpu {
             }
             Moments::Blockwise { m, m_absmax, v, v_absmax } => {
                 let writes = [weight.master, m, m_absmax, v, v_absmax];
-                let ([g], [p, m_codes, m_absmax, v_codes, v_absmax]) = self.memory.lend([weight.grad], writes);
+                let ([g], [p, m_codes, m_absmax, v_codes, v_absmax]) =
+                    self.memory.lend([weight.grad], writes);
                 let state = adamw_8bit::State {
                     m_codes: m_codes.get(),
                     m_absmax: m_absmax.get(),

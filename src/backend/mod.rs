@@ -14,11 +14,12 @@ mod cpu;
 pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
 pub use cpu::Cpu;
 
-use crate::arena::Tensor;
+use crate::arena::{Plan, Tensor};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::adamw::AdamWScalars;
 use crate::ops::attention::Heads;
+use crate::recipe::{Device, Precision};
 
 /// What changes from step to step. Mirrored by `struct StepParams` in `kernels/common.cuh`.
 #[repr(C)]
@@ -272,4 +273,36 @@ pub trait Backend {
     fn gradient_norm(&mut self, grads: Tensor) -> Result<()>;
     /// One AdamW step over all weights, unless the step is skipped.
     fn adamw(&mut self, rule: UpdateRule, weights: &[Trainable]) -> Result<()>;
+}
+
+/// The type of weights and activations for a device and the precision asked for.
+///
+/// `auto` is fp32 on the CPU: its bf16 and fp16 are plain reference paths for now.
+///
+/// # Errors
+/// [`Error::Input`] when the device cannot be used.
+pub fn precision(device: Device, precision: Precision) -> Result<DType> {
+    resolve(device)?;
+    Ok(match precision {
+        Precision::Auto | Precision::Fp32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+        Precision::Fp16 => DType::F16,
+    })
+}
+
+/// Opens the device with the plan's memory.
+///
+/// # Errors
+/// [`Error::Input`] when the device cannot be used; [`Error::Run`] when there is not enough memory.
+pub fn open(device: Device, plan: &Plan, dtype: DType) -> Result<Box<dyn Backend>> {
+    resolve(device)?;
+    Ok(Box::new(Cpu::new(plan, dtype)?))
+}
+
+/// `auto` is the GPU where there is one.
+fn resolve(device: Device) -> Result<()> {
+    match device {
+        Device::Auto | Device::Cpu => Ok(()),
+        Device::Cuda(_) => Err(Error::input("--device cuda", "x", "y")),
+    }
 }

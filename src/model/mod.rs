@@ -207,12 +207,16 @@ impl Model {
         backend.upload(self.rope.sin, bytemuck::cast_slice(&sin))
     }
 
-    /// The values of weight `i`, fp32.
+    /// The values of a weight, fp32.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn read_weight(&self, backend: &mut dyn Backend, i: usize) -> Result<Vec<f32>> {
-        read_floats(backend, self.weights[i].master)
+    ///
+    /// # Panics
+    /// If this model has no such weight.
+    pub fn read_weight(&self, backend: &mut dyn Backend, parameter: &Parameter) -> Result<Vec<f32>> {
+        let weight = self.weights.iter().find(|w| w.parameter == *parameter);
+        read_floats(backend, weight.expect("a weight of this model").master)
     }
 
     /// The gradient of weight `i`, fp32, loss scale included; empty when the plan is not for training.
@@ -289,8 +293,11 @@ fn plan_weights(plan: &mut Plan, config: &ModelConfig, dtype: DType, training: b
         parameters.iter().map(place).collect()
     };
     let working = lay_out(Category::Weights, dtype);
-    let master =
-        if training && dtype != DType::F32 { lay_out(Category::Weights, DType::F32) } else { working.clone() };
+    let master = if training && dtype != DType::F32 {
+        lay_out(Category::Weights, DType::F32)
+    } else {
+        working.clone()
+    };
     let grads = training.then(|| lay_out(Category::Gradients, DType::F32));
     parameters
         .into_iter()
@@ -325,7 +332,13 @@ fn span(tensors: impl IntoIterator<Item = Tensor>) -> Tensor {
 
 /// One set of kept activations per layer for training; otherwise all layers share one, the residual stream
 /// alternating between two buffers.
-fn plan_kept(plan: &mut Plan, n: &ModelConfig, dtype: DType, capacity: Capacity, training: bool) -> Vec<Kept> {
+fn plan_kept(
+    plan: &mut Plan,
+    n: &ModelConfig,
+    dtype: DType,
+    capacity: Capacity,
+    training: bool,
+) -> Vec<Kept> {
     let (t, c) = (capacity.tokens, n.hidden_size);
     let mut new = |_: usize| {
         let mut of = |rows, cols, dtype| plan.tensor(Category::Activations, rows, cols, dtype);

@@ -8,12 +8,26 @@ pub fn forward<A: Element, B: Element>(x: &[A], w: &[A], y: &mut [B], t: usize, 
     let outputs = w.len() / inputs;
     let (x, w) = (widen(x), widen(w));
     rounding(y, |y| {
-        multiply(View::new(&x, t, inputs), View::new(&w, outputs, inputs).t(), y, outputs, false, Threads::All);
+        multiply(
+            View::new(&x, t, inputs),
+            View::new(&w, outputs, inputs).t(),
+            y,
+            outputs,
+            false,
+            Threads::All,
+        );
     });
 }
 
 /// `y = residual + x·wᵀ`. `residual`, `y` f32 `[T, out]`.
-pub fn forward_residual<A: Element>(x: &[A], w: &[A], residual: &[f32], y: &mut [f32], t: usize, inputs: usize) {
+pub fn forward_residual<A: Element>(
+    x: &[A],
+    w: &[A],
+    residual: &[f32],
+    y: &mut [f32],
+    t: usize,
+    inputs: usize,
+) {
     let outputs = w.len() / inputs;
     y.copy_from_slice(residual);
     let (x, w) = (widen(x), widen(w));

@@ -132,7 +132,8 @@ mod tests {
             for j in 0..b.cols {
                 let dot: f32 = (0..a.cols)
                     .map(|k| {
-                        a.data[i * a.row_stride + k * a.col_stride] * b.data[k * b.row_stride + j * b.col_stride]
+                        a.data[i * a.row_stride + k * a.col_stride]
+                            * b.data[k * b.row_stride + j * b.col_stride]
                     })
                     .sum();
                 c[i * stride + j] = if add { c[i * stride + j] + dot } else { dot };
@@ -142,7 +143,9 @@ mod tests {
 
     #[test]
     fn equals_the_naive_product_in_every_layout() {
-        for (m, n, k) in [(1, 1, 1), (3, 5, 7), (17, 33, 9), (64, 48, 70), (1, 40, 16), (40, 1, 16), (5, 4, 0)] {
+        for (m, n, k) in
+            [(1, 1, 1), (3, 5, 7), (17, 33, 9), (64, 48, 70), (1, 40, 16), (40, 1, 16), (5, 4, 0)]
+        {
             let (a, b) = (integers(m * k, 1), integers(k * n, 2));
             let layouts_a = [View::new(&a, m, k), View::new(&a, k, m).t()];
             let layouts_b = [View::new(&b, k, n), View::new(&b, n, k).t()];

@@ -41,3 +41,11 @@ pub fn uniform(n: usize, mut seed: u64) -> Vec<f32> {
     .take(n)
     .collect()
 }
+pub mod engine;
+
+/// The GGUF file of SmolLM2-135M-Instruct.
+pub fn real_model() -> std::path::PathBuf {
+    let path = std::env::var_os("SMOLTEN_TEST_MODEL")
+        .expect("SMOLTEN_TEST_MODEL must name the model: export SMOLTEN_TEST_MODEL=$(scripts/get-model)");
+    path.into()
+}

@@ -18,7 +18,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from gguf import GGUFReader, dequantize  # noqa: E402
 from tokenizers import pre_tokenizers  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
@@ -42,11 +42,19 @@ def load_tokenizer(gguf: Path, as_imported: bool = False):
 
 
 def load_model(gguf: Path, attention: str = "sdpa"):
-    """The model in float32, evaluation mode; `attention` is sdpa or eager."""
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, attn_implementation=attention
-    )
+    """The model in float32, evaluation mode; `attention` is sdpa or eager.
+
+    A plain model gets the weights: one that came from a GGUF counts as quantised, and Trainer refuses it.
+    """
+    imported = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    settings = imported.config.to_dict()
+    settings.pop("quantization_config", None)
+    config = LlamaConfig(**settings)
+    config._attn_implementation = attention
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(imported.state_dict())
     assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert model.config._attn_implementation == attention
     return model.eval()
 
 

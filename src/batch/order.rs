@@ -1,0 +1,55 @@
+//! Random order that is the same on every machine and in every version.
+//!
+//! The source is ChaCha8 keyed by the seed (little-endian in the first 8 of 32 key bytes, the rest 0), one stream
+//! per epoch, so that the order of an epoch depends on nothing drawn before it.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// The stream that picks the held-out rows; no epoch reaches it.
+const HELD_OUT: u64 = u64::MAX;
+
+/// `0..n` in the order of `epoch`: Fisher and Yates's shuffle from the last place down.
+pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut rng = ChaCha8Rng::from_seed(key);
+    rng.set_stream(epoch);
+    let mut order: Vec<usize> = (0..n).collect();
+    for last in (1..n).rev() {
+        order.swap(last, below(&mut rng, last as u64 + 1));
+    }
+    order
+}
+
+/// Uniform in `0..bound`: the high half of a 128-bit product, draws that would favour a value thrown away (Lemire
+/// 2019, "Fast Random Integer Generation in an Interval").
+fn below(rng: &mut ChaCha8Rng, bound: u64) -> usize {
+    let rejected_below = bound.wrapping_neg() % bound; // 2^64 mod bound
+    loop {
+        let product = u128::from(rng.next_u64()) * u128::from(bound);
+        let low = product & u128::from(u64::MAX);
+        if low >= u128::from(rejected_below) {
+            return usize::try_from(product >> 64).expect("below a bound that was a usize");
+        }
+    }
+}
+
+/// Parts `rows` into those to train on and those held out, each in the order they came in.
+///
+/// Held out are `share` of them, rounded, but at least one and at most half; none where `share` is 0 or there is
+/// only one row. Which ones depends on `seed` and the number of rows alone.
+pub fn split<T>(rows: Vec<T>, share: f64, seed: u64) -> (Vec<T>, Vec<T>) {
+    let n = rows.len();
+    if share <= 0.0 || n < 2 {
+        return (rows, Vec::new());
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "saturates, and is clamped to n / 2")]
+    #[allow(clippy::cast_sign_loss, reason = "share is positive here")]
+    let held_out = ((n as f64 * share).round() as usize).clamp(1, n / 2);
+    let mut is_held_out = vec![false; n];
+    permutation(n, seed, HELD_OUT)[..held_out].iter().for_each(|&i| is_held_out[i] = true);
+    let (held, train): (Vec<_>, Vec<_>) = rows.into_iter().zip(is_held_out).partition(|(_, held)| *held);
+    let strip = |part: Vec<(T, bool)>| part.into_iter().map(|(row, _)| row).collect();
+    (strip(train), strip(held))
+}

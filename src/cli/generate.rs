@@ -1,0 +1,211 @@
+//! `smolten generate`.
+
+use super::{EngineArguments, set_threads};
+use clap::Args;
+use serde_json::json;
+use smolten::backend;
+use smolten::error::{Error, Result};
+use smolten::generate::{Generator, Sampling, StopReason};
+use smolten::pretrained::Pretrained;
+use smolten::recipe::{EngineChoice, RecipeOverrides};
+use smolten::template::Message;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+
+/// Positions that a chat has room for, where the model allows.
+const CHAT_POSITIONS: usize = 4096;
+
+/// Flags of `generate`.
+#[derive(Args)]
+pub struct GenerateArguments {
+    /// A Hugging Face folder or a .gguf file
+    #[arg(long, value_name = "MODEL")]
+    model: String,
+    /// The user's turn; with --raw the text itself
+    #[arg(long, value_name = "TEXT", required_unless_present = "chat", conflicts_with = "chat")]
+    prompt: Option<String>,
+    /// Talk turn by turn: one line of standard input is one turn, the end of input ends the chat
+    #[arg(long)]
+    chat: bool,
+    /// System turn put first
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Continue the prompt as it is, without the model's chat template
+    #[arg(long, conflicts_with = "chat")]
+    raw: bool,
+    /// Tokens at most in an answer
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_new_tokens: usize,
+    /// Randomness; 0 always takes the likeliest token (greedy)
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = at_least_zero)]
+    temperature: f32,
+    /// Draw from the N likeliest tokens only; 0: all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    top_k: usize,
+    /// Draw from the likeliest tokens that add up to this probability only; 1: all
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability)]
+    top_p: f32,
+    /// Makes tokens seen before less likely; 1: off
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = above_zero)]
+    repetition_penalty: f32,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object: prompt_ids, new_ids, text, stop_reason
+    #[arg(long, conflicts_with = "chat")]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineArguments,
+}
+
+fn number(text: &str, allowed: impl Fn(f32) -> bool, rule: &str) -> std::result::Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if x.is_finite() && allowed(x) => Ok(x),
+        _ => Err(format!("give a number {rule}")),
+    }
+}
+
+fn at_least_zero(text: &str) -> std::result::Result<f32, String> {
+    number(text, |x| x >= 0.0, "of at least 0")
+}
+
+fn above_zero(text: &str) -> std::result::Result<f32, String> {
+    number(text, |x| x > 0.0, "above 0")
+}
+
+fn probability(text: &str) -> std::result::Result<f32, String> {
+    number(text, |x| x > 0.0 && x <= 1.0, "above 0, and 1 at most")
+}
+
+struct Session {
+    pretrained: Pretrained,
+    generator: Generator,
+    sampling: Sampling,
+    max_new_tokens: usize,
+}
+
+/// Opens the model and answers the prompt, or holds the chat.
+pub fn run(arguments: &GenerateArguments) -> Result<()> {
+    let pretrained = Pretrained::open(Path::new(&arguments.model))?;
+    let prompt = match &arguments.prompt {
+        Some(text) if arguments.raw => Some(pretrained.tokenizer.encode(text, true)?),
+        Some(text) => {
+            let mut messages = system_turn(arguments);
+            messages.push(Message::new("user", text));
+            Some(encode_chat(&pretrained, &messages)?)
+        }
+        None => None,
+    };
+    let limit = pretrained.config.max_position_embeddings;
+    let positions = match &prompt {
+        Some(ids) if ids.is_empty() => {
+            return Err(Error::input("--prompt", "it is empty", "give some text to continue"));
+        }
+        Some(ids) if ids.len() >= limit => {
+            let found = format!("{} tokens, and the model's context holds {limit}", ids.len());
+            return Err(Error::input("--prompt", found, "shorten it"));
+        }
+        Some(ids) => limit.min(ids.len() + arguments.max_new_tokens),
+        None => limit.min(CHAT_POSITIONS),
+    };
+    let mut session = open(arguments, pretrained, positions)?;
+    match prompt {
+        Some(ids) => session.answer(&ids, arguments.json).map(|_| ()),
+        None => session.chat(system_turn(arguments)),
+    }
+}
+
+fn system_turn(arguments: &GenerateArguments) -> Vec<Message> {
+    arguments.system.iter().map(|text| Message::new("system", text)).collect()
+}
+
+fn encode_chat(pretrained: &Pretrained, messages: &[Message]) -> Result<Vec<u32>> {
+    pretrained.tokenizer.encode(&pretrained.template.render(messages, true)?, false)
+}
+
+fn open(arguments: &GenerateArguments, pretrained: Pretrained, positions: usize) -> Result<Session> {
+    let engine = &arguments.engine;
+    // The same words, ranges and error texts as in a recipe.
+    let flags = RecipeOverrides {
+        device: engine.device.clone(),
+        precision: engine.precision.clone(),
+        threads: engine.threads,
+        ..RecipeOverrides::default()
+    };
+    let EngineChoice { device, precision, threads } = EngineChoice::resolve(&flags)?;
+    set_threads(threads)?;
+    let dtype = backend::precision(device, precision)?;
+    let generator = Generator::new(
+        &pretrained.config,
+        dtype,
+        positions,
+        |plan| backend::open(device, plan, dtype),
+        |parameter, out| pretrained.weights.read(parameter, out),
+    )?;
+    let sampling = Sampling {
+        temperature: arguments.temperature,
+        top_k: arguments.top_k,
+        top_p: arguments.top_p,
+        repetition_penalty: arguments.repetition_penalty,
+        seed: arguments.seed,
+    };
+    Ok(Session { pretrained, generator, sampling, max_new_tokens: arguments.max_new_tokens })
+}
+
+impl Session {
+    /// Answers, printing the text as it comes, or all as JSON at the end.
+    fn answer(&mut self, prompt: &[u32], as_json: bool) -> Result<String> {
+        let tokenizer = &self.pretrained.tokenizer;
+        let mut stream = tokenizer.decode_stream(true);
+        let show = |text: &str| {
+            if !as_json {
+                print!("{text}");
+                // A closed pipe ends the printing, not the answer.
+                let _ = std::io::stdout().flush();
+            }
+        };
+        let stop_ids = &self.pretrained.stop_ids;
+        let (new_ids, stop_reason) =
+            self.generator.generate(prompt, self.max_new_tokens, &self.sampling, stop_ids, |id| {
+                show(&stream.push(id)?);
+                Ok(())
+            })?;
+        show(&stream.finish()?);
+        show("\n");
+        let text = tokenizer.decode(&new_ids, true)?;
+        if as_json {
+            let answer =
+                json!({ "prompt_ids": prompt, "new_ids": new_ids, "text": text, "stop_reason": stop_reason });
+            println!("{answer}");
+        } else if stop_reason == StopReason::Length && std::io::stderr().is_terminal() {
+            eprintln!("(cut at {} tokens: --max-new-tokens)", new_ids.len());
+        }
+        Ok(text)
+    }
+
+    /// One line, one turn, until the input ends or the context is full.
+    fn chat(&mut self, mut messages: Vec<Message>) -> Result<()> {
+        let interactive = std::io::stdin().is_terminal();
+        let mut lines = std::io::stdin().lock().lines();
+        loop {
+            if interactive {
+                print!("> ");
+                let _ = std::io::stdout().flush();
+            }
+            let Some(line) = lines.next() else { return Ok(()) };
+            let line = line.map_err(Error::io("read", "standard input"))?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            messages.push(Message::new("user", line));
+            let ids = encode_chat(&self.pretrained, &messages)?;
+            if ids.len() >= self.generator.positions() {
+                let found =
+                    format!("{} tokens, and there is room for {}", ids.len(), self.generator.positions());
+                return Err(Error::input("this chat", found, "start a new one"));
+            }
+            let text = self.answer(&ids, false)?;
+            messages.push(Message::new("assistant", text));
+        }
+    }
+}

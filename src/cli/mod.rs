@@ -1,0 +1,58 @@
+//! Subcommands and their flags, each with its default and unit.
+
+mod generate;
+mod screen;
+mod train;
+
+use clap::{Args, Parser, Subcommand};
+use smolten::error::{Error, Result};
+
+/// Fine-tune small language models on your own prompts and responses.
+#[derive(Parser)]
+#[command(name = "smolten", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fine-tune a model and save it as a folder that transformers loads
+    Train(Box<train::TrainArguments>),
+    /// Continue a prompt, token by token
+    Generate(generate::GenerateArguments),
+}
+
+/// Flags that every command has.
+#[derive(Args)]
+pub struct EngineArguments {
+    /// What computes: auto, cpu, cuda or cuda:N [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// Type of weights and activations: auto, fp32, bf16 or fp16 [default: auto, which is fp32 on a CPU]
+    #[arg(long, value_name = "PRECISION")]
+    pub precision: Option<String>,
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u64>,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Those of the subcommand.
+pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Train(arguments) => train::run(*arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+    }
+}
+
+/// Sets the number of threads that all work is spread over.
+fn set_threads(threads: Option<usize>) -> Result<()> {
+    let Some(threads) = threads else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|e| Error::run(format!("cannot start {threads} threads: {e}"), "use a smaller --threads"))
+}

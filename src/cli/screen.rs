@@ -1,0 +1,141 @@
+//! What a person sees: colours and a moving bar on a terminal, plain lines elsewhere.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use smolten::metrics::{EvalRecord, StepRecord};
+use smolten::trainer::{Observer, Sample};
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Tokens of the sample row that are shown.
+const SAMPLE_TOKENS: usize = 160;
+
+/// `1 min 20 s`, `45 s`, `2 h 5 min`.
+pub fn duration(seconds: f64) -> String {
+    let d = Duration::from_secs_f64(seconds.clamp(0.0, 1e9));
+    let s = d.as_secs();
+    match s {
+        0..60 => format!("{} s", s.max(1)),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        _ => format!("{} h {} min", s / 3600, s / 60 % 60),
+    }
+}
+
+/// One row's tokens: learnt ones green, masked ones grey; without colours, learnt ones stand in brackets.
+pub fn sample(sample: &Sample) -> String {
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let shown = &sample.tokens[..sample.tokens.len().min(SAMPLE_TOKENS)];
+    let mut text = String::new();
+    for run in shown.chunk_by(|a, b| a.1 == b.1) {
+        let learnt = run[0].1;
+        let tokens: Vec<&str> = run.iter().map(|(t, _)| t.as_str()).collect();
+        // A mark between tokens shows where they end.
+        let joined = if colour { tokens.join("\x1b[2m·\x1b[22m") } else { tokens.concat() };
+        let joined = joined.replace('\n', "⏎\n    ");
+        text += &match (colour, learnt) {
+            (true, true) => format!("\x1b[32m{joined}\x1b[0m"),
+            (true, false) => format!("\x1b[90m{joined}\x1b[0m"),
+            (false, true) => format!("[[{joined}]]"),
+            (false, false) => joined,
+        };
+    }
+    let legend = if colour {
+        "\x1b[90mgrey: read\x1b[0m, \x1b[32mgreen: learnt\x1b[0m, · between tokens"
+    } else {
+        "[[…]]: learnt; the rest is read only"
+    };
+    let rest = sample.tokens.len() - shown.len();
+    let more = if rest > 0 { format!(" … and {rest} tokens more") } else { String::new() };
+    format!("one row ({legend}):\n    {text}{more}")
+}
+
+/// Shows a run's progress.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    start: Instant,
+    held_out: Option<f64>,
+}
+
+impl Progress {
+    /// A bar on a terminal, else lines.
+    pub fn new(total_steps: usize) -> Self {
+        let bar = std::io::stdout().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:30.green} {pos}/{len} {msg}");
+            let bar = ProgressBar::new(total_steps as u64);
+            bar.set_style(style.expect("the template is well formed"));
+            bar
+        });
+        Self { bar, start: Instant::now(), held_out: None }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| println!("{text}")),
+            None => println!("{text}"),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn step(&mut self, r: &StepRecord, total: usize) -> ControlFlow<()> {
+        if r.step == 1 {
+            // Held-out rows were run before; the forecast counts from the first step.
+            self.start = Instant::now() - Duration::from_secs_f64(r.step_seconds);
+        }
+        let left = self.start.elapsed().as_secs_f64() / r.step as f64 * (total - r.step) as f64;
+        let (width, rate) = (total.to_string().len(), r.tokens_per_second);
+        let skipped = if r.grad_norm.is_finite() { "" } else { "  SKIPPED: gradient not finite" };
+        let mut text = format!(
+            "step {:>width$}/{total}  epoch {:.2}  loss {:.4}  grad norm {:.3}  lr {:.2e}  {rate:.0} tokens/s",
+            r.step, r.epoch, r.loss, r.grad_norm, r.learning_rate
+        );
+        text += skipped;
+        if let Some(bar) = &self.bar {
+            bar.set_position(r.step as u64);
+            let held_out = self.held_out.map_or(String::new(), |l| format!(" · held-out {l:.4}"));
+            bar.set_message(format!(
+                "loss {:.4}{held_out} · {rate:.0} tokens/s · {} left",
+                r.loss,
+                duration(left)
+            ));
+        } else if r.step < total {
+            text += &format!("  {} left", duration(left));
+        }
+        self.line(&text);
+        ControlFlow::Continue(())
+    }
+
+    fn evaluation(&mut self, r: &EvalRecord) {
+        self.held_out = Some(r.eval_loss);
+        self.line(&format!(
+            "held-out loss after {} steps: {:.4} (token accuracy {:.1} %, {} tokens)",
+            r.step,
+            r.eval_loss,
+            100.0 * r.eval_mean_token_accuracy,
+            r.eval_supervised_tokens
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!([0.2, 59.9, 61.0, 7500.0].map(duration), ["1 s", "59 s", "1 min 1 s", "2 h 5 min"]);
+    }
+
+    #[test]
+    fn a_sample_marks_what_is_learnt() {
+        let tokens = vec![("Hi".to_owned(), false), ("\n".to_owned(), false), ("yes".to_owned(), true)];
+        assert!(sample(&Sample { tokens }).ends_with("Hi⏎\n    [[yes]]"));
+    }
+}

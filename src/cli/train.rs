@@ -1,0 +1,237 @@
+//! `smolten train`.
+
+use super::screen::{Progress, duration, sample};
+use super::{EngineArguments, set_threads};
+use clap::Args;
+use smolten::arena::Category;
+use smolten::dataset::EncodingStats;
+use smolten::dtype::DType;
+use smolten::error::Result;
+use smolten::metrics::{peak_memory_bytes, processor};
+use smolten::recipe::{Recipe, RecipeOverrides};
+use smolten::trainer::{Outcome, Run};
+use std::path::{Path, PathBuf};
+
+/// Runs forecast to take longer are announced with a smaller thing to try.
+const LONG_SECONDS: f64 = 600.0;
+
+/// Flags of `train`; each wins over the recipe.
+#[derive(Args)]
+pub struct TrainArguments {
+    /// A recipe file, or the name of a built-in one (quickstart, smollm2-360m-deepthink) [default:
+    /// smollm2-360m-deepthink when no --model is given]
+    recipe: Option<String>,
+    /// A Hugging Face folder or a .gguf file
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Rows to learn from: a .jsonl, .json, .csv or .parquet file, or builtin:reasoning
+    #[arg(long, value_name = "DATA")]
+    data: Option<String>,
+    /// Held-out rows in a file of their own [default: a share of --data, see --set eval_share]
+    #[arg(long, value_name = "DATA")]
+    eval_data: Option<String>,
+    /// Folder for the model and the records [default: runs/<date>-<model>-<data>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<String>,
+    /// Optimizer steps; wins over --epochs
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Passes over the rows [default: 1]
+    #[arg(long, value_name = "N")]
+    epochs: Option<f64>,
+    /// Rows of a micro-batch; with --packing packed rows [default: 2]
+    #[arg(long, value_name = "ROWS")]
+    batch_size: Option<u64>,
+    /// Micro-batches of an optimizer step [default: 4]
+    #[arg(long, value_name = "N")]
+    grad_accum: Option<u64>,
+    /// Tokens kept of a row, from its start; also the size of a packed row [default: 512]
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<u64>,
+    /// Peak learning rate [default: 2e-4]
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// Steps from 0 to the peak rate; below 1 a share of all steps [default: 5]
+    #[arg(long, value_name = "STEPS")]
+    warmup: Option<f64>,
+    /// adamw or adamw_8bit [default: adamw_8bit]
+    #[arg(long, value_name = "NAME")]
+    optimizer: Option<String>,
+    /// Which tokens are learnt: completion or all [default: completion]
+    #[arg(long, value_name = "TOKENS")]
+    loss_on: Option<String>,
+    /// Fill rows to --max-length with whole examples
+    #[arg(long)]
+    packing: bool,
+    /// Take the rows as they come, every epoch
+    #[arg(long)]
+    no_shuffle: bool,
+    /// Seed of the order and of the held-out share [default: 3407]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Any recipe key: scheduler, weight_decay, clip, betas, eps, eval_share, eval_every, save_dtype, system,
+    /// prompt_field, response_field, embedding_state, …
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    engine: EngineArguments,
+}
+
+impl TrainArguments {
+    fn overrides(&self) -> RecipeOverrides {
+        RecipeOverrides {
+            model: self.model.clone(),
+            data: self.data.clone(),
+            eval_data: self.eval_data.clone(),
+            out: self.out.clone(),
+            steps: self.steps,
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            grad_accum: self.grad_accum,
+            max_length: self.max_length,
+            lr: self.lr,
+            warmup: self.warmup,
+            optimizer: self.optimizer.clone(),
+            loss_on: self.loss_on.clone(),
+            packing: self.packing.then_some(true),
+            shuffle: self.no_shuffle.then_some(false),
+            seed: self.seed,
+            device: self.engine.device.clone(),
+            precision: self.engine.precision.clone(),
+            threads: self.engine.threads,
+        }
+    }
+}
+
+/// Resolves the recipe, prepares the run, shows what it is about to do, and trains.
+pub fn run(arguments: TrainArguments) -> Result<()> {
+    let recipe = Recipe::resolve(arguments.recipe.as_deref(), &arguments.set, &arguments.overrides())?;
+    set_threads(recipe.threads)?;
+    let (model, data) = (recipe.model.clone(), recipe.data.clone());
+    let run = Run::prepare(recipe, || default_folder(&model, &data))?;
+    announce(&run);
+    let out = run.out.clone();
+    let planned: usize = run.memory.iter().map(|(_, bytes)| bytes).sum();
+    let mut progress = Progress::new(run.total_steps);
+    let outcome = run.execute(&mut progress);
+    progress.finish();
+    conclude(&outcome?, &out, planned);
+    Ok(())
+}
+
+fn announce(run: &Run) {
+    let r = &run.recipe;
+    let precision = match run.dtype {
+        DType::BF16 => "bf16",
+        DType::F16 => "fp16",
+        _ => "fp32",
+    };
+    println!("machine: {}", processor());
+    println!("engine: CPU, {precision}, {} threads", rayon::current_num_threads());
+    println!("model: {} ({:.1} M parameters)", r.model, run.pretrained.config.num_parameters() as f64 / 1e6);
+    run.pretrained.description.iter().for_each(|line| println!("{line}"));
+    println!("data: {}: {}", r.data, describe(&run.stats));
+    if let (Some(file), Some(stats)) = (&r.eval_data, &run.eval_stats) {
+        println!("held out: {file}: {}", describe(stats));
+    } else if run.held_out_rows > 0 {
+        println!("held out: {} of these rows, never trained on", run.held_out_rows);
+    } else {
+        println!("held out: no rows, so no held-out loss (--set eval_share=0.05 holds some out)");
+    }
+    println!("{}", sample(&run.sample));
+    println!(
+        "plan: {} steps of {} x {} rows ({} steps make an epoch), {:?} at {:e}",
+        run.total_steps, r.grad_accum, r.batch_size, run.steps_per_epoch, r.optimizer, r.lr
+    );
+    let mib: Vec<String> =
+        run.memory.iter().map(|(c, bytes)| format!("{} {}", category(*c), bytes >> 20)).collect();
+    println!("memory planned, MiB: {}", mib.join(", "));
+    let seconds = run.forecast_seconds();
+    println!("time: about {} on this machine (a forecast)", duration(seconds));
+    if seconds > LONG_SECONDS {
+        println!("      for a first look, fewer steps do: --steps 10, or a smaller --max-length");
+    }
+}
+
+fn category(category: Category) -> &'static str {
+    match category {
+        Category::Weights => "weights",
+        Category::Gradients => "gradients",
+        Category::OptimizerState => "optimizer state",
+        Category::Activations => "activations",
+        Category::Scratch => "scratch",
+        Category::Batch => "batch",
+        Category::KvCache => "cache",
+    }
+}
+
+fn describe(stats: &EncodingStats) -> String {
+    let share = 100.0 * stats.supervised_tokens as f64 / stats.tokens as f64;
+    let mut text = format!("{} rows, {} tokens, {share:.0} % of them learnt", stats.rows, stats.tokens);
+    for (count, what) in [
+        (stats.truncated, "rows cut to --max-length"),
+        (stats.lost_turn_ends, "rows lost the end of their turn to the cut, so do not teach to stop"),
+        (stats.dropped, "rows dropped, with nothing to learn left in them"),
+        (stats.boundary_mismatches, "rows whose prompt is tokenised differently before its response"),
+    ] {
+        if count > 0 {
+            text += &format!("; {count} {what}");
+        }
+    }
+    text
+}
+
+fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
+    println!("training loss: {:.4} at the first step, {:.4} at the last", outcome.losses.0, outcome.losses.1);
+    if let Some((before, after)) = outcome.evaluations {
+        let verdict = if after.loss < before.loss {
+            "lower: what was learnt holds for rows not trained on"
+        } else {
+            "not lower: the rows were memorised; fewer steps or a smaller --lr may help"
+        };
+        println!("held-out loss: {:.4} before, {:.4} after ({verdict})", before.loss, after.loss);
+    }
+    if outcome.skipped > 0 {
+        println!("skipped: {} steps whose gradient was not finite", outcome.skipped);
+    }
+    if let Some(peak) = peak_memory_bytes() {
+        println!("memory: {} MiB at the peak, {} MiB planned", peak >> 20, planned >> 20);
+    }
+    println!("model: {} (transformers loads this folder)", out.display());
+    println!("records: {}, {}", out.join("metrics.jsonl").display(), out.join("run.json").display());
+    println!("try it: smolten generate --model {} --prompt \"Explain AGI in simple terms?\"", out.display());
+}
+
+/// `runs/<date>-<model>-<data>`.
+fn default_folder(model: &str, data: &str) -> PathBuf {
+    let now = time::OffsetDateTime::now_local().unwrap_or_else(|_| time::OffsetDateTime::now_utc());
+    let date = format!(
+        "{}-{:02}-{:02}-{:02}{:02}{:02}",
+        now.year(),
+        u8::from(now.month()),
+        now.day(),
+        now.hour(),
+        now.minute(),
+        now.second()
+    );
+    let stem = |path: &str| {
+        let name = path.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or(path).to_owned();
+        ["gguf", "jsonl", "json", "csv", "parquet"]
+            .iter()
+            .find_map(|ending| name.strip_suffix(&format!(".{ending}")).map(str::to_owned))
+            .unwrap_or(name)
+    };
+    Path::new("runs").join(format!("{date}-{}-{}", stem(model), stem(data)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_folder_names_date_model_and_data() {
+        let folder = default_folder("models/SmolLM2-135M.gguf", "builtin:reasoning");
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        assert!(folder.starts_with("runs") && name.ends_with("-SmolLM2-135M-reasoning"), "{name}");
+    }
+}

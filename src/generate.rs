@@ -1,0 +1,275 @@
+//! Text from a model, token by token, with a cache of keys and values.
+
+use crate::arena::{Category, Plan, Tensor};
+use crate::backend::{Backend, KvCache, StepParams};
+use crate::batch::{MicroBatch, NO_TARGET};
+use crate::config::{ModelConfig, Parameter};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::model::{Capacity, Feed, Model, read_floats};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::cmp::Ordering;
+
+/// Prompt tokens that go through the model together.
+const PREFILL: usize = 256;
+
+/// How the next token is drawn from the logits, in the order of transformers' processors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 takes the largest (greedy).
+    pub temperature: f32,
+    /// Only this many of the largest logits stay; 0 keeps all.
+    pub top_k: usize,
+    /// Only the most probable tokens whose sum reaches this stay; 1 keeps all.
+    pub top_p: f32,
+    /// Logits of tokens seen before are divided (positive) or multiplied (negative) by it; 1 does nothing.
+    pub repetition_penalty: f32,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The largest logit, always.
+    pub const GREEDY: Self =
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopReason {
+    /// The model produced an end token.
+    Stop,
+    /// The limit of new tokens, or the end of the context.
+    Length,
+}
+
+/// A model planned for generation, its memory and its cache.
+pub struct Generator {
+    model: Model,
+    backend: Box<dyn Backend>,
+    caches: Vec<KvCache>,
+    logits: Tensor,
+    cached: Vec<u32>,
+    positions: usize,
+}
+
+impl Generator {
+    /// Plans for sequences of up to `positions` tokens, opens a backend on the plan with `open`, and fills in the
+    /// weights with `read`.
+    ///
+    /// # Errors
+    /// Those of `open` and `read`.
+    pub fn new(
+        config: &ModelConfig,
+        dtype: DType,
+        positions: usize,
+        open: impl FnOnce(&Plan) -> Result<Box<dyn Backend>>,
+        read: impl FnMut(&Parameter, &mut [f32]) -> Result<()>,
+    ) -> Result<Self> {
+        let mut plan = Plan::default();
+        let capacity = Capacity { tokens: PREFILL.min(positions), sequences: 1, positions };
+        let model = Model::plan(&mut plan, config, dtype, capacity, false);
+        let caches = model.plan_cache(&mut plan, positions);
+        let logits = plan.tensor(Category::Scratch, 1, config.vocab_size, DType::F32);
+        let mut backend = open(&plan)?;
+        model.load(&mut *backend, read)?;
+        Ok(Self { model, backend, caches, logits, cached: Vec::new(), positions })
+    }
+
+    /// The longest sequence, prompt and answer together.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Logits of the token after `ids`, f32 `[V]`. What `ids` shares with the sequence before is not computed again.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an empty or too long sequence; those of the backend.
+    pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        if ids.is_empty() || ids.len() > self.positions {
+            let found = format!("{} tokens, while the context holds 1 to {}", ids.len(), self.positions);
+            return Err(Error::input("the text to continue", found, "shorten it, or allow fewer new tokens"));
+        }
+        let shared = self.cached.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        self.cached.truncate(shared.min(ids.len() - 1)); // the last token runs in any case: its logits are asked for
+        let fresh = ids[self.cached.len()..].to_vec();
+        for chunk in fresh.chunks(PREFILL) {
+            self.extend(chunk)?;
+        }
+        self.model.logits(&mut *self.backend, self.logits)?;
+        read_floats(&mut *self.backend, self.logits)
+    }
+
+    fn extend(&mut self, chunk: &[u32]) -> Result<()> {
+        let past = self.cached.len();
+        let count = |n: usize| u32::try_from(n).expect("positions fit 32 bits");
+        let batch = MicroBatch {
+            ids: chunk.to_vec(),
+            positions: (count(past)..count(past + chunk.len())).collect(),
+            cu_seqlens: vec![0, count(chunk.len())],
+            targets: vec![NO_TARGET; chunk.len()],
+        };
+        let mut params = StepParams { loss_scale: 1.0, ..bytemuck::Zeroable::zeroed() };
+        self.model.feed(&mut *self.backend, &Feed::new(&batch), &mut params)?;
+        self.model.extend(&mut *self.backend, past, &self.caches)?;
+        self.cached.extend(chunk);
+        Ok(())
+    }
+
+    /// Continues `prompt` by up to `max_new_tokens`, telling each new token to `on_token`. The end token is neither
+    /// told nor returned.
+    ///
+    /// # Errors
+    /// As [`Generator::logits`], and those of `on_token`.
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        max_new_tokens: usize,
+        sampling: &Sampling,
+        stop_ids: &[u32],
+        mut on_token: impl FnMut(u32) -> Result<()>,
+    ) -> Result<(Vec<u32>, StopReason)> {
+        let mut sampler = Sampler { sampling: *sampling, rng: ChaCha8Rng::seed_from_u64(sampling.seed) };
+        let mut ids = prompt.to_vec();
+        while ids.len() - prompt.len() < max_new_tokens && ids.len() < self.positions {
+            let mut logits = self.logits(&ids)?;
+            let next = sampler.next(&mut logits, &ids);
+            if stop_ids.contains(&next) {
+                return Ok((ids.split_off(prompt.len()), StopReason::Stop));
+            }
+            ids.push(next);
+            on_token(next)?;
+        }
+        Ok((ids.split_off(prompt.len()), StopReason::Length))
+    }
+}
+
+/// Draws tokens.
+struct Sampler {
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+}
+
+impl Sampler {
+    fn next(&mut self, logits: &mut [f32], seen: &[u32]) -> u32 {
+        penalise(logits, seen, self.sampling.repetition_penalty);
+        if self.sampling.temperature == 0.0 {
+            return largest(logits);
+        }
+        let kept = kept(logits, &self.sampling);
+        let total: f64 = kept.iter().map(|&(_, p)| p).sum();
+        // 53 random bits: uniform in [0, 1).
+        let unit = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let mut left = unit * total;
+        for &(id, p) in &kept {
+            left -= p;
+            if left < 0.0 {
+                return id;
+            }
+        }
+        kept[kept.len() - 1].0
+    }
+}
+
+/// Keskar et al. 2019 (CTRL): each token seen before becomes less likely, once.
+fn penalise(logits: &mut [f32], seen: &[u32], penalty: f32) {
+    if penalty == 1.0 {
+        return;
+    }
+    let distinct: std::collections::BTreeSet<u32> = seen.iter().copied().collect();
+    for id in distinct {
+        let l = &mut logits[id as usize];
+        *l = if *l < 0.0 { *l * penalty } else { *l / penalty };
+    }
+}
+
+/// Index of the largest logit, the lowest of equals.
+fn largest(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, l) in logits.iter().enumerate() {
+        if l.total_cmp(&logits[best]) == Ordering::Greater {
+            best = i;
+        }
+    }
+    u32::try_from(best).expect("ids fit 32 bits")
+}
+
+/// The tokens that temperature, top-k and top-p leave, most probable first, with unnormalised probabilities.
+fn kept(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
+    let mut order: Vec<u32> = (0..u32::try_from(logits.len()).expect("ids fit 32 bits")).collect();
+    let logit = |id: u32| logits[id as usize];
+    order.sort_by(|&a, &b| logit(b).total_cmp(&logit(a)).then(a.cmp(&b)));
+    if sampling.top_k > 0 {
+        order.truncate(sampling.top_k);
+    }
+    let highest = logit(order[0]);
+    let weigh = |id: u32| f64::from((logit(id) - highest) / sampling.temperature).exp();
+    let weighed: Vec<(u32, f64)> = order.into_iter().map(|id| (id, weigh(id))).collect();
+    let limit = f64::from(sampling.top_p) * weighed.iter().map(|&(_, p)| p).sum::<f64>();
+    let mut reached = 0.0;
+    weighed
+        .into_iter()
+        .take_while(|&(_, p)| {
+            let needed = reached < limit || reached == 0.0;
+            reached += p;
+            needed
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
+
+    fn sampler(sampling: Sampling) -> Sampler {
+        Sampler { rng: ChaCha8Rng::seed_from_u64(sampling.seed), sampling }
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_equal_logits() {
+        assert_eq!(sampler(Sampling::GREEDY).next(&mut LOGITS.clone(), &[]), 1);
+    }
+
+    #[test]
+    fn the_penalty_divides_positive_and_multiplies_negative_logits_once() {
+        let mut logits = LOGITS;
+        penalise(&mut logits, &[1, 4, 1], 2.0);
+        assert_eq!(logits, [1.0, 1.5, 2.0, 3.0, -2.0]);
+    }
+
+    #[test]
+    fn top_k_and_top_p_keep_the_most_probable() {
+        let s = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+        let ids = |s: &Sampling| kept(&LOGITS, s).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!(ids(&s), [1, 3, 2, 0, 4]);
+        assert_eq!(ids(&Sampling { top_k: 3, ..s }), [1, 3, 2]);
+        // Probabilities 0.40 0.40 0.15 …: 0.5 needs two, a tiny share still keeps one.
+        assert_eq!(ids(&Sampling { top_p: 0.5, ..s }), [1, 3]);
+        assert_eq!(ids(&Sampling { top_p: 1e-9, ..s }), [1]);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities_and_repeat_with_the_seed() {
+        let s = Sampling { temperature: 1.0, seed: 7, ..Sampling::GREEDY };
+        let draw = || {
+            let mut sampler = sampler(s);
+            (0..20_000).map(|_| sampler.next(&mut LOGITS.clone(), &[])).collect::<Vec<_>>()
+        };
+        let draws = draw();
+        assert_eq!(draws, draw());
+        let total: f64 = LOGITS.iter().map(|&l| f64::from(l).exp()).sum();
+        for (id, &l) in LOGITS.iter().enumerate() {
+            let want = f64::from(l).exp() / total;
+            let got = draws.iter().filter(|&&d| d as usize == id).count() as f64 / 20_000.0;
+            // Five standard deviations of a binomial share.
+            assert!(
+                (got - want).abs() <= 5.0 * (want * (1.0 - want) / 20_000.0).sqrt(),
+                "{id}: {got} {want}"
+            );
+        }
+    }
+}

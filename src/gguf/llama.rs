@@ -1,0 +1,158 @@
+//! The Llama family in GGUF: dimensions from the metadata, and tensor names.
+
+use super::{Gguf, TensorInfo};
+use crate::config::{ModelConfig, RopeScaling};
+use crate::error::{Error, Result};
+
+/// Factors by which llama.cpp's converter divided each rotary frequency, for Llama 3.1 and later.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// The Hugging Face name of a tensor of the architecture `llama`; `None` for a tensor that is no parameter.
+pub fn hf_name(name: &str) -> Option<String> {
+    let outer = match name {
+        "token_embd.weight" => "model.embed_tokens.weight",
+        "output_norm.weight" => "model.norm.weight",
+        "output.weight" => "lm_head.weight",
+        _ => {
+            let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+            let rest = match rest {
+                "attn_norm.weight" => "input_layernorm",
+                "attn_q.weight" => "self_attn.q_proj",
+                "attn_k.weight" => "self_attn.k_proj",
+                "attn_v.weight" => "self_attn.v_proj",
+                "attn_output.weight" => "self_attn.o_proj",
+                "ffn_norm.weight" => "post_attention_layernorm",
+                "ffn_gate.weight" => "mlp.gate_proj",
+                "ffn_up.weight" => "mlp.up_proj",
+                "ffn_down.weight" => "mlp.down_proj",
+                _ => return None,
+            };
+            return Some(format!("model.layers.{layer}.{rest}.weight"));
+        }
+    };
+    Some(outer.to_owned())
+}
+
+/// Whether a tensor only restates the rotary frequencies, which are computed from the configuration here.
+pub fn is_rotary(name: &str) -> bool {
+    name == ROPE_FACTORS || name.ends_with("rotary_emb.inv_freq")
+}
+
+impl ModelConfig {
+    /// Dimensions from the metadata of a GGUF file of the architecture `llama`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for another architecture, a missing or wrong value, or a property that the forward pass
+    /// does not have (experts, stretched or partial rotary embedding).
+    pub fn from_gguf(file: &Gguf) -> Result<Self> {
+        let architecture = file.require("general.architecture", file.string("general.architecture")?)?;
+        if architecture != "llama" {
+            return Err(unsupported(
+                file,
+                "general.architecture",
+                architecture,
+                "only \"llama\" is supported",
+            ));
+        }
+        let size = |key: &str| -> Result<Option<usize>> {
+            let key = format!("llama.{key}");
+            let value = file.integer(&key)?;
+            value
+                .map(usize::try_from)
+                .transpose()
+                .map_err(|_| unsupported(file, &key, "too large", "a real size"))
+        };
+        let need = |key: &str| file.require(&format!("llama.{key}"), size(key)?);
+        let hidden_size = need("embedding_length")?;
+        let num_attention_heads = need("attention.head_count")?;
+        let head_dim = match size("attention.key_length")? {
+            Some(length) => length,
+            None => hidden_size / num_attention_heads.max(1),
+        };
+        for key in ["attention.value_length", "rope.dimension_count"] {
+            if let Some(other) = size(key)?.filter(|&n| n != head_dim) {
+                let rule = format!("it must equal the width of a head, {head_dim}");
+                return Err(unsupported(file, &format!("llama.{key}"), other, &rule));
+            }
+        }
+        if let Some(experts) = size("expert_count")?.filter(|&n| n > 0) {
+            return Err(unsupported(
+                file,
+                "llama.expert_count",
+                experts,
+                "mixtures of experts are not supported",
+            ));
+        }
+        let embedding = file.require("tensor token_embd.weight", file.tensor("token_embd.weight"))?;
+        let epsilon = "llama.attention.layer_norm_rms_epsilon";
+        let epsilon = file.require(epsilon, file.float(epsilon)?)?;
+        let id = |key: &str| file.integer(key).map(|id| id.and_then(|id| u32::try_from(id).ok()));
+        let config = Self {
+            hidden_size,
+            intermediate_size: need("feed_forward_length")?,
+            num_hidden_layers: need("block_count")?,
+            num_attention_heads,
+            num_key_value_heads: size("attention.head_count_kv")?.unwrap_or(num_attention_heads),
+            head_dim,
+            vocab_size: embedding.shape[0],
+            max_position_embeddings: need("context_length")?,
+            rms_norm_eps: crate::config::round_f32(epsilon),
+            rope_theta: file.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
+            rope_scaling: RopeScaling::Default,
+            tie_word_embeddings: file.tensor("output.weight").is_none(),
+            bos_token_id: id("tokenizer.ggml.bos_token_id")?,
+            eos_token_ids: id("tokenizer.ggml.eos_token_id")?.into_iter().collect(),
+            pad_token_id: id("tokenizer.ggml.padding_token_id")?,
+        }
+        .validated(file.path())?;
+        let rope_scaling = rope_scaling(file, &config)?;
+        Ok(Self { rope_scaling, ..config })
+    }
+}
+
+/// The stretching of the rotary frequencies.
+///
+/// For Llama 3.1 and later the converter writes one factor per frequency instead of the four numbers they came
+/// from. The largest is `factor`; the other three are the same in every published model, which is checked by
+/// computing the factors again.
+fn rope_scaling(file: &Gguf, config: &ModelConfig) -> Result<RopeScaling> {
+    let key = "llama.rope.scaling.type";
+    if let Some(kind) = file.string(key)?.filter(|&kind| kind != "none") {
+        return Err(unsupported(
+            file,
+            key,
+            kind,
+            "only unstretched frequencies and those of Llama 3 are supported",
+        ));
+    }
+    let Some(info) = file.tensor(ROPE_FACTORS) else { return Ok(RopeScaling::Default) };
+    let wrong =
+        |found: &str| unsupported(file, ROPE_FACTORS, found, "only the factors of Llama 3.1 and later are");
+    let TensorInfo { shape, .. } = info;
+    if *shape != [1, config.head_dim / 2] {
+        return Err(wrong("a shape other than half the width of a head"));
+    }
+    let mut factors = vec![0.0f32; shape[1]];
+    file.read(info, |row| row, &mut factors);
+    let scaling = RopeScaling::Llama3 {
+        factor: factors.iter().copied().fold(1.0, f32::max).into(),
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    };
+    let scaled = ModelConfig { rope_scaling: scaling, ..config.clone() }.rope_frequencies();
+    let same =
+        config.rope_frequencies().iter().zip(&scaled).zip(&factors).all(|((plain, scaled), &factor)| {
+            // Factor and frequencies were computed in fp32 by the converter.
+            (plain / scaled / f64::from(factor) - 1.0).abs() < 1e-4
+        });
+    if same { Ok(scaling) } else { Err(wrong("factors of another rule")) }
+}
+
+fn unsupported(file: &Gguf, key: &str, found: impl ToString, rule: &str) -> Error {
+    Error::input(
+        format!("{}, \"{key}\"", file.path().display()),
+        found,
+        format!("{rule}; use another model (any LlamaForCausalLM) or its Hugging Face folder"),
+    )
+}

@@ -1,0 +1,156 @@
+//! What a run reports: one JSON object per optimizer step in `metrics.jsonl`, and what the machine is.
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// One optimizer step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepRecord {
+    /// Number of the step, from 1.
+    pub step: usize,
+    /// Epochs done after it.
+    pub epoch: f64,
+    /// Mean over the step's supervised tokens, in nats, before the update.
+    pub loss: f64,
+    /// Global L2 norm of the gradient before clipping; null when it was not finite and the step was skipped.
+    pub grad_norm: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Tokens run through the model.
+    pub tokens: usize,
+    /// Tokens in the loss.
+    pub supervised_tokens: usize,
+    /// Tokens that only fill up; none are run here.
+    pub padded_tokens: usize,
+    /// Share of the supervised tokens that had the largest logit.
+    pub mean_token_accuracy: f64,
+    /// Tokens divided by the seconds of the whole step, optimizer and host work included.
+    pub tokens_per_second: f64,
+    /// Seconds of the whole step.
+    pub step_seconds: f64,
+    /// Largest resident memory of the process so far; null where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// One evaluation on held-out rows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EvalRecord {
+    /// Steps done before it.
+    pub step: usize,
+    /// Epochs done before it.
+    pub epoch: f64,
+    /// Mean over the supervised tokens, in nats.
+    pub eval_loss: f64,
+    /// Share of the supervised tokens that had the largest logit.
+    pub eval_mean_token_accuracy: f64,
+    /// Tokens in the loss.
+    pub eval_supervised_tokens: usize,
+    /// Seconds it took.
+    pub eval_seconds: f64,
+}
+
+/// `metrics.jsonl`: a line is written whole, and at once.
+pub struct Log {
+    file: File,
+    path: PathBuf,
+}
+
+impl Log {
+    /// A new file in the run's folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be created.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let path = folder.join("metrics.jsonl");
+        let file = File::create(&path).map_err(Error::io("create", &path))?;
+        Ok(Self { file, path })
+    }
+
+    /// Appends one record.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk does not take it.
+    pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
+        let line = serde_json::to_string(record).expect("records are plain data") + "\n";
+        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))
+    }
+}
+
+/// A figure of `/proc/self/status` or `/proc/meminfo`, which are in KiB, as bytes.
+fn proc_bytes(path: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Largest resident memory of this process so far (Linux).
+pub fn peak_memory_bytes() -> Option<u64> {
+    proc_bytes("/proc/self/status", "VmHWM")
+}
+
+/// Memory that programs could still take (Linux).
+pub fn available_memory_bytes() -> Option<u64> {
+    proc_bytes("/proc/meminfo", "MemAvailable")
+}
+
+/// The processor's name and vector units, for the screen.
+pub fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let name = field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let flags = field("flags").unwrap_or_default();
+    let has = |flag: &str| flags.split(' ').any(|f| f == flag);
+    let units: Vec<&str> = [("avx2", "AVX2"), ("avx512f", "AVX-512"), ("amx_bf16", "AMX")]
+        .into_iter()
+        .filter_map(|(flag, unit)| has(flag).then_some(unit))
+        .collect();
+    if units.is_empty() { name } else { format!("{name} ({})", units.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_one_line_with_the_keys_of_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = Log::create(folder.path()).unwrap();
+        let record = StepRecord {
+            step: 1,
+            epoch: 0.5,
+            loss: 2.0,
+            grad_norm: f64::NAN,
+            learning_rate: 1e-4,
+            tokens: 10,
+            supervised_tokens: 5,
+            padded_tokens: 0,
+            mean_token_accuracy: 0.4,
+            tokens_per_second: 100.0,
+            step_seconds: 0.1,
+            peak_memory_bytes: None,
+        };
+        log.write(&record).unwrap();
+        log.write(&record).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        let keys: Vec<&String> = lines[0].as_object().unwrap().keys().collect();
+        let contract = "step epoch loss grad_norm learning_rate tokens supervised_tokens padded_tokens \
+                        mean_token_accuracy tokens_per_second step_seconds peak_memory_bytes";
+        assert_eq!(keys, contract.split(' ').collect::<Vec<_>>());
+        assert!(lines[0]["grad_norm"].is_null());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn linux_tells_memory() {
+        assert!(peak_memory_bytes().unwrap() > 1 << 20);
+        assert!(available_memory_bytes().unwrap() > 1 << 20);
+    }
+}

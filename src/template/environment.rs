@@ -1,0 +1,138 @@
+//! What Hugging Face templates may rely on beyond plain Jinja.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+/// The one template's name; without an extension nothing is escaped.
+pub const NAME: &str = "chat";
+
+/// An environment that holds the compiled template.
+pub fn with_template(source: &str) -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_unknown_method_callback(python_method);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_filter("tojson", tojson);
+    // Jinja reads every kind of line end as \n.
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    environment.add_template_owned(NAME, without_generation_tags(&source))?;
+    Ok(environment)
+}
+
+/// Methods of Python's strings, lists and dictionaries.
+fn python_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
+    match (method, value.as_str(), arguments) {
+        // The library knows two of Python's line ends.
+        ("splitlines", Some(text), []) => Ok(split_lines(text).into_iter().map(Value::from).collect()),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments),
+    }
+}
+
+/// `str.splitlines()`: no line follows a last line end.
+fn split_lines(text: &str) -> Vec<&str> {
+    const ENDS: [char; 10] =
+        ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(ENDS) {
+        lines.push(&rest[..at]);
+        let end = if rest[at..].starts_with("\r\n") {
+            2
+        } else {
+            rest[at..].chars().next().map_or(0, char::len_utf8)
+        };
+        rest = &rest[at + end..];
+    }
+    if !rest.is_empty() {
+        lines.push(rest);
+    }
+    lines
+}
+
+fn raise_exception(message: String) -> Result<String, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// The local time, or UTC where the zone is not known, in the format of C's `strftime`.
+fn strftime_now(format: &str) -> Result<String, Error> {
+    let wrong =
+        |e: &dyn std::fmt::Display| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}"));
+    let format = time::format_description::parse_strftime_owned(format).map_err(|e| wrong(&e))?;
+    let now = OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc());
+    now.format(&format).map_err(|e| wrong(&e))
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=…)`: Python's spacing, nothing escaped for HTML.
+fn tojson(value: Value, arguments: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
+    if !arguments.is_empty() {
+        return Err(Error::new(ErrorKind::TooManyArguments, "tojson takes indent by name"));
+    }
+    let indent: Option<usize> = options.get("indent")?;
+    options.assert_all_used()?;
+    let mut bytes = Vec::new();
+    let written = match indent {
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Spaced)),
+        Some(width) => {
+            let spaces = " ".repeat(width);
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))
+        }
+    };
+    written.map_err(|e| Error::new(ErrorKind::BadSerialization, format!("tojson: {e}")))?;
+    Ok(Value::from(String::from_utf8(bytes).expect("serde_json writes UTF-8")))
+}
+
+/// `", "` and `": "` between the parts, as Python writes JSON on one line.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// transformers' own tag `{% generation %}`, which marks the assistant's tokens, as a block that is always rendered.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let tag = &rest[start + 2..start + length];
+        let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        let tag = match name {
+            "generation" => tag.replace(name, "if true"),
+            "endgeneration" => tag.replace(name, "endif"),
+            _ => tag.to_owned(),
+        };
+        out.push_str(&rest[..start]);
+        out.push_str("{%");
+        out.push_str(&tag);
+        rest = &rest[start + length..];
+    }
+    out + rest
+}

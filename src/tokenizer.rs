@@ -1,0 +1,110 @@
+//! Text to token ids and back: the `tokenizers` crate, from a `tokenizer.json` or from a GGUF file.
+
+mod gguf;
+mod stream;
+
+pub use stream::DecodeStream;
+
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// A tokenizer; shared freely between threads.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+}
+
+impl Tokenizer {
+    /// From the `tokenizer.json` of a model folder.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when there is none or it is not understood.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(Error::input(
+                folder.display(),
+                "there is no tokenizer.json",
+                "save the tokenizer with transformers' save_pretrained, which writes it",
+            ));
+        }
+        let text = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        Self::from_json(&text, &path)
+    }
+
+    /// From the content of a `tokenizer.json`; `origin` is the file it came from, for messages.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it is not understood.
+    pub fn from_json(json: &[u8], origin: &Path) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| {
+            Error::input(
+                origin.display(),
+                format!("the tokenizer is not understood: {e}"),
+                "fetch the model again, or save its tokenizer with a current transformers",
+            )
+        })?;
+        // A file may carry the truncation and padding of whoever saved it; transformers switches both off.
+        inner.with_padding(None);
+        inner.with_truncation(None).expect("no truncation is always possible");
+        Ok(Self { inner })
+    }
+
+    /// Token ids of a text. Special tokens in the text count as such; `add_special_tokens` adds what the
+    /// tokenizer puts around every text (nothing for SmolLM2, a first token for Llama).
+    ///
+    /// # Errors
+    /// [`Error::Run`] when the tokenizer has no token for a character.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, add_special_tokens);
+        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| {
+            Error::run(
+                format!("the tokenizer failed on a text of {} bytes: {e}", text.len()),
+                "check the text",
+            )
+        })
+    }
+
+    /// The text of token ids; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::Run`] when the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special_tokens).map_err(|e| {
+            Error::run(
+                format!("the tokenizer failed to decode {} tokens: {e}", ids.len()),
+                "check its decoder",
+            )
+        })
+    }
+
+    /// A decoder for tokens that come one at a time.
+    pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream<'_> {
+        DecodeStream::new(self, skip_special_tokens)
+    }
+
+    /// The token of an id, as the vocabulary spells it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of a token, as the vocabulary spells it.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// One more than the largest id: rows that the embedding needs at least.
+    pub fn vocab_size(&self) -> usize {
+        let largest = self.inner.get_vocab(true).into_values().max();
+        largest.map_or(0, |id| id as usize + 1)
+    }
+
+    /// The content of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Run`] when it cannot be written.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner
+            .to_string(true)
+            .map_err(|e| Error::run(format!("the tokenizer cannot be written: {e}"), "report this as a bug"))
+    }
+}

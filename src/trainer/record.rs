@@ -1,0 +1,80 @@
+//! `run.json`: what a run was made from, so that it can be told apart and repeated.
+
+use super::Run;
+use crate::checkpoint::write_beside;
+use crate::dataset;
+use crate::error::{Error, Result};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+impl Run {
+    pub(super) fn write_record(&self) -> Result<()> {
+        let data_hash = match dataset::bundled(&self.recipe.data) {
+            Some(text) => hex(Sha256::digest(text)),
+            None => hash_file(Path::new(&self.recipe.data))?,
+        };
+        let eval_hash = self.recipe.eval_data.as_deref().map(|f| hash_file(Path::new(f))).transpose()?;
+        let mut weights = serde_json::Map::new();
+        for file in weight_files(Path::new(&self.recipe.model))? {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            weights.insert(name, hash_file(&file)?.into());
+        }
+        let memory: serde_json::Map<_, _> = self
+            .memory
+            .iter()
+            .map(|(category, bytes)| {
+                let name = serde_json::to_value(category).expect("a unit variant");
+                (name.as_str().expect("a name").to_owned(), json!(bytes))
+            })
+            .collect();
+        let record = json!({
+            "smolten": env!("CARGO_PKG_VERSION"),
+            "recipe": self.recipe,
+            "precision": self.dtype,
+            "threads": rayon::current_num_threads(),
+            "total_steps": self.total_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "data": { "sha256": data_hash, "encoded": self.stats, "held_out_rows": self.held_out_rows },
+            "eval_data": { "sha256": eval_hash, "encoded": self.eval_stats },
+            "model": { "sha256": weights, "parameters": self.pretrained.config.num_parameters() },
+            "planned_memory_bytes": memory,
+        });
+        let text = serde_json::to_string_pretty(&record).expect("plain data") + "\n";
+        write_beside(&self.out.join("run.json"), |file| file.write_all(text.as_bytes()))
+    }
+}
+
+/// The files that hold a model's weights, sorted.
+fn weight_files(model: &Path) -> Result<Vec<PathBuf>> {
+    if model.is_file() {
+        return Ok(vec![model.to_owned()]);
+    }
+    let entries = std::fs::read_dir(model).map_err(Error::io("read", model))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "safetensors"));
+    files.sort();
+    Ok(files)
+}
+
+fn hash_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = std::io::Read::read(&mut file, &mut buffer).map_err(Error::io("read", path))?;
+        if n == 0 {
+            return Ok(hex(hasher.finalize()));
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a String");
+        text
+    })
+}

@@ -1,0 +1,135 @@
+//! A tiny model in a CPU backend, and the safetensors fixtures that PyTorch wrote for it.
+
+use safetensors::SafeTensors;
+use smolten::arena::{Category, Plan, Tensor};
+use smolten::backend::{Backend, Cpu, StepOutput, StepParams, UpdateRule};
+use smolten::batch::MicroBatch;
+use smolten::config::ModelConfig;
+use smolten::dtype::DType;
+use smolten::model::{Capacity, Feed, Model, read_floats};
+use smolten::ops::adamw::AdamWConfig;
+use smolten::optimizer::Optimizer;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a safetensors file, read tensor by tensor.
+pub struct Fixture(Vec<u8>);
+
+impl Fixture {
+    pub fn open(path: &Path) -> Self {
+        Self(std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+    }
+    fn tensor<T: bytemuck::Pod>(&self, name: &str) -> Vec<T> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        bytemuck::allocation::pod_collect_to_vec(view.data())
+    }
+    /// Widened, where the file holds a narrower type.
+    pub fn f32(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        match file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).dtype() {
+            safetensors::Dtype::BF16 => self.tensor(name).into_iter().map(half::bf16::to_f32).collect(),
+            safetensors::Dtype::F16 => self.tensor(name).into_iter().map(half::f16::to_f32).collect(),
+            _ => self.tensor(name),
+        }
+    }
+    pub fn f64(&self, name: &str) -> Vec<f64> {
+        self.tensor(name)
+    }
+    pub fn u32(&self, name: &str) -> Vec<u32> {
+        self.tensor(name)
+    }
+    /// The micro-batch whose lists begin with `prefix`.
+    pub fn batch(&self, prefix: &str) -> MicroBatch {
+        let list = |name: &str| self.u32(&format!("{prefix}{name}"));
+        let cu_seqlens = list("cu_seqlens");
+        let positions = cu_seqlens.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
+        MicroBatch { ids: list("ids"), positions, cu_seqlens, targets: list("targets") }
+    }
+}
+
+/// The folder of one of the two tiny models.
+pub fn tiny(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("tiny-llama-{name}"))
+}
+
+/// A model, its optimizer and a CPU that holds them.
+pub struct Engine {
+    pub model: Model,
+    pub optimizer: Optimizer,
+    pub cpu: Cpu,
+    pub params: StepParams,
+    logits: Tensor,
+    steps: u64,
+}
+
+impl Engine {
+    /// The tiny model `name` with its weights, in precision `dtype`, with room for 64 tokens.
+    pub fn tiny(name: &str, dtype: DType, rule: UpdateRule) -> Self {
+        let config = std::fs::read_to_string(tiny(name).join("config.json")).unwrap();
+        let path = tiny(name).join("config.json");
+        let config = ModelConfig::from_json(&serde_json::from_str(&config).unwrap(), &path).unwrap();
+        let weights = Fixture::open(&tiny(name).join("model.safetensors"));
+        let capacity = Capacity { tokens: 64, sequences: 8, positions: 64 };
+        Self::new(&config, dtype, rule, capacity, |name| weights.f32(name))
+    }
+
+    pub fn new(
+        config: &ModelConfig,
+        dtype: DType,
+        rule: UpdateRule,
+        capacity: Capacity,
+        weights: impl Fn(&str) -> Vec<f32>,
+    ) -> Self {
+        let mut plan = Plan::default();
+        let model = Model::plan(&mut plan, config, dtype, capacity, true);
+        let optimizer = Optimizer::plan(&mut plan, &model, rule, false);
+        let logits = plan.tensor(Category::Scratch, capacity.tokens, config.vocab_size, DType::F32);
+        let mut cpu = Cpu::new(&plan, dtype).unwrap();
+        optimizer.reset(&mut cpu).unwrap();
+        let read = |p: &smolten::config::Parameter, out: &mut [f32]| {
+            out.copy_from_slice(&weights(&p.name));
+            Ok(())
+        };
+        model.load(&mut cpu, read).unwrap();
+        let params = StepParams { loss_scale: 1.0, max_grad_norm: 1.0, ..bytemuck::Zeroable::zeroed() };
+        Self { model, optimizer, cpu, params, logits, steps: 0 }
+    }
+
+    /// Gradients of a whole window, one denominator; the sums of its losses.
+    pub fn gradients(&mut self, window: &[MicroBatch]) -> StepOutput {
+        let supervised: usize = window.iter().map(MicroBatch::supervised).sum();
+        self.params.inverse_denominator = 1.0 / supervised as f32;
+        for (i, batch) in window.iter().enumerate() {
+            self.params.accumulate = u32::from(i > 0);
+            self.model.feed(&mut self.cpu, &Feed::new(batch), &mut self.params).unwrap();
+            self.model.train(&mut self.cpu).unwrap();
+        }
+        self.cpu.take_output().unwrap()
+    }
+
+    /// One optimizer step; mean loss and gradient norm.
+    pub fn step(&mut self, window: &[MicroBatch], config: &AdamWConfig) -> (f64, f64) {
+        let supervised: usize = window.iter().map(MicroBatch::supervised).sum();
+        let loss = self.gradients(window).loss_sum / supervised as f64;
+        self.steps += 1;
+        self.params.adamw = self.optimizer.scalars(config, self.steps);
+        self.cpu.set_params(&self.params).unwrap();
+        self.optimizer.step(&mut self.cpu).unwrap();
+        (loss, self.cpu.take_output().unwrap().grad_norm)
+    }
+
+    /// Logits of every token of the micro-batch, and the sum of its losses.
+    pub fn evaluate(&mut self, batch: &MicroBatch) -> (Vec<f32>, StepOutput) {
+        self.model.feed(&mut self.cpu, &Feed::new(batch), &mut self.params).unwrap();
+        self.model.evaluate(&mut self.cpu).unwrap();
+        self.model.logits(&mut self.cpu, self.logits).unwrap();
+        let logits = read_floats(&mut self.cpu, self.logits.head(batch.tokens())).unwrap();
+        (logits, self.cpu.take_output().unwrap())
+    }
+
+    /// Every weight, in order.
+    pub fn weights(&mut self) -> Vec<Vec<f32>> {
+        let parameters = self.model.config.parameters();
+        parameters.iter().map(|p| self.model.read_weight(&mut self.cpu, p).unwrap()).collect()
+    }
+}
