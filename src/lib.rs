@@ -26,6 +26,8 @@ pub mod dataset;
 
 pub mod arena;
 
+pub mod cuda;
+
 pub mod ops;
 
 pub mod backend;

@@ -11,6 +11,7 @@
 
 mod cpu;
 
+pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
 pub use cpu::Cpu;
 
 use crate::arena::{Plan, Tensor};
@@ -177,53 +178,6 @@ pub struct KvCache {
     pub keys: Tensor,
     /// A `[positions, K·D]`.
     pub values: Tensor,
-}
-
-/// Moments of one weight.
-#[derive(Clone, Copy, Debug)]
-pub enum Moments {
-    /// fp32 first and second moment, shaped as the weight.
-    Full {
-        /// First moment.
-        m: Tensor,
-        /// Second moment.
-        v: Tensor,
-    },
-    /// One byte per element and one fp32 magnitude per 256 elements (recipe: blockwise 8-bit AdamW).
-    Blockwise {
-        /// Codes of the first moment, u8.
-        m: Tensor,
-        /// Block magnitudes of the first moment, f32 `[1, blocks]`.
-        m_absmax: Tensor,
-        /// Codes of the second moment, u8.
-        v: Tensor,
-        /// Block magnitudes of the second moment, f32 `[1, blocks]`.
-        v_absmax: Tensor,
-    },
-}
-
-/// The order in which weight decay and the moments enter the update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpdateRule {
-    /// `torch.optim.AdamW`: decay first.
-    Torch,
-    /// bitsandbytes' 8-bit AdamW: decay last. Weights too small for 8-bit state follow it with fp32 moments.
-    Blockwise,
-}
-
-/// One weight as the optimizer sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Trainable {
-    /// fp32 weight that is updated.
-    pub master: Tensor,
-    /// Weight the model computes with; the same buffer as `master` where A is f32.
-    pub working: Tensor,
-    /// fp32 gradient.
-    pub grad: Tensor,
-    /// Optimizer state.
-    pub moments: Moments,
-    /// Whether weight decay applies.
-    pub decays: bool,
 }
 
 /// A device that can run the training step. See the module's text for what the letters mean.

@@ -1,5 +1,6 @@
 //! AdamW with fp32 state (Loshchilov & Hutter 2019, <https://arxiv.org/abs/1711.05101>), in torch's order of operations.
 
+use crate::arena::Tensor;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
@@ -44,6 +45,53 @@ pub struct AdamWScalars {
     pub sqrt_bias_correction2: f32,
     /// `1 − lr · weight_decay`.
     pub decay: f32,
+}
+
+/// Moments of one weight.
+#[derive(Clone, Copy, Debug)]
+pub enum Moments {
+    /// fp32 first and second moment, shaped as the weight.
+    Full {
+        /// First moment.
+        m: Tensor,
+        /// Second moment.
+        v: Tensor,
+    },
+    /// One byte per element and one fp32 magnitude per 256 elements (recipe: blockwise 8-bit AdamW).
+    Blockwise {
+        /// Codes of the first moment, u8.
+        m: Tensor,
+        /// Block magnitudes of the first moment, f32 `[1, blocks]`.
+        m_absmax: Tensor,
+        /// Codes of the second moment, u8.
+        v: Tensor,
+        /// Block magnitudes of the second moment, f32 `[1, blocks]`.
+        v_absmax: Tensor,
+    },
+}
+
+/// The order in which weight decay and the moments enter the update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateRule {
+    /// `torch.optim.AdamW`: decay first.
+    Torch,
+    /// bitsandbytes' 8-bit AdamW: decay last. Weights too small for 8-bit state follow it with fp32 moments.
+    Blockwise,
+}
+
+/// One weight as the optimizer sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Trainable {
+    /// fp32 weight that is updated.
+    pub master: Tensor,
+    /// Weight the model computes with; the same buffer as `master` where A is f32.
+    pub working: Tensor,
+    /// fp32 gradient.
+    pub grad: Tensor,
+    /// Optimizer state.
+    pub moments: Moments,
+    /// Whether weight decay applies.
+    pub decays: bool,
 }
 
 impl AdamWScalars {

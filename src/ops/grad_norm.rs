@@ -3,7 +3,12 @@
 //! The order of the additions is fixed, and every product is exact in f64, so a CPU with any number of threads and
 //! a GPU give the same bits.
 
+use crate::arena::Tensor;
+use crate::cuda::{Cuda, Rung, cuda, dim_u32, expect_aligned};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
+use cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
 use rayon::prelude::*;
 
 /// Gradients of one partial sum.
@@ -79,4 +84,86 @@ fn halve(mut lanes: [f64; LANES]) -> f64 {
         s /= 2;
     }
     lanes[0]
+}
+
+const OP: &str = "grad_norm";
+
+/// Threads of a block of `kernels/grad_norm.cu`; also its lanes.
+const THREADS: u32 = 256;
+
+/// The norm on a GPU, where the optimizer reads it, and room for the chunks' sums.
+pub struct DeviceNorm {
+    sums: CudaSlice<f64>,
+    norm: CudaSlice<u8>,
+}
+
+impl DeviceNorm {
+    /// For up to `n` gradients.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn new(device: &Cuda, n: usize) -> Result<Self> {
+        let sums = device.stream.alloc_zeros(n.div_ceil(CHUNK).max(1)).map_err(cuda(OP))?;
+        let norm = device.stream.alloc_zeros(size_of::<GradNorm>()).map_err(cuda(OP))?;
+        Ok(Self { sums, norm })
+    }
+
+    /// Launches [`sum_of_squares`] over `grads`, f32 `[1, n]`, and [`GradNorm::new`] with the step's parameters.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] before anything is launched; [`Error::Cuda`] if the driver refuses.
+    ///
+    /// # Panics
+    /// If there are more gradients than were planned for.
+    pub fn launch(&mut self, device: &Cuda, rung: Rung, grads: Tensor) -> Result<()> {
+        let chunks = grads.len().div_ceil(CHUNK);
+        assert!(chunks <= self.sums.len(), "{} gradients, planned for fewer", grads.len());
+        if grads.dtype != DType::F32 {
+            return Err(Error::Unsupported {
+                op: OP,
+                dim: "grads",
+                got: format!("{:?}", grads.dtype),
+                rule: "f32",
+            });
+        }
+        expect_aligned(OP, "grads", grads)?;
+        let chunks = dim_u32(OP, "chunks", chunks)?;
+        let per_block = if rung == Rung::Production { THREADS / 32 } else { 1 };
+        let (g, n, params) = (device.address(grads), grads.len() as u64, device.params_address());
+        let config = |blocks| LaunchConfig {
+            grid_dim: (blocks, 1, 1),
+            block_dim: (THREADS, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        if chunks > 0 {
+            let mut partials = device.stream.launch_builder(device.kernels.grad_norm_partials.rung(rung));
+            partials.arg(&g).arg(&n).arg(&mut self.sums);
+            // SAFETY: the three arguments match the kernel's parameters. It reads g below n, which lies inside the
+            // arena (`address` asserts it) on a multiple of 16 bytes (checked), and writes one sum per chunk, for
+            // which there is room (asserted).
+            unsafe { partials.launch(config(chunks.div_ceil(per_block))) }.map_err(cuda(OP))?;
+        }
+        let mut finish = device.stream.launch_builder(&device.kernels.grad_norm_finish);
+        finish.arg(&params).arg(&self.sums).arg(&chunks).arg(&mut self.norm);
+        // SAFETY: the four arguments match the kernel's parameters; it reads the `chunks` sums written before on the
+        // same stream and the step's parameters, and writes one GradNorm, the size of `norm`.
+        unsafe { finish.launch(config(1)) }.map_err(cuda(OP))?;
+        Ok(())
+    }
+
+    /// The result, after all work before it.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn download(&self, device: &Cuda) -> Result<GradNorm> {
+        let mut norm = GradNorm::zeroed();
+        device.stream.memcpy_dtoh(&self.norm, bytemuck::bytes_of_mut(&mut norm)).map_err(cuda(OP))?;
+        device.stream.synchronize().map_err(cuda(OP))?;
+        Ok(norm)
+    }
+
+    /// Device address of the [`GradNorm`].
+    pub fn address(&self, device: &Cuda) -> u64 {
+        self.norm.device_ptr(&device.stream).0
+    }
 }

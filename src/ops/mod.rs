@@ -27,3 +27,5 @@ pub mod codebook;
 pub mod adamw;
 
 pub mod adamw_8bit;
+
+pub mod adamw_launch;

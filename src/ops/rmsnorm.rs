@@ -1,7 +1,11 @@
 //! RMSNorm over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467), of the fp32 residual stream.
 
 use super::math::{simd, sum, sum_squares};
-use crate::dtype::Element;
+use crate::arena::Tensor;
+use crate::cuda::{Cuda, Rung, cuda, dim_i32, dim_u32, expect_aligned};
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+use cudarc::driver::{LaunchConfig, PushKernelArg};
 use rayon::prelude::*;
 
 /// Rows whose weight gradient is added up together; the partial sums are then added in order.
@@ -71,4 +75,67 @@ pub fn backward_weight<E: Element>(
     for partial in partials.chunks_exact(c) {
         dw.iter_mut().zip(partial).for_each(|(dw, p)| *dw += p);
     }
+}
+
+/// Launches `rmsnorm_forward` of `kernels/rmsnorm.cu` on the rows in use, and returns at once. Shapes as for
+/// [`forward`], with the rows that were planned.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::Unsupported`] before anything is launched; [`Error::Cuda`] if the driver refuses.
+/// Faults inside the kernel surface at the next download.
+pub fn launch_forward(
+    device: &Cuda,
+    rung: Rung,
+    x: Tensor,
+    w: Tensor,
+    eps: f32,
+    y: Tensor,
+    rstd: Tensor,
+) -> Result<()> {
+    const OP: &str = "rmsnorm_forward";
+    const THREADS: u32 = 128;
+    let (rows, c) = (x.rows, w.cols);
+    x.expect(OP, "x", [rows, c])?;
+    w.expect(OP, "w", [1, c])?;
+    y.expect(OP, "y", [rows, c])?;
+    rstd.expect(OP, "rstd", [1, rows])?;
+    for (arg, t, want) in
+        [("x", x, DType::F32), ("w", w, device.dtype), ("y", y, device.dtype), ("rstd", rstd, DType::F32)]
+    {
+        if t.dtype != want {
+            return Err(Error::Unsupported {
+                op: OP,
+                dim: arg,
+                got: format!("{:?}", t.dtype),
+                rule: "its planned type",
+            });
+        }
+    }
+    if rung == Rung::Production {
+        if !c.is_multiple_of(8) || c == 0 {
+            return Err(Error::Unsupported {
+                op: OP,
+                dim: "C",
+                got: c.to_string(),
+                rule: "C % 8 == 0, C > 0",
+            });
+        }
+        [("x", x), ("w", w), ("y", y)].into_iter().try_for_each(|(arg, t)| expect_aligned(OP, arg, t))?;
+    }
+    let per_block = if rung == Rung::Production { THREADS / 32 } else { THREADS };
+    let blocks = dim_u32(OP, "T", rows)?.div_ceil(per_block);
+    if blocks == 0 {
+        return Ok(()); // an empty grid is a launch error
+    }
+    let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+    let [x, w, y, rstd] = [x, w, y, rstd].map(|t| device.address(t));
+    let (params, c) = (device.params_address(), dim_i32(OP, "C", c)?);
+    let mut launch = device.stream.launch_builder(device.kernels.rmsnorm_forward.rung(rung));
+    launch.arg(&params).arg(&x).arg(&w).arg(&eps).arg(&y).arg(&rstd).arg(&c);
+    // SAFETY: the seven arguments match the kernel's parameters in order and type. The buffers lie inside the arena
+    // (`address` asserts it) and hold `rows` rows, beyond which the grid may have warps but `step->tokens` none: it is
+    // at most `rows`, the capacity of the plan. Alignment and C % 8 were checked above. Work is on one stream, so
+    // nothing else reads or writes them at the time.
+    unsafe { launch.launch(config) }.map_err(cuda(OP))?;
+    Ok(())
 }
