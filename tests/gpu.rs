@@ -79,7 +79,6 @@ fn rmsnorm_matches<E: Element>(unit: f32) {
 }
 
 #[test]
-#[ignore = "needs a GPU or the emulator"]
 fn rmsnorm_forward() {
     rmsnorm_matches::<f32>(common::U_F32);
     rmsnorm_matches::<bf16>(common::U_BF16);
@@ -87,7 +86,6 @@ fn rmsnorm_forward() {
 }
 
 #[test]
-#[ignore = "needs a GPU or the emulator"]
 fn grad_norm_has_the_cpus_bits() {
     for n in [1, 255, 4095, 4096, 4097, 5000, 300 * 4096 + 3] {
         let mut plan = Plan::default();
@@ -247,7 +245,6 @@ fn adamw_has_the_cpus_bits(rule: UpdateRule, dtype: DType, rung: Rung) {
 }
 
 #[test]
-#[ignore = "needs a GPU or the emulator"]
 fn adamw_of_both_rules_has_the_cpus_bits() {
     for rule in [UpdateRule::Blockwise, UpdateRule::Torch] {
         for dtype in [DType::F32, DType::BF16, DType::F16] {

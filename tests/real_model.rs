@@ -66,7 +66,10 @@ fn logits_and_greedy_text_are_those_of_transformers() {
             let best = reference.f32(&format!("{i}.top2"));
             let gap = best[2 * at] - best[2 * at + 1];
             println!("prompt {i} parts at token {at}: the two best logits lie {gap} apart");
-            assert!(gap <= 2.0 * LOGITS * largest[1], "prompt {i} parts at token {at}, where there is no tie");
+            assert!(
+                gap <= 2.0 * LOGITS * largest[1],
+                "prompt {i} parts at token {at}, where there is no tie"
+            );
         }
     }
 }
@@ -140,7 +143,10 @@ fn a_saved_model_is_the_same_model() {
     let messages = [Message::new("user", "Name a prime number above 10.")];
     let text = saved.template.render(&messages, true).unwrap();
     let ids = saved.tokenizer.encode(&text, false).unwrap();
-    assert_eq!(ids, pretrained.tokenizer.encode(&pretrained.template.render(&messages, true).unwrap(), false).unwrap());
+    assert_eq!(
+        ids,
+        pretrained.tokenizer.encode(&pretrained.template.render(&messages, true).unwrap(), false).unwrap()
+    );
     let logits = generator(&saved).logits(&ids).unwrap();
     assert_eq!(logits, generator(&pretrained).logits(&ids).unwrap());
     let check = json!({

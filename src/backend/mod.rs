@@ -10,11 +10,14 @@
 //! The residual stream is fp32 in every precision, as under PyTorch's autocast; "A" below is the activation type.
 
 mod cpu;
+mod cuda;
 
 pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
 pub use cpu::Cpu;
+pub use cuda::CudaEngine;
 
 use crate::arena::{Plan, Tensor};
+use crate::cuda::Device as Gpu;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::adamw::AdamWScalars;
@@ -299,10 +302,18 @@ pub fn open(device: Device, plan: &Plan, dtype: DType) -> Result<Box<dyn Backend
     Ok(Box::new(Cpu::new(plan, dtype)?))
 }
 
-/// `auto` is the GPU where there is one.
+/// Whether the device can run a whole step: the CPU can; a GPU cannot yet, and none is passed over in silence.
 fn resolve(device: Device) -> Result<()> {
-    match device {
-        Device::Auto | Device::Cpu => Ok(()),
-        Device::Cuda(_) => Err(Error::input("--device cuda", "x", "y")),
-    }
+    let (asked, ordinal) = match device {
+        Device::Cpu => return Ok(()),
+        Device::Auto if crate::cuda::device_count()? == 0 => return Ok(()),
+        Device::Auto => ("--device auto".to_owned(), 0),
+        Device::Cuda(n) => (format!("--device cuda:{n}"), n),
+    };
+    let gpu = Gpu::open(ordinal)?;
+    let found = format!(
+        "{} is here, but only RMSNorm, gradient norm and AdamW have CUDA kernels so far, not the whole step",
+        gpu.name()?
+    );
+    Err(Error::input(asked, found, "use --device cpu"))
 }
