@@ -42,3 +42,5 @@ pub fn uniform(n: usize, mut seed: u64) -> Vec<f32> {
     .collect()
 }
 pub mod engine;
+pub mod naive;
+pub mod real;
