@@ -53,6 +53,20 @@ fn spreading_rows_over_micro_batches_changes_only_rounding() {
     }
 }
 
+/// A micro-batch without a token first overwrites, then the next adds to nothing.
+#[test]
+fn an_empty_micro_batch_adds_nothing() {
+    for dtype in TYPES {
+        let row = sequence(20, 320, 1);
+        let mut engine = Engine::tiny("untied", dtype, UpdateRule::Torch);
+        engine.gradients(&[sequence(30, 320, 2)]);
+        let output = engine.gradients(&[MicroBatch::from_examples([]), row.clone()]);
+        let got = engine.all_gradients();
+        assert_eq!(engine.gradients(&[row]), output);
+        assert!(engine.all_gradients() == got, "{dtype:?}");
+    }
+}
+
 /// Five steps of two micro-batches; the bits of weights and state, and what the steps reported.
 fn five_steps(dtype: DType, rule: UpdateRule, threads: usize) -> (Vec<u8>, Vec<StepOutput>) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

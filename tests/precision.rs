@@ -57,7 +57,6 @@ fn gradients_are_those_of_fp32_but_for_rounding() {
         for (dtype, u) in [(DType::BF16, U_BF16), (DType::F16, U_F16)] {
             for (i, (got, want)) in gradients(name, dtype, 1024.0).iter().zip(&exact).enumerate() {
                 let d = distance(got, want);
-                eprintln!("{name} {dtype:?} {i} {d} of {}", bound(3.0 * FORWARD, u));
                 // Forward, and twice that backward.
                 assert!(d <= bound(3.0 * FORWARD, u), "{name} {dtype:?}, weight {i}: {d}");
                 assert!(d > 0.01 * u, "{name} {dtype:?}, weight {i}: {d} is no rounding at all");
@@ -66,17 +65,28 @@ fn gradients_are_those_of_fp32_but_for_rounding() {
     }
 }
 
+/// A step with this loss scale: the norm, and the bits of weights and state.
+fn one_step(dtype: DType, loss_scale: f32) -> (f64, Vec<u8>) {
+    let mut engine = engine("untied", dtype, UpdateRule::Blockwise);
+    engine.params.loss_scale = loss_scale;
+    let (_, norm) = engine.step(&window(1), &CONFIG);
+    (norm, engine.bytes())
+}
+
 /// A power of two goes through every product and sum unchanged, unless something under- or overflows.
 #[test]
 fn the_loss_scale_changes_no_bit_but_in_fp16() {
     let scale = 65_536.0;
     for dtype in [DType::F32, DType::BF16] {
         assert!(gradients("tied", dtype, 1.0) == gradients("tied", dtype, scale), "{dtype:?}");
+        assert!(one_step(dtype, 1.0) == one_step(dtype, scale), "{dtype:?}: one step");
     }
+    let (norm, exact) = (one_step(DType::F16, scale).0, one_step(DType::F32, 1.0).0);
+    let allowed = f64::from(bound(3.0 * FORWARD, U_F16)) * exact;
+    assert!((norm - exact).abs() <= allowed, "norm {norm}, want {exact}");
     let (plain, scaled) = (gradients("tied", DType::F16, 1.0), gradients("tied", DType::F16, scale));
     for (i, (plain, scaled)) in plain.iter().zip(&scaled).enumerate() {
         let d = distance(plain, scaled);
-        eprintln!("{i} {d}");
         assert!(d <= bound(3.0 * FORWARD, U_F16), "weight {i}: {d}");
     }
     assert!(plain != scaled, "fp16 without a loss scale loses small gradients");
@@ -95,10 +105,11 @@ fn losses_follow_those_of_fp32() {
             assert!(exact[9] < 0.95 * exact[1], "{exact:?}");
             for (dtype, u, loss_scale) in [(DType::BF16, U_BF16, 1.0), (DType::F16, U_F16, 65_536.0)] {
                 let losses = run(dtype, loss_scale);
+                // The mean over more than a hundred tokens: a quarter of what a single one is allowed.
+                let allowed = f64::from(bound(FORWARD, u)) / 4.0;
                 for (step, (got, want)) in losses.iter().zip(&exact).enumerate() {
                     let d = (got - want).abs() / want;
-                    eprintln!("{name} {rule:?} {dtype:?} {step} {got} {want} {d} of {}", bound(FORWARD, u));
-                    assert!(d <= f64::from(bound(FORWARD, u)), "{name} {dtype:?} step {step}: {got}, {want}");
+                    assert!(d <= allowed, "{name} {rule:?} {dtype:?} step {step}: {got}, {want}");
                 }
                 assert!(losses != exact, "{dtype:?} rounds nothing");
             }

@@ -20,11 +20,16 @@ impl<E: Element> Case<E> {
     pub fn new(group: usize, kv_heads: usize, head_dim: usize, lengths: &[usize]) -> Self {
         let heads = Heads { heads: group * kv_heads, kv_heads, head_dim };
         let n: usize = lengths.iter().sum();
-        let mut qkv = values::<E>(n * heads.qkv_width(), 1.0, 1);
-        for row in qkv.chunks_mut(heads.qkv_width()) {
-            row[..heads.width()].iter_mut().for_each(|q| *q = E::from_f32(4.0 * q.to_f32()));
+        let qkv = values::<E>(n * heads.qkv_width(), 1.0, 1);
+        let mut case = Self { heads, lengths: lengths.to_vec(), qkv };
+        case.sharpen(4.0);
+        case
+    }
+    /// Multiplies the queries.
+    pub fn sharpen(&mut self, factor: f32) {
+        for row in self.qkv.chunks_mut(self.heads.qkv_width()) {
+            row[..self.heads.width()].iter_mut().for_each(|q| *q = E::from_f32(factor * q.to_f32()));
         }
-        Self { heads, lengths: lengths.to_vec(), qkv }
     }
     pub fn tokens(&self) -> usize {
         self.lengths.iter().sum()
@@ -215,6 +220,8 @@ fn every_group_size_and_head_width() {
 fn sequences_of_very_different_lengths() {
     in_each_type!(both, 3, 1, 16, &LENGTHS);
     in_each_type!(both, 1, 1, 64, &[65]);
+    in_each_type!(both, 3, 1, 64, &[66, 1]);
+    in_each_type!(both, 2, 1, 16, &[0, 3, 0, 2, 0]);
     in_each_type!(both, 2, 2, 6, &[1]);
 }
 
@@ -264,9 +271,7 @@ fn packing_and_threads_change_no_bit() {
 #[test]
 fn large_scores() {
     let mut case = Case::<f32>::new(1, 1, 16, &[70]);
-    for row in case.qkv.chunks_mut(48) {
-        row[..16].iter_mut().for_each(|q| *q *= 100.0);
-    }
+    case.sharpen(100.0);
     forward_in(&case);
     backward_in(&case);
 }
