@@ -5,23 +5,13 @@
 
 mod common;
 
-use common::engine::{Engine, Fixture, tiny};
-use common::{U_F32, assert_close, max_abs};
+use common::engine::{Engine, FORWARD, Fixture, bound, tiny};
+use common::{assert_close, max_abs};
 use smolten::backend::UpdateRule;
 use smolten::dtype::DType;
 use smolten::ops::adamw::AdamWConfig;
 
 const MODELS: [&str; 2] = ["tied", "untied"];
-
-/// Rounding of a value that went through `depth` products and sums in f32, each with relative error `U_F32`; errors
-/// of independent sign add up as the root, and 4 of those deviations are allowed.
-fn bound(depth: f32) -> f32 {
-    4.0 * depth.sqrt() * U_F32
-}
-
-/// Products and sums on the longest path through the tiny models, forward: per layer two norms (64 terms), q·k (32),
-/// softmax and values (24 keys), o (128), gate/up (64), down (96); a head (64). About 1,000.
-const FORWARD: f32 = 1000.0;
 
 #[test]
 fn logits_and_loss() {

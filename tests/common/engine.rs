@@ -1,9 +1,10 @@
 //! A tiny model in a CPU backend, and the safetensors fixtures that PyTorch wrote for it.
 
+use super::U_F32;
 use safetensors::SafeTensors;
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{Backend, Cpu, StepOutput, StepParams, UpdateRule};
-use smolten::batch::MicroBatch;
+use smolten::batch::{Example, MicroBatch};
 use smolten::config::ModelConfig;
 use smolten::dtype::DType;
 use smolten::model::{Capacity, Feed, Model, read_floats};
@@ -47,6 +48,16 @@ impl Fixture {
     }
 }
 
+/// Rounding of a value that went through `depth` products and sums in f32, each with relative error `U_F32`; errors
+/// of independent sign add up as the root, and 4 of those deviations are allowed.
+pub fn bound(depth: f32) -> f32 {
+    4.0 * depth.sqrt() * U_F32
+}
+
+/// Products and sums on the longest path through the tiny models, forward: per layer two norms (64 terms), q·k (32),
+/// softmax and values (24 keys), o (128), gate/up (64), down (96); a head (64). About 1,000.
+pub const FORWARD: f32 = 1000.0;
+
 /// The folder of one of the two tiny models.
 pub fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("tiny-llama-{name}"))
@@ -59,17 +70,52 @@ pub struct Engine {
     pub cpu: Cpu,
     pub params: StepParams,
     logits: Tensor,
-    steps: u64,
+    /// All optimizer state, as bytes.
+    state: Tensor,
+    /// Optimizer steps so far, skipped ones included.
+    pub steps: u64,
+}
+
+/// Configuration and weights of the tiny model `name`.
+pub fn tiny_parts(name: &str) -> (ModelConfig, Fixture) {
+    let path = tiny(name).join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let config = ModelConfig::from_json(&serde_json::from_str(&text).unwrap(), &path).unwrap();
+    (config, Fixture::open(&tiny(name).join("model.safetensors")))
+}
+
+/// A sequence of `n` random tokens of which about five in six are learnt, alone in a micro-batch.
+#[expect(clippy::cast_possible_truncation, reason = "a float below the vocabulary's size")]
+pub fn sequence(n: usize, vocab: usize, seed: u64) -> MicroBatch {
+    let random = super::uniform(2 * n, seed);
+    let ids: Vec<u32> = random[..n].iter().map(|x| ((x + 1.0) / 2.0 * vocab as f32) as u32).collect();
+    let supervised = random[n..].iter().map(|&x| x > -2.0 / 3.0).collect();
+    MicroBatch::from_examples([&Example { ids, supervised }])
+}
+
+/// The sequences of several micro-batches in one.
+pub fn join(batches: &[MicroBatch]) -> MicroBatch {
+    let mut all = MicroBatch { cu_seqlens: vec![0], ..MicroBatch::default() };
+    for batch in batches {
+        let before = *all.cu_seqlens.last().unwrap();
+        all.ids.extend(&batch.ids);
+        all.positions.extend(&batch.positions);
+        all.targets.extend(&batch.targets);
+        all.cu_seqlens.extend(batch.cu_seqlens[1..].iter().map(|end| before + end));
+    }
+    all
 }
 
 impl Engine {
     /// The tiny model `name` with its weights, in precision `dtype`, with room for 64 tokens.
     pub fn tiny(name: &str, dtype: DType, rule: UpdateRule) -> Self {
-        let config = std::fs::read_to_string(tiny(name).join("config.json")).unwrap();
-        let path = tiny(name).join("config.json");
-        let config = ModelConfig::from_json(&serde_json::from_str(&config).unwrap(), &path).unwrap();
-        let weights = Fixture::open(&tiny(name).join("model.safetensors"));
-        let capacity = Capacity { tokens: 64, sequences: 8, positions: 64 };
+        Self::tiny_with_room(name, dtype, rule, 64)
+    }
+
+    /// The same with room for `tokens` in up to eight sequences.
+    pub fn tiny_with_room(name: &str, dtype: DType, rule: UpdateRule, tokens: usize) -> Self {
+        let (config, weights) = tiny_parts(name);
+        let capacity = Capacity { tokens, sequences: 8, positions: tokens.min(256) };
         Self::new(&config, dtype, rule, capacity, |name| weights.f32(name))
     }
 
@@ -82,7 +128,9 @@ impl Engine {
     ) -> Self {
         let mut plan = Plan::default();
         let model = Model::plan(&mut plan, config, dtype, capacity, true);
+        let before = plan.bytes();
         let optimizer = Optimizer::plan(&mut plan, &model, rule, false);
+        let state = Tensor { offset: before, rows: 1, cols: plan.bytes() - before, dtype: DType::U8 };
         let logits = plan.tensor(Category::Scratch, capacity.tokens, config.vocab_size, DType::F32);
         let mut cpu = Cpu::new(&plan, dtype).unwrap();
         optimizer.reset(&mut cpu).unwrap();
@@ -92,7 +140,7 @@ impl Engine {
         };
         model.load(&mut cpu, read).unwrap();
         let params = StepParams { loss_scale: 1.0, max_grad_norm: 1.0, ..bytemuck::Zeroable::zeroed() };
-        Self { model, optimizer, cpu, params, logits, steps: 0 }
+        Self { model, optimizer, cpu, params, logits, state, steps: 0 }
     }
 
     /// Gradients of a whole window, one denominator; the sums of its losses.
@@ -111,11 +159,16 @@ impl Engine {
     pub fn step(&mut self, window: &[MicroBatch], config: &AdamWConfig) -> (f64, f64) {
         let supervised: usize = window.iter().map(MicroBatch::supervised).sum();
         let loss = self.gradients(window).loss_sum / supervised as f64;
+        (loss, self.update(config).grad_norm)
+    }
+
+    /// The second half of a step: the gradients there are become an update.
+    pub fn update(&mut self, config: &AdamWConfig) -> StepOutput {
         self.steps += 1;
         self.params.adamw = self.optimizer.scalars(config, self.steps);
         self.cpu.set_params(&self.params).unwrap();
         self.optimizer.step(&mut self.cpu).unwrap();
-        (loss, self.cpu.take_output().unwrap().grad_norm)
+        self.cpu.take_output().unwrap()
     }
 
     /// Logits of every token of the micro-batch, and the sum of its losses.
@@ -125,6 +178,24 @@ impl Engine {
         self.model.logits(&mut self.cpu, self.logits).unwrap();
         let logits = read_floats(&mut self.cpu, self.logits.head(batch.tokens())).unwrap();
         (logits, self.cpu.take_output().unwrap())
+    }
+
+    /// The gradient of every weight, in order.
+    pub fn all_gradients(&mut self) -> Vec<Vec<f32>> {
+        let weights = 0..self.model.weights.len();
+        weights.map(|i| self.model.read_gradient(&mut self.cpu, i).unwrap()).collect()
+    }
+
+    /// The bits of every weight, master and working copy, and of the optimizer's state.
+    pub fn bytes(&mut self) -> Vec<u8> {
+        let weights: Vec<Tensor> = self.model.weights.iter().flat_map(|w| [w.master, w.working]).collect();
+        let mut all = Vec::new();
+        for t in weights.into_iter().chain([self.state]) {
+            let start = all.len();
+            all.resize(start + t.bytes(), 0);
+            self.cpu.download(t, &mut all[start..]).unwrap();
+        }
+        all
     }
 
     /// Every weight, in order.

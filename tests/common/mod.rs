@@ -1,6 +1,10 @@
 //! The one comparison every test uses, and the one input generator.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod engine;
+pub mod naive;
+pub mod real;
+
 /// Unit roundoff of f32.
 pub const U_F32: f32 = 1.0 / (1u32 << 24) as f32;
 /// Unit roundoff of bf16 (8 significant bits, round to nearest).
@@ -41,7 +45,6 @@ pub fn uniform(n: usize, mut seed: u64) -> Vec<f32> {
     .take(n)
     .collect()
 }
-pub mod engine;
 
 /// The GGUF file of SmolLM2-135M-Instruct.
 pub fn real_model() -> std::path::PathBuf {
