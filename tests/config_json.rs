@@ -107,7 +107,7 @@ fn what_is_not_supported_is_refused_by_name() {
         ("head_dim", json!(63), "even"),
         ("num_key_value_heads", json!(2), "multiple"),
         ("num_attention_heads", json!(7), "multiple"),
-        ("num_attention_heads", json!(0), "multiple"),
+        ("num_attention_heads", json!(0), "1..="),
         ("hidden_size", json!(0), "1..="),
         ("hidden_size", json!(9_000_000_000_u64), "1..="),
         ("vocab_size", json!(0), "1..="),

@@ -42,10 +42,6 @@ impl ModelConfig {
         }
         let hidden_size = fields.size("hidden_size", 4096)?;
         let num_attention_heads = fields.size("num_attention_heads", 32)?;
-        if num_attention_heads == 0 || !hidden_size.is_multiple_of(num_attention_heads) {
-            let rule = format!("hidden_size ({hidden_size}) must be a multiple of it");
-            return Err(fields.error("num_attention_heads", &json!(num_attention_heads), &rule));
-        }
         let (rope_theta, rope_scaling) = fields.rope()?;
         Self {
             hidden_size,
@@ -53,7 +49,7 @@ impl ModelConfig {
             num_hidden_layers: fields.size("num_hidden_layers", 32)?,
             num_attention_heads,
             num_key_value_heads: fields.size("num_key_value_heads", num_attention_heads)?,
-            head_dim: fields.size("head_dim", hidden_size / num_attention_heads)?,
+            head_dim: fields.size("head_dim", hidden_size / num_attention_heads.max(1))?,
             vocab_size: fields.size("vocab_size", 32_000)?,
             max_position_embeddings: fields.size("max_position_embeddings", 2048)?,
             rms_norm_eps: round_f32(fields.number(object, "rms_norm_eps", Some(1e-6))?),
@@ -82,21 +78,6 @@ impl ModelConfig {
             DType::F16 => "float16",
             _ => "float32",
         };
-        let scaling = match self.rope_scaling {
-            RopeScaling::Default => Value::Null,
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            } => json!({
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low_freq_factor,
-                "high_freq_factor": high_freq_factor,
-                "original_max_position_embeddings": original_max_position_embeddings,
-            }),
-        };
         let eos = match self.eos_token_ids[..] {
             [] => Value::Null,
             [one] => json!(one),
@@ -120,7 +101,7 @@ impl ModelConfig {
             ("max_position_embeddings", json!(self.max_position_embeddings)),
             ("rms_norm_eps", json!(epsilon)),
             ("rope_theta", json!(self.rope_theta)),
-            ("rope_scaling", scaling),
+            ("rope_scaling", self.rope_scaling_json()),
             ("tie_word_embeddings", json!(self.tie_word_embeddings)),
             ("bos_token_id", json!(self.bos_token_id)),
             ("eos_token_id", eos),
@@ -131,6 +112,26 @@ impl ModelConfig {
             config.insert(key.to_owned(), value);
         }
         Value::Object(config)
+    }
+}
+
+impl ModelConfig {
+    fn rope_scaling_json(&self) -> Value {
+        match self.rope_scaling {
+            RopeScaling::Default => Value::Null,
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low_freq_factor,
+                "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original_max_position_embeddings,
+            }),
+        }
     }
 }
 

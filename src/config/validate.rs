@@ -40,6 +40,11 @@ impl ModelConfig {
         if !self.head_dim.is_multiple_of(2) {
             return wrong("head_dim", &self.head_dim, "it must be even for the rotary embedding");
         }
+        // Not needed here, but transformers loads no other Llama, so what would be saved could not be used.
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            let rule = format!("hidden_size ({}) must be a multiple of it", self.hidden_size);
+            return wrong("num_attention_heads", &self.num_attention_heads, &rule);
+        }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             let rule = format!("num_attention_heads ({}) must be a multiple of it", self.num_attention_heads);
             return wrong("num_key_value_heads", &self.num_key_value_heads, &rule);

@@ -45,15 +45,7 @@ impl ModelConfig {
     /// [`Error::Input`] for another architecture, a missing or wrong value, or a property that the forward pass
     /// does not have (experts, stretched or partial rotary embedding).
     pub fn from_gguf(file: &Gguf) -> Result<Self> {
-        let architecture = file.require("general.architecture", file.string("general.architecture")?)?;
-        if architecture != "llama" {
-            return Err(unsupported(
-                file,
-                "general.architecture",
-                architecture,
-                "only \"llama\" is supported",
-            ));
-        }
+        check_kind(file)?;
         let size = |key: &str| -> Result<Option<usize>> {
             let key = format!("llama.{key}");
             let value = file.integer(&key)?;
@@ -74,14 +66,6 @@ impl ModelConfig {
                 let rule = format!("it must equal the width of a head, {head_dim}");
                 return Err(unsupported(file, &format!("llama.{key}"), other, &rule));
             }
-        }
-        if let Some(experts) = size("expert_count")?.filter(|&n| n > 0) {
-            return Err(unsupported(
-                file,
-                "llama.expert_count",
-                experts,
-                "mixtures of experts are not supported",
-            ));
         }
         let embedding = file.require("tensor token_embd.weight", file.tensor("token_embd.weight"))?;
         let epsilon = "llama.attention.layer_norm_rms_epsilon";
@@ -107,6 +91,20 @@ impl ModelConfig {
         .validated(file.path())?;
         let rope_scaling = rope_scaling(file, &config)?;
         Ok(Self { rope_scaling, ..config })
+    }
+}
+
+/// Refuses what is no plain Llama.
+fn check_kind(file: &Gguf) -> Result<()> {
+    let key = "general.architecture";
+    let architecture = file.require(key, file.string(key)?)?;
+    if architecture != "llama" {
+        return Err(unsupported(file, key, architecture, "only \"llama\" is supported"));
+    }
+    let key = "llama.expert_count";
+    match file.integer(key)? {
+        None | Some(0) => Ok(()),
+        Some(experts) => Err(unsupported(file, key, experts, "mixtures of experts are not supported")),
     }
 }
 

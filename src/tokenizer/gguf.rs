@@ -82,15 +82,18 @@ fn tokenizer_json(file: &Gguf) -> Result<Value> {
 
 /// How the text is split before merging, and whether a whole word of the vocabulary is taken without merging.
 fn pre_tokenizer(file: &Gguf, pre: &str) -> Result<(Value, bool)> {
-    let sequence = |first: Value, use_regex| json!({"type": "Sequence", "pretokenizers": [first, byte_level(false, use_regex)]});
+    let then_bytes = |first: Value, use_regex| {
+        let both = [first, byte_level(false, use_regex)];
+        json!({"type": "Sequence", "pretokenizers": both})
+    };
     match pre {
-        "smollm" => Ok((sequence(json!({"type": "Digits", "individual_digits": true}), true), false)),
+        "smollm" => Ok((then_bytes(json!({"type": "Digits", "individual_digits": true}), true), false)),
         "gpt-2" => Ok((byte_level(false, true), false)),
         "llama-bpe" => {
             let split = json!({
                 "type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": false,
             });
-            Ok((sequence(split, false), true))
+            Ok((then_bytes(split, false), true))
         }
         other => {
             let rule = "\"smollm\", \"gpt-2\" and \"llama-bpe\" are supported";

@@ -46,7 +46,7 @@ impl Shards {
             } else {
                 "neither model.safetensors nor model.safetensors.index.json is there"
             };
-            let remedy = "give a folder with safetensors (save_pretrained of transformers writes them), or a .gguf file";
+            let remedy = "give a folder with safetensors (as transformers saves them) or a .gguf file";
             return Err(Error::input(folder.display(), found, remedy));
         }
         let wrong = |found: String| {
