@@ -54,16 +54,13 @@ fn folder() -> &'static [(String, Vec<u8>)] {
     static FILES: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
     FILES.get_or_init(|| {
         let model = Pretrained::open(&tiny()).unwrap();
-        let parameters = model.config.parameters();
         let read = |p: &smolten::config::Parameter| {
             let mut out = vec![0.0; p.shape[0] * p.shape[1]];
             model.weights.read(p, &mut out).unwrap();
             out
         };
-        let data: Vec<_> = parameters.iter().map(read).collect();
         let out = tempfile::tempdir().unwrap();
-        let tensors = parameters.iter().zip(data.iter().map(Vec::as_slice));
-        save_pretrained(out.path(), &model, tensors, DType::F32).unwrap();
+        save_pretrained(out.path(), &model, DType::F32, |p| Ok(read(p))).unwrap();
         let files = std::fs::read_dir(out.path()).unwrap().map(|e| e.unwrap());
         files.map(|f| (f.file_name().into_string().unwrap(), std::fs::read(f.path()).unwrap())).collect()
     })

@@ -33,8 +33,7 @@ fn folder(path: &Path) -> Tensors {
     let model = tiny();
     let parameters = model.config.parameters();
     let data: Vec<_> = parameters.iter().map(|p| read(&model, p)).collect();
-    let tensors = parameters.iter().zip(data.iter().map(Vec::as_slice));
-    save_pretrained(path, &model, tensors, DType::F32).unwrap();
+    save_pretrained(path, &model, DType::F32, |p| Ok(read(&model, p))).unwrap();
     let bytes = |data: &[f32]| bytemuck::cast_slice(data).to_vec();
     parameters
         .iter()
@@ -214,10 +213,7 @@ fn a_base_model_gets_chatml_and_its_tokens() {
     assert_eq!(text, "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n");
 
     let again = tempfile::tempdir().unwrap();
-    let parameters = model.config.parameters();
-    let data: Vec<_> = parameters.iter().map(|p| read(&model, p)).collect();
-    let pairs = parameters.iter().zip(data.iter().map(Vec::as_slice));
-    save_pretrained(again.path(), &model, pairs, DType::F32).unwrap();
+    save_pretrained(again.path(), &model, DType::F32, |p| Ok(read(&model, p))).unwrap();
     let json = |name: &str| -> Value {
         serde_json::from_slice(&std::fs::read(again.path().join(name)).unwrap()).unwrap()
     };
@@ -288,12 +284,13 @@ fn a_file_is_whole_or_not_there() {
 }
 
 #[test]
-#[should_panic(expected = "not the model's parameters")]
-fn a_missing_tensor_is_not_saved_in_silence() {
+#[should_panic(expected = "values of model.norm.weight")]
+fn a_tensor_of_another_size_is_not_saved_in_silence() {
     let out = tempfile::tempdir().unwrap();
     let model = tiny();
-    let parameters = model.config.parameters();
-    let data: Vec<_> = parameters.iter().map(|p| read(&model, p)).collect();
-    let pairs = parameters.iter().zip(data.iter().map(Vec::as_slice)).skip(1);
-    let _ = save_pretrained(out.path(), &model, pairs, DType::F32);
+    let _ = save_pretrained(out.path(), &model, DType::F32, |p| {
+        let mut data = read(&model, p);
+        data.truncate(if p.name == "model.norm.weight" { 1 } else { data.len() });
+        Ok(data)
+    });
 }
