@@ -1,6 +1,6 @@
 //! `smolten generate`.
 
-use super::{EngineArguments, set_threads};
+use super::{EngineArguments, with_threads};
 use clap::Args;
 use serde_json::json;
 use smolten::backend;
@@ -86,6 +86,19 @@ struct Session {
 
 /// Opens the model and answers the prompt, or holds the chat.
 pub fn run(arguments: &GenerateArguments) -> Result<()> {
+    let engine = &arguments.engine;
+    // The same words, ranges and error texts as in a recipe.
+    let flags = RecipeOverrides {
+        device: engine.device.clone(),
+        precision: engine.precision.clone(),
+        threads: engine.threads,
+        ..RecipeOverrides::default()
+    };
+    let choice = EngineChoice::resolve(&flags)?;
+    with_threads(choice.threads, || generate(arguments, choice))
+}
+
+fn generate(arguments: &GenerateArguments, choice: EngineChoice) -> Result<()> {
     let pretrained = Pretrained::open(Path::new(&arguments.model))?;
     let prompt = match &arguments.prompt {
         Some(text) if arguments.raw => Some(pretrained.tokenizer.encode(text, true)?),
@@ -108,7 +121,7 @@ pub fn run(arguments: &GenerateArguments) -> Result<()> {
         Some(ids) => limit.min(ids.len() + arguments.max_new_tokens),
         None => limit.min(CHAT_POSITIONS),
     };
-    let mut session = open(arguments, pretrained, positions)?;
+    let mut session = open(arguments, choice, pretrained, positions)?;
     match prompt {
         Some(ids) => session.answer(&ids, arguments.json).map(|_| ()),
         None => session.chat(system_turn(arguments)),
@@ -123,17 +136,13 @@ fn encode_chat(pretrained: &Pretrained, messages: &[Message]) -> Result<Vec<u32>
     pretrained.tokenizer.encode(&pretrained.template.render(messages, true)?, false)
 }
 
-fn open(arguments: &GenerateArguments, pretrained: Pretrained, positions: usize) -> Result<Session> {
-    let engine = &arguments.engine;
-    // The same words, ranges and error texts as in a recipe.
-    let flags = RecipeOverrides {
-        device: engine.device.clone(),
-        precision: engine.precision.clone(),
-        threads: engine.threads,
-        ..RecipeOverrides::default()
-    };
-    let EngineChoice { device, precision, threads } = EngineChoice::resolve(&flags)?;
-    set_threads(threads)?;
+fn open(
+    arguments: &GenerateArguments,
+    choice: EngineChoice,
+    pretrained: Pretrained,
+    positions: usize,
+) -> Result<Session> {
+    let EngineChoice { device, precision, .. } = choice;
     let dtype = backend::precision(device, precision)?;
     let generator = Generator::new(
         &pretrained.config,

@@ -48,11 +48,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
-/// Sets the number of threads that all work is spread over.
-fn set_threads(threads: Option<usize>) -> Result<()> {
-    let Some(threads) = threads else { return Ok(()) };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .map_err(|e| Error::run(format!("cannot start {threads} threads: {e}"), "use a smaller --threads"))
+/// Runs `f` on a pool of its own, so that it and all it calls share `threads` threads.
+fn with_threads<R: Send>(threads: Option<usize>, f: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build();
+    pool.map_err(|e| Error::run(format!("cannot start the threads: {e}"), "use a smaller --threads"))?
+        .install(f)
 }

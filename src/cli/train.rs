@@ -1,7 +1,7 @@
 //! `smolten train`.
 
 use super::screen::{Progress, duration, sample};
-use super::{EngineArguments, set_threads};
+use super::{EngineArguments, with_threads};
 use clap::Args;
 use smolten::arena::Category;
 use smolten::dataset::EncodingStats;
@@ -106,7 +106,10 @@ impl TrainArguments {
 /// Resolves the recipe, prepares the run, shows what it is about to do, and trains.
 pub fn run(arguments: TrainArguments) -> Result<()> {
     let recipe = Recipe::resolve(arguments.recipe.as_deref(), &arguments.set, &arguments.overrides())?;
-    set_threads(recipe.threads)?;
+    with_threads(recipe.threads, || train(recipe))
+}
+
+fn train(recipe: Recipe) -> Result<()> {
     let (model, data) = (recipe.model.clone(), recipe.data.clone());
     let run = Run::prepare(recipe, || default_folder(&model, &data))?;
     announce(&run);

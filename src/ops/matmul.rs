@@ -40,6 +40,20 @@ impl<'a> View<'a> {
     }
 }
 
+impl<'a> View<'a> {
+    /// Rows before `at`, and the others.
+    fn split_rows(self, at: usize) -> (Self, Self) {
+        let rest = self.data.get(at * self.row_stride..).unwrap_or(&[]);
+        (Self { rows: at, ..self }, Self { data: rest, rows: self.rows - at, ..self })
+    }
+
+    /// Columns before `at`, and the others.
+    fn split_columns(self, at: usize) -> (Self, Self) {
+        let (left, right) = self.t().split_rows(at);
+        (left.t(), right.t())
+    }
+}
+
 fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
     rows == 0 || cols == 0 || (row_stride >= cols && (rows - 1) * row_stride + cols <= len)
 }
@@ -55,30 +69,77 @@ pub enum Threads {
 
 /// `c = a·b` or, with `add`, `c += a·b`; c row-major with `c_stride` elements from row to row.
 ///
+/// Threads share the result between them in bands, of rows unless it is much wider than high; that keeps them busier
+/// than sharing each packed block does. Every element is summed in the same order however it is split.
+///
 /// # Panics
 /// If the inner dimensions differ or `c` is too short.
 pub fn multiply(a: View<'_>, b: View<'_>, c: &mut [f32], c_stride: usize, add: bool, threads: Threads) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     assert_eq!(k, b.rows, "inner dimensions");
     assert!(fits(c.len(), m, n, c_stride), "result of {m}x{n} outside its slice");
+    let c = Target { data: c.as_mut_ptr(), stride: c_stride };
+    let bands = match threads {
+        Threads::One => 1,
+        Threads::All => rayon::current_num_threads().min(m * n * k / MIN_BAND_PRODUCTS).max(1),
+    };
+    split(a, b, c, add, bands);
+}
+
+/// Products below which a band is not worth a thread.
+const MIN_BAND_PRODUCTS: usize = 1 << 20;
+
+/// Bands of columns begin at multiples of this: the width of the widest inner kernel.
+const COLUMNS: usize = 64;
+
+/// Where a band of the result lies. Bands that exist at the same time share no element.
+#[derive(Clone, Copy)]
+struct Target {
+    data: *mut f32,
+    stride: usize,
+}
+
+// SAFETY: a Target is only written through, and `split` gives each thread elements that no other thread has.
+unsafe impl Send for Target {}
+
+/// Halves the result until there is one band per thread.
+fn split(a: View<'_>, b: View<'_>, c: Target, add: bool, bands: usize) {
+    let (m, n) = (a.rows, b.cols);
+    if bands <= 1 {
+        return product(a, b, c, add);
+    }
+    let (first, share) = (bands / 2, |n: usize| n * (bands / 2) / bands);
+    if n > 2 * m {
+        let at = share(n).next_multiple_of(COLUMNS).min(n);
+        let right = Target { data: c.data.wrapping_add(at), ..c };
+        let (b1, b2) = b.split_columns(at);
+        rayon::join(|| split(a, b1, c, add, first), || split(a, b2, right, add, bands - first));
+    } else {
+        let at = share(m);
+        let below = Target { data: c.data.wrapping_add(at * c.stride), ..c };
+        let (a1, a2) = a.split_rows(at);
+        rayon::join(|| split(a1, b, c, add, first), || split(a2, b, below, add, bands - first));
+    }
+}
+
+/// One band, on the calling thread.
+fn product(a: View<'_>, b: View<'_>, c: Target, add: bool) {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
     if m == 0 || n == 0 {
         return;
     }
     let stride = |s: usize| isize::try_from(s).expect("a slice is shorter than isize::MAX");
-    let parallelism = match threads {
-        Threads::One => gemm::Parallelism::None,
-        Threads::All => gemm::Parallelism::Rayon(rayon::current_num_threads()),
-    };
-    // SAFETY: `View::strided` and `fits` above checked that every element the strides reach lies inside its slice;
-    // `c` is borrowed exclusively, so it aliases neither `a` nor `b`.
+    // SAFETY: `View::strided` checked that every element the strides of a and b reach lies inside its slice, and
+    // `multiply` did for c, of which this is a band; `split` gave the band to this thread alone, and the exclusive
+    // borrow of c in `multiply`, which waits for all bands, keeps a and b from overlapping it.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            c.as_mut_ptr(),
+            c.data,
             1,
-            stride(c_stride),
+            stride(c.stride),
             add,
             a.data.as_ptr(),
             stride(a.col_stride),
@@ -91,7 +152,7 @@ pub fn multiply(a: View<'_>, b: View<'_>, c: &mut [f32], c_stride: usize, add: b
             false,
             false,
             false,
-            parallelism,
+            gemm::Parallelism::None,
         );
     }
 }
@@ -156,6 +217,45 @@ mod tests {
                     multiply(a, b, &mut got, n + 3, add, Threads::All);
                     naive(a, b, &mut want, n + 3, add);
                     assert_eq!(got, want, "{m}x{n}x{k} add {add}");
+                }
+            }
+        }
+    }
+
+    /// What the promise of the same bytes for any number of threads rests on: the shapes of SmolLM2-135M, in bits.
+    #[test]
+    fn the_number_of_bands_changes_no_bit() {
+        let noise = |n: usize, seed: u32| -> Vec<f32> {
+            let next = |x: &mut u32| {
+                *x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                Some((*x >> 8) as f32 / 8_388_608.0 - 1.0)
+            };
+            std::iter::successors(Some(seed), |x| {
+                let mut x = *x;
+                next(&mut x);
+                Some(x)
+            })
+            .take(n)
+            .map(|mut x| next(&mut x).unwrap())
+            .collect()
+        };
+        for (m, n, k) in
+            [(333, 576, 576), (333, 3072, 576), (576, 1536, 333), (100, 4096, 576), (37, 576, 4096)]
+        {
+            let (a, b, start) = (noise(m * k, 1), noise(n * k, 2), noise(m * n, 3));
+            let layouts = [
+                (View::new(&a, m, k), View::new(&b, n, k).t()),
+                (View::new(&a, k, m).t(), View::new(&b, k, n)),
+            ];
+            for (a, b) in layouts {
+                let run = |bands| {
+                    let mut c = start.clone();
+                    split(a, b, Target { data: c.as_mut_ptr(), stride: n }, true, bands);
+                    c
+                };
+                let want = run(1);
+                for bands in [2, 3, 7] {
+                    assert_eq!(run(bands), want, "{m}x{n}x{k} in {bands} bands");
                 }
             }
         }
