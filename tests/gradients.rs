@@ -5,7 +5,7 @@ mod common;
 
 use common::engine::{Engine, FORWARD, Fixture, bound, join, sequence, tiny, tiny_parts};
 use common::naive::Naive;
-use common::{assert_close, max_abs, uniform};
+use common::{U_F32, assert_close, max_abs, uniform};
 use rayon::prelude::*;
 use smolten::backend::UpdateRule;
 use smolten::batch::MicroBatch;
@@ -19,8 +19,8 @@ fn naive(name: &str) -> Naive {
     Naive::new(&config, |name| weights.f32(name))
 }
 
-/// PyTorch computed the fixture in f64 too, but for its rotary tables, which it rounds to f32: angles then carry
-/// 2⁻²⁴ relative, up to 36 radians' worth.
+/// PyTorch computed the fixture in f64 too. What differs is the order of sums, and eps, which the configuration
+/// holds as f32: 3e-8 of 1e-5, against a mean square of 0.1. Logits are stored as f32, so both sides are rounded.
 #[test]
 fn the_plain_model_agrees_with_pytorch() {
     for name in MODELS {
@@ -28,10 +28,10 @@ fn the_plain_model_agrees_with_pytorch() {
         let batch = reference.batch("");
         let loss = naive.loss_sum(&batch) / batch.supervised() as f64;
         let want = reference.f64("loss")[0];
-        assert!((loss - want).abs() <= 1e-6 * want, "{name}: {loss}, want {want}");
+        assert!((loss - want).abs() <= 1e-10 * want, "{name}: {loss}, want {want}");
         let logits: Vec<f32> = naive.logits(&batch).into_iter().flatten().map(|l| l as f32).collect();
         let want = reference.f32("logits");
-        assert_close("logits", &logits, &want, 0.0, 1e-5 * max_abs(&want));
+        assert_close("logits", &logits, &want, 2.0 * U_F32, 1e-10 * max_abs(&want));
     }
 }
 

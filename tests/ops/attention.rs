@@ -89,16 +89,16 @@ impl Rows {
 pub fn reference<E: Element>(case: &Case<E>) -> (Vec<Real>, Vec<Real>) {
     let (rows, starts) = (case.rows(), case.starts());
     let (mut out, mut lse) = (Vec::new(), Vec::new());
-    for t in 0..case.tokens() {
+    for (t, &start) in starts.iter().enumerate() {
         for h in 0..case.heads.heads {
-            let scores: Vec<Real> = (starts[t]..=t).map(|j| rows.score(t, j, h)).collect();
+            let scores: Vec<Real> = (start..=t).map(|j| rows.score(t, j, h)).collect();
             // Any shift gives the same quotient and the same log-sum-exp, so this one may be taken as exact.
             let highest = Real::exact(scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(s.value)));
             let weights: Vec<Real> = scores.iter().map(|&s| (s - highest).exp()).collect();
             let total = Real::sum(weights.iter().copied());
             let weights: Vec<Real> = weights.into_iter().map(Real::rounded::<E>).collect();
             for c in 0..case.heads.head_dim {
-                let terms = weights.iter().zip(starts[t]..).map(|(&w, j)| w * rows.v(j, h)[c]);
+                let terms = weights.iter().zip(start..).map(|(&w, j)| w * rows.v(j, h)[c]);
                 out.push(Real::sum(terms) * (Real::exact(1.0) / total));
             }
             lse.push(highest + total.ln());
@@ -153,11 +153,11 @@ fn reference_gradient<E: Element>(case: &Case<E>, saved: &Incoming<E>, rope: Tab
     let (rows, starts, heads) = (case.rows(), case.starts(), case.heads);
     let (d, width, group) = (heads.head_dim, heads.qkv_width(), heads.heads / heads.kv_heads);
     let mut terms = Terms(vec![Vec::new(); case.tokens() * width]);
-    for t in 0..case.tokens() {
+    for (t, &start) in starts.iter().enumerate() {
         for h in 0..heads.heads {
             let dout = reals(&saved.dout[t * heads.width() + h * d..][..d]);
             let (k, v) = (heads.heads + h / group, heads.heads + heads.kv_heads + h / group);
-            for j in starts[t]..=t {
+            for j in start..=t {
                 let (p, ds) = p_and_ds(&rows, saved, t, j, h);
                 terms.add(t * width + h * d, ds, rows.k(j, h));
                 terms.add(j * width + k * d, ds, rows.q(t, h));

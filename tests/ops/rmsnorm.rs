@@ -50,9 +50,9 @@ fn input_gradient_in<E: Element>() {
         let mut dx = before.clone();
         backward_input(&x, &w, &rstd, &dy, &mut dx);
         let mut want = Vec::new();
-        for row in 0..t {
+        for (row, &r) in rstd.iter().enumerate() {
             let at = row * c..(row + 1) * c;
-            let r = Real::of(rstd[row]);
+            let r = Real::of(r);
             let normal: Vec<Real> = x[at.clone()].iter().map(|&x| Real::of(x) * r).collect();
             let wdy: Vec<Real> =
                 dy[at.clone()].iter().zip(&w).map(|(&dy, &w)| Real::of(w) * Real::of(dy)).collect();
