@@ -29,6 +29,10 @@ impl Heads {
     pub fn qkv_width(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
+    /// Query heads that share a key and value head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
     /// Columns of the attention output: `H·D`.
     pub fn width(&self) -> usize {
         self.heads * self.head_dim
@@ -98,34 +102,34 @@ pub fn forward<E: Element>(qkv: &[E], cu_seqlens: &[u32], heads: Heads, out: &mu
             tasks.push((strip, out, lse));
         }
         tasks.into_par_iter().with_max_len(1).for_each(|(strip, out, lse)| {
-            let mut scores = vec![0.0; strip.rows() * strip.keys()];
-            for h in 0..heads.heads {
-                forward_strip::<E>(qkv, heads, strip, h, &mut scores, out, lse);
+            let mut scores = vec![0.0; heads.group() * strip.rows() * strip.keys()];
+            for kv in 0..heads.kv_heads {
+                forward_strip::<E>(qkv, heads, strip, kv, &mut scores, out, lse);
             }
         });
     });
 }
 
-/// One head of one strip.
+/// The query heads of one kv head, for one strip.
 fn forward_strip<E: Element>(
     qkv: &[f32],
     heads: Heads,
     strip: Strip,
-    h: usize,
+    kv: usize,
     scores: &mut [f32],
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    let (d, width) = (heads.head_dim, heads.qkv_width());
-    let kv = h / (heads.heads / heads.kv_heads);
-    let keys = strip.keys();
-    let q = head(qkv, width, h, d, strip.first, strip.last);
+    let (d, width, rows, keys) = (heads.head_dim, heads.qkv_width(), strip.rows(), strip.keys());
+    let stacked = heads.group() * rows;
+    let q = stack(qkv, width, heads, kv, strip);
     let k = head(qkv, width, heads.heads + kv, d, strip.start, strip.last);
     let v = head(qkv, width, heads.heads + heads.kv_heads + kv, d, strip.start, strip.last);
-    multiply(q, k.t(), scores, keys, false, Threads::One);
+    multiply(View::new(&q, stacked, d), k.t(), scores, keys, false, Threads::One);
     let scale = scale(heads);
-    let mut inverse = [0.0f32; QUERIES];
-    for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+    let mut inverse = vec![0.0f32; stacked];
+    for (r, (row, inverse)) in scores.chunks_exact_mut(keys).zip(&mut inverse).enumerate() {
+        let (i, h) = (r % rows, kv * heads.group() + r / rows);
         let (seen, hidden) = row.split_at_mut(strip.visible(i));
         simd(|| {
             let highest = max(seen) * scale;
@@ -137,15 +141,30 @@ fn forward_strip<E: Element>(
                 *s = rounded::<E>(*s);
             }
             hidden.fill(0.0);
-            inverse[i] = 1.0 / total;
+            *inverse = 1.0 / total;
             lse[i * heads.heads + h] = highest + total.ln();
         });
     }
-    let columns = &mut out[h * d..];
-    multiply(View::new(scores, strip.rows(), keys), v, columns, heads.width(), false, Threads::One);
-    for (i, inverse) in inverse[..strip.rows()].iter().enumerate() {
-        columns[i * heads.width()..][..d].iter_mut().for_each(|o| *o *= inverse);
+    let mut weighed = q; // the queries are done with
+    multiply(View::new(scores, stacked, keys), v, &mut weighed, d, false, Threads::One);
+    for (r, (row, inverse)) in weighed.chunks_exact(d).zip(&inverse).enumerate() {
+        let (i, h) = (r % rows, kv * heads.group() + r / rows);
+        let to = &mut out[i * heads.width() + h * d..][..d];
+        to.iter_mut().zip(row).for_each(|(o, x)| *o = x * inverse);
     }
+}
+
+/// The query heads of one kv head, one below the other: `[group·rows, D]`. They share their keys and values, so one
+/// product serves them all. `width` is that of `data`'s rows, whose first columns are the query heads.
+fn stack(data: &[f32], width: usize, heads: Heads, kv: usize, strip: Strip) -> Vec<f32> {
+    let d = heads.head_dim;
+    let mut stacked = Vec::with_capacity(heads.group() * strip.rows() * d);
+    for h in kv * heads.group()..(kv + 1) * heads.group() {
+        for t in strip.first..strip.last {
+            stacked.extend_from_slice(&data[t * width + h * d..][..d]);
+        }
+    }
+    stacked
 }
 
 /// What the backward pass reads; shapes as in [`forward`], `dout` A `[T, H·D]`.
@@ -217,40 +236,44 @@ fn backward_group<E: Element>(
     (start, end): (usize, usize),
     kv: usize,
 ) -> Group {
-    let (d, width, group) = (heads.head_dim, heads.qkv_width(), heads.heads / heads.kv_heads);
+    let (d, width, group) = (heads.head_dim, heads.qkv_width(), heads.group());
     let n = end - start;
     let mut g = Group { dq: vec![0.0; n * group * d], dk: vec![0.0; n * d], dv: vec![0.0; n * d] };
-    let mut p = vec![0.0; QUERIES * n];
-    let mut ds = vec![0.0; QUERIES * n];
+    let mut p = vec![0.0; group * QUERIES.min(n) * n];
+    let mut ds = vec![0.0; group * QUERIES.min(n) * n];
     let scale = scale(heads);
     for strip in strips(start, end) {
         let (rows, keys) = (strip.rows(), strip.keys());
+        let stacked = group * rows;
         let k = head(qkv, width, heads.heads + kv, d, start, strip.last);
         let v = head(qkv, width, heads.heads + heads.kv_heads + kv, d, start, strip.last);
-        let (p, ds) = (&mut p[..rows * keys], &mut ds[..rows * keys]);
-        for (member, h) in (kv * group..(kv + 1) * group).enumerate() {
-            let q = head(qkv, width, h, d, strip.first, strip.last);
-            let dout = head(dout, heads.width(), h, d, strip.first, strip.last);
-            multiply(q, k.t(), p, keys, false, Threads::One);
-            multiply(dout, v.t(), ds, keys, false, Threads::One);
-            for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
-                let at = (strip.first + i) * heads.heads + h;
-                let (lse, delta, visible) = (lse[at], delta[at], strip.visible(i));
-                simd(|| {
-                    for (p, ds) in p[..visible].iter_mut().zip(&mut ds[..visible]) {
-                        let probability = exp(*p * scale - lse);
-                        *ds = rounded::<E>(probability * (*ds - delta) * scale);
-                        *p = rounded::<E>(probability);
-                    }
-                });
-                p[visible..].fill(0.0);
-                ds[visible..].fill(0.0);
-            }
-            let (p, ds) = (View::new(p, rows, keys), View::new(ds, rows, keys));
-            multiply(p.t(), dout, &mut g.dv, d, true, Threads::One);
-            multiply(ds.t(), q, &mut g.dk, d, true, Threads::One);
-            let dq = &mut g.dq[(strip.first - start) * group * d + member * d..];
-            multiply(ds, k, dq, group * d, false, Threads::One);
+        let q = stack(qkv, width, heads, kv, strip);
+        let mut dout = stack(dout, heads.width(), heads, kv, strip);
+        let (p, ds) = (&mut p[..stacked * keys], &mut ds[..stacked * keys]);
+        multiply(View::new(&q, stacked, d), k.t(), p, keys, false, Threads::One);
+        multiply(View::new(&dout, stacked, d), v.t(), ds, keys, false, Threads::One);
+        for (r, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+            let (i, h) = (r % rows, kv * group + r / rows);
+            let at = (strip.first + i) * heads.heads + h;
+            let (lse, delta, visible) = (lse[at], delta[at], strip.visible(i));
+            simd(|| {
+                for (p, ds) in p[..visible].iter_mut().zip(&mut ds[..visible]) {
+                    let probability = exp(*p * scale - lse);
+                    *ds = rounded::<E>(probability * (*ds - delta) * scale);
+                    *p = rounded::<E>(probability);
+                }
+            });
+            p[visible..].fill(0.0);
+            ds[visible..].fill(0.0);
+        }
+        let (p, ds) = (View::new(p, stacked, keys), View::new(ds, stacked, keys));
+        multiply(p.t(), View::new(&dout, stacked, d), &mut g.dv, d, true, Threads::One);
+        multiply(ds.t(), View::new(&q, stacked, d), &mut g.dk, d, true, Threads::One);
+        let dq = &mut dout; // the gradient of the output is done with
+        multiply(ds, k, dq, d, false, Threads::One);
+        for (r, row) in dq.chunks_exact(d).enumerate() {
+            let (i, member) = (r % rows, r / rows);
+            g.dq[(strip.first - start + i) * group * d + member * d..][..d].copy_from_slice(row);
         }
     }
     g
@@ -258,7 +281,7 @@ fn backward_group<E: Element>(
 
 /// Lays the groups' gradients into rows of `[q heads, k heads, v heads]`.
 fn scatter(groups: &[Group], heads: Heads, cu_seqlens: &[u32], dqkv: &mut [f32]) {
-    let (d, per) = (heads.head_dim, heads.heads / heads.kv_heads * heads.head_dim);
+    let (d, per) = (heads.head_dim, heads.group() * heads.head_dim);
     let bounds: Vec<_> = sequences(cu_seqlens).filter(|(start, end)| start < end).collect();
     dqkv.par_chunks_exact_mut(heads.qkv_width()).enumerate().for_each(|(t, row)| {
         let sequence = bounds.partition_point(|&(_, end)| end <= t);
@@ -292,7 +315,7 @@ pub fn cached<E: Element>(
         keys[at..][..kv_width].copy_from_slice(k);
         values[at..][..kv_width].copy_from_slice(v);
     }
-    let (keys, values, group) = (&*keys, &*values, heads.heads / heads.kv_heads);
+    let (keys, values, group) = (&*keys, &*values, heads.group());
     let scale = scale(heads);
     out.par_chunks_exact_mut(d).enumerate().for_each(|(task, out)| {
         let (t, h) = (task / heads.heads, task % heads.heads);

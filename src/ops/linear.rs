@@ -2,6 +2,10 @@
 
 use super::matmul::{Threads, View, multiply, rounding, widen};
 use crate::dtype::Element;
+use rayon::prelude::*;
+
+/// Elements that one task copies.
+const COPY: usize = 1 << 15;
 
 /// `y = x·wᵀ`. `x` A `[T, in]`, `w` A `[out, in]`, `y` B `[T, out]`.
 pub fn forward<A: Element, B: Element>(x: &[A], w: &[A], y: &mut [B], t: usize, inputs: usize) {
@@ -29,7 +33,7 @@ pub fn forward_residual<A: Element>(
     inputs: usize,
 ) {
     let outputs = w.len() / inputs;
-    y.copy_from_slice(residual);
+    y.par_chunks_mut(COPY).zip(residual.par_chunks(COPY)).for_each(|(y, r)| y.copy_from_slice(r));
     let (x, w) = (widen(x), widen(w));
     multiply(View::new(&x, t, inputs), View::new(&w, outputs, inputs).t(), y, outputs, true, Threads::All);
 }
