@@ -37,16 +37,16 @@ pub struct GenerateArguments {
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_new_tokens: usize,
     /// Randomness; 0 always takes the likeliest token (greedy)
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = at_least_zero)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = at_least_zero, allow_negative_numbers = true)]
     temperature: f32,
     /// Draw from the N likeliest tokens only; 0: all
     #[arg(long, value_name = "N", default_value_t = 0)]
     top_k: usize,
     /// Draw from the likeliest tokens that add up to this probability only; 1: all
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability, allow_negative_numbers = true)]
     top_p: f32,
     /// Makes tokens seen before less likely; 1: off
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = above_zero)]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = above_zero, allow_negative_numbers = true)]
     repetition_penalty: f32,
     /// Seed of the draws
     #[arg(long, value_name = "N", default_value_t = 0)]

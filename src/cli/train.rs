@@ -37,7 +37,7 @@ pub struct TrainArguments {
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Passes over the rows [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     epochs: Option<f64>,
     /// Rows of a micro-batch; with --packing packed rows [default: 2]
     #[arg(long, value_name = "ROWS")]
@@ -49,10 +49,10 @@ pub struct TrainArguments {
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<u64>,
     /// Peak learning rate [default: 2e-4]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Steps from 0 to the peak rate; below 1 a share of all steps [default: 5]
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", allow_negative_numbers = true)]
     warmup: Option<f64>,
     /// adamw or adamw_8bit [default: adamw_8bit]
     #[arg(long, value_name = "NAME")]

@@ -1,6 +1,6 @@
 //! Causal attention with grouped heads over sequences that lie end to end, forward and backward.
 //!
-//! Work goes in strips of [`QUERIES`] query rows against the keys before them, so no T × T matrix exists
+//! Work goes in strips of 64 query rows against the keys before them, so no T × T matrix exists
 //! (Dao et al. 2022, arXiv:2205.14135, with whole strips in place of tiles). The backward pass recomputes the
 //! probabilities from `lse`. Every strip is one task and writes its own rows; gradients of keys and values are added
 //! up by the one task that owns their head, strip after strip, so the number of threads changes nothing.

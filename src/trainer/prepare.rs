@@ -27,7 +27,7 @@ pub struct Run {
     pub stats: EncodingStats,
     /// The same for rows of `eval_data`.
     pub eval_stats: Option<EncodingStats>,
-    /// Rows held out, as many as [`Run::held_out`] holds sequences.
+    /// Rows held out.
     pub held_out_rows: usize,
     /// Optimizer steps.
     pub total_steps: usize,

@@ -144,7 +144,7 @@ def main():
     steps, prepared = run_trl(args.gguf, rows, args.threads)
     assert prepared == plain, "TRL tokenised or masked otherwise than the plain loop"
     result = dict(
-        command=f"python tests/external/reference_trl.py {args.gguf.name} {args.rows.name} --out trl-gsm8k.json",
+        command=f"python tests/external/reference_trl.py {args.gguf.name} {args.rows.name} --out trl.json",
         versions={m.__name__: m.__version__ for m in (torch, transformers, trl)},
         settings=dict(batch_size=BATCH, grad_accum=ACCUMULATION, max_length=MAX_LENGTH, lr=LR, warmup=WARMUP,
                       schedule_steps=SCHEDULE_STEPS, steps=STEPS, weight_decay=WEIGHT_DECAY, clip=CLIP,
