@@ -66,9 +66,13 @@ fn ten_steps_of_each_optimizer() {
                     AdamWConfig { lr: lr[step], beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
                 let (got_loss, got_norm) = engine.step(&window, &config);
                 // PyTorch's own float32 run differs from its float64 run by rounding that training amplifies; ours
-                // may differ by four times the largest such difference so far, or by one pass's rounding.
+                // may differ by four times the largest such difference so far, or by one pass's rounding. With 8-bit
+                // state a moment near the middle of two codes goes one way or the other by chance, in any step; so
+                // there the largest difference of all ten counts. (Given the same gradients the codes are equal bit
+                // for bit: tests/adamw_8bit_bits.rs.)
+                let counted = if rule == UpdateRule::Torch { step + 1 } else { loss.len() };
                 let own = |a: &[f64], b: &[f64]| {
-                    a.iter().zip(b).take(step + 1).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+                    a.iter().zip(b).take(counted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
                 };
                 let allowed = 4.0 * own(&loss, &loss32) + f64::from(bound(FORWARD)) * loss[step];
                 let diff = (got_loss - loss[step]).abs();

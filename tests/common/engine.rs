@@ -36,6 +36,9 @@ impl Fixture {
     pub fn f64(&self, name: &str) -> Vec<f64> {
         self.tensor(name)
     }
+    pub fn u8(&self, name: &str) -> Vec<u8> {
+        self.tensor(name)
+    }
     pub fn u32(&self, name: &str) -> Vec<u32> {
         self.tensor(name)
     }
