@@ -288,7 +288,8 @@ impl Recipe {
 
 /// The entries of a recipe file, or of an embedded recipe where there is no such file.
 fn file_layer(name: &str) -> Result<Vec<keys::Entry>> {
-    if std::path::Path::new(name).is_file() {
+    // Only a .toml file is one: in a checkout, `quickstart` is also the name of a script.
+    if name.ends_with(".toml") && std::path::Path::new(name).is_file() {
         let text = std::fs::read(name).map_err(Error::io("read", name))?;
         let text = String::from_utf8(text).map_err(|e| {
             let found = format!("byte {} is not UTF-8", e.utf8_error().valid_up_to());

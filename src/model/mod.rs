@@ -8,6 +8,7 @@
 
 mod feed;
 mod pass;
+mod plan;
 
 pub use feed::Feed;
 
@@ -17,11 +18,7 @@ use crate::config::{ModelConfig, Parameter};
 use crate::dtype::{DType, Element, with_element};
 use crate::error::Result;
 use crate::ops::attention::Heads;
-use crate::ops::{rmsnorm, rope};
-
-/// Rows of logits that exist at a time: with 256 the products with the head lose a tenth of their speed, and 1024 rows
-/// of SmolLM2's vocabulary are 192 MiB.
-const LOGIT_ROWS: usize = 1024;
+use crate::ops::rope;
 
 /// The largest micro-batch that a plan has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,13 +132,13 @@ impl Model {
         capacity: Capacity,
         training: bool,
     ) -> Self {
-        let weights = plan_weights(plan, config, dtype, training);
-        let grads = training.then(|| span(weights.iter().filter_map(|w| w.grad)));
+        let weights = plan::weights(plan, config, dtype, training);
+        let grads = training.then(|| plan::span(weights.iter().filter_map(|w| w.grad)));
         let fused = |names: &[usize]| Fused {
-            w: fuse(names.iter().map(|&i| weights[i].working)),
-            dw: training.then(|| fuse(names.iter().filter_map(|&i| weights[i].grad))),
+            w: plan::fuse(names.iter().map(|&i| weights[i].working)),
+            dw: training.then(|| plan::fuse(names.iter().filter_map(|&i| weights[i].grad))),
         };
-        let kept = plan_kept(plan, config, dtype, capacity, training);
+        let kept = plan::kept(plan, config, dtype, capacity, training);
         let layers = kept
             .into_iter()
             .enumerate()
@@ -162,11 +159,11 @@ impl Model {
         let embedding = fused(&[0]);
         let head = if config.tie_word_embeddings { embedding } else { fused(&[norm + 1]) };
         let norm = fused(&[norm]);
-        let scratch = plan_scratch(plan, config, dtype, capacity);
+        let scratch = plan::scratch(plan, config, dtype, capacity);
         let half = config.head_dim / 2;
         let mut table = || plan.tensor(Category::Weights, capacity.positions, half, DType::F32);
         let rope = RopeTable { cos: table(), sin: table() };
-        let backward = training.then(|| plan_backward(plan, config, dtype, capacity, &scratch, head));
+        let backward = training.then(|| plan::backward(plan, config, dtype, capacity, &scratch, head));
         let batch = feed::plan(plan, capacity);
         let config = config.clone();
         Self {
@@ -275,138 +272,4 @@ pub fn read_floats(backend: &mut dyn Backend, t: Tensor) -> Result<Vec<f32>> {
         backend.download(t, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values.into_iter().map(Element::to_f32).collect())
     })
-}
-
-/// Lays the weights out in the order of their names; q k v of a layer adjoin, and gate and up.
-fn plan_weights(plan: &mut Plan, config: &ModelConfig, dtype: DType, training: bool) -> Vec<Weight> {
-    let parameters = config.parameters();
-    let mut lay_out = |category, dtype| -> Vec<Tensor> {
-        let place = |p: &Parameter| {
-            let [rows, cols] = p.shape;
-            let follows =
-                ["k_proj.weight", "v_proj.weight", "up_proj.weight"].iter().any(|end| p.name.ends_with(end));
-            if follows {
-                plan.adjoining(category, rows, cols, dtype)
-            } else {
-                plan.tensor(category, rows, cols, dtype)
-            }
-        };
-        parameters.iter().map(place).collect()
-    };
-    let working = lay_out(Category::Weights, dtype);
-    let master = if training && dtype != DType::F32 {
-        lay_out(Category::Weights, DType::F32)
-    } else {
-        working.clone()
-    };
-    let grads = training.then(|| lay_out(Category::Gradients, DType::F32));
-    parameters
-        .into_iter()
-        .enumerate()
-        .map(|(i, parameter)| Weight {
-            parameter,
-            master: master[i],
-            working: working[i],
-            grad: grads.as_ref().map(|g| g[i]),
-        })
-        .collect()
-}
-
-/// Adjoining matrices of one width as one.
-fn fuse(tensors: impl IntoIterator<Item = Tensor>) -> Tensor {
-    tensors
-        .into_iter()
-        .reduce(|a, b| {
-            assert!(a.offset + a.bytes() == b.offset && a.cols == b.cols, "fused weights must adjoin");
-            Tensor { rows: a.rows + b.rows, ..a }
-        })
-        .expect("at least one weight")
-}
-
-/// From the first of the tensors to the end of the last, as one row.
-fn span(tensors: impl IntoIterator<Item = Tensor>) -> Tensor {
-    let all: Vec<Tensor> = tensors.into_iter().collect();
-    let (first, last) = (all[0], all[all.len() - 1]);
-    let bytes = last.offset + last.bytes() - first.offset;
-    Tensor { rows: 1, cols: bytes / first.dtype.size(), ..first }
-}
-
-/// One set of kept activations per layer for training; otherwise all layers share one, the residual stream
-/// alternating between two buffers.
-fn plan_kept(
-    plan: &mut Plan,
-    n: &ModelConfig,
-    dtype: DType,
-    capacity: Capacity,
-    training: bool,
-) -> Vec<Kept> {
-    let (t, c) = (capacity.tokens, n.hidden_size);
-    let mut new = |_: usize| {
-        let mut of = |rows, cols, dtype| plan.tensor(Category::Activations, rows, cols, dtype);
-        Kept {
-            x: of(t, c, DType::F32),
-            rstd1: of(1, t, DType::F32),
-            qkv: of(t, n.qkv_width(), dtype),
-            attention: of(t, n.attention_width(), dtype),
-            lse: of(t, n.num_attention_heads, DType::F32),
-            mid: of(t, c, DType::F32),
-            rstd2: of(1, t, DType::F32),
-            gate_up: of(t, 2 * n.intermediate_size, dtype),
-        }
-    };
-    if training {
-        return (0..n.num_hidden_layers).map(new).collect();
-    }
-    let shared = new(0);
-    let other = plan.tensor(Category::Activations, t, c, DType::F32);
-    let odd = Kept { x: other, ..shared };
-    (0..n.num_hidden_layers).map(|l| if l % 2 == 0 { shared } else { odd }).collect()
-}
-
-fn plan_scratch(plan: &mut Plan, n: &ModelConfig, dtype: DType, capacity: Capacity) -> Scratch {
-    let (t, c) = (capacity.tokens, n.hidden_size);
-    let rows = LOGIT_ROWS.min(t);
-    let mut of = |rows, cols, dtype| plan.tensor(Category::Scratch, rows, cols, dtype);
-    Scratch {
-        norm: of(t, c, dtype),
-        act: of(t, n.intermediate_size, dtype),
-        last: of(t, c, DType::F32),
-        rstd: of(1, t, DType::F32),
-        losses: of(1, t, DType::F32),
-        x_chunk: of(rows, c, dtype),
-        logits: of(rows, n.vocab_size, DType::F32),
-    }
-}
-
-fn plan_backward(
-    plan: &mut Plan,
-    n: &ModelConfig,
-    dtype: DType,
-    capacity: Capacity,
-    scratch: &Scratch,
-    head: Fused,
-) -> Backward {
-    let (t, c, f) = (capacity.tokens, n.hidden_size, n.intermediate_size);
-    let same = dtype == DType::F32;
-    let mut of = |rows, cols, dtype| plan.tensor(Category::Scratch, rows, cols, dtype);
-    let dx = of(t, c, DType::F32);
-    let dnorm = of(t, c, dtype);
-    let rows = scratch.logits.rows;
-    Backward {
-        dx,
-        dx_a: if same { dx } else { of(t, c, dtype) },
-        dnorm,
-        dact: of(t, f, dtype),
-        dgate_up: of(t, 2 * f, dtype),
-        dattention: of(t, n.attention_width(), dtype),
-        dqkv: of(t, n.qkv_width(), dtype),
-        delta: of(t, n.num_attention_heads, DType::F32),
-        partials: of(t.div_ceil(rmsnorm::ROWS_PER_PARTIAL), c, DType::F32),
-        head: HeadGradients {
-            dx: dnorm,
-            dw: head.dw.expect("planned for training"),
-            dlogits: if same { scratch.logits } else { of(rows, n.vocab_size, dtype) },
-            dx_chunk: of(rows, c, dtype),
-        },
-    }
 }

@@ -1,0 +1,74 @@
+//! The output head: logits, loss and gradients, a chunk of rows at a time.
+
+use super::Cpu;
+use crate::arena::Tensor;
+use crate::backend::{BatchBuffers, LinearCrossEntropy};
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::ops::{cross_entropy, linear, matmul};
+
+impl Cpu {
+    /// The head over all supervised positions, a chunk of logits at a time.
+    pub(super) fn head<E: Element>(&mut self, batch: &BatchBuffers, args: &LinearCrossEntropy) -> Result<()> {
+        let supervised = self.params.supervised;
+        let rows = self.memory.get::<u32>(Self::list(batch.loss_rows, supervised)).to_vec();
+        let all = self.memory.get::<u32>(Self::list(batch.targets, self.params.tokens));
+        let targets: Vec<u32> = rows.iter().map(|&r| all[r as usize]).collect();
+        if let Some(g) = args.gradients {
+            let dx = self.active(g.dx);
+            self.memory.bytes_mut(dx).fill(0);
+            if rows.is_empty() && !self.accumulates() {
+                self.memory.get_mut::<f32>(g.dw).fill(0.0);
+            }
+        }
+        let chunk = args.logits.rows;
+        for (i, (rows, targets)) in rows.chunks(chunk).zip(targets.chunks(chunk)).enumerate() {
+            self.head_chunk::<E>(args, rows, targets, i * chunk)?;
+        }
+        Ok(())
+    }
+
+    /// One chunk: gather, logits, loss and, when training, `dx` and `dw`.
+    fn head_chunk<E: Element>(
+        &mut self,
+        args: &LinearCrossEntropy,
+        rows: &[u32],
+        targets: &[u32],
+        first: usize,
+    ) -> Result<()> {
+        let (n, w) = (rows.len(), args.w);
+        let (v, c) = (w.rows, w.cols);
+        let (x_chunk, logits) = (args.x_chunk.head(n), args.logits.head(n));
+        let weight = args.gradients.map(|_| self.params.inverse_denominator * self.params.loss_scale);
+        let ([x, head], [gathered, logits_out]) = self.memory.lend([args.x, w], [x_chunk, logits]);
+        let (x, gathered, scores) = (x.get::<E>(), gathered.get::<E>(), logits_out.get::<f32>());
+        for (to, &row) in gathered.chunks_exact_mut(c).zip(rows) {
+            to.copy_from_slice(&x[row as usize * c..][..c]);
+        }
+        linear::forward::<E, f32>(gathered, head.get(), scores, n, c);
+        let losses = cross_entropy::rows(scores, v, targets, weight);
+        for row in &losses {
+            self.output.loss_sum += f64::from(row.loss);
+            self.output.correct += u64::from(row.correct);
+        }
+        let kept = Tensor { offset: args.losses.offset + 4 * first, cols: n, ..args.losses };
+        self.memory.get_mut::<f32>(kept).iter_mut().zip(&losses).for_each(|(to, row)| *to = row.loss);
+        let Some(g) = args.gradients else { return Ok(()) };
+
+        let dlogits = g.dlogits.head(n);
+        if dlogits.offset != logits.offset {
+            let ([wide], [out]) = self.memory.lend([logits], [dlogits]);
+            matmul::rounding(out.get::<E>(), |out| out.copy_from_slice(wide.get()));
+        }
+        let add = first > 0 || self.accumulates();
+        let reads = [dlogits, w, x_chunk];
+        let ([d, head, x], [dx_chunk, dw, dx]) = self.memory.lend(reads, [g.dx_chunk.head(n), g.dw, g.dx]);
+        let (d, dx_chunk, dx) = (d.get::<E>(), dx_chunk.get::<E>(), dx.get::<E>());
+        linear::input_gradient::<E>(d, head.get(), dx_chunk, n, c);
+        linear::weight_gradient::<E>(d, x.get(), dw.get(), n, c, add);
+        for (from, &row) in dx_chunk.chunks_exact(c).zip(rows) {
+            dx[row as usize * c..][..c].copy_from_slice(from);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! Where everything lies: weights, gradients, activations, scratch.
+
+use super::{Backward, Capacity, Fused, Kept, Scratch, Weight};
+use crate::arena::{Category, Plan, Tensor};
+use crate::backend::HeadGradients;
+use crate::config::{ModelConfig, Parameter};
+use crate::dtype::DType;
+use crate::ops::rmsnorm;
+
+/// Rows of logits that exist at a time: with 256 the products with the head lose a tenth of their speed, and 1024 rows
+/// of SmolLM2's vocabulary are 192 MiB.
+const LOGIT_ROWS: usize = 1024;
+
+/// Lays the weights out in the order of their names; q k v of a layer adjoin, and gate and up.
+pub(super) fn weights(plan: &mut Plan, config: &ModelConfig, dtype: DType, training: bool) -> Vec<Weight> {
+    let parameters = config.parameters();
+    let mut lay_out = |category, dtype| -> Vec<Tensor> {
+        let place = |p: &Parameter| {
+            let [rows, cols] = p.shape;
+            let follows =
+                ["k_proj.weight", "v_proj.weight", "up_proj.weight"].iter().any(|end| p.name.ends_with(end));
+            if follows {
+                plan.adjoining(category, rows, cols, dtype)
+            } else {
+                plan.tensor(category, rows, cols, dtype)
+            }
+        };
+        parameters.iter().map(place).collect()
+    };
+    let working = lay_out(Category::Weights, dtype);
+    let master = if training && dtype != DType::F32 {
+        lay_out(Category::Weights, DType::F32)
+    } else {
+        working.clone()
+    };
+    let grads = training.then(|| lay_out(Category::Gradients, DType::F32));
+    parameters
+        .into_iter()
+        .enumerate()
+        .map(|(i, parameter)| Weight {
+            parameter,
+            master: master[i],
+            working: working[i],
+            grad: grads.as_ref().map(|g| g[i]),
+        })
+        .collect()
+}
+
+/// Adjoining matrices of one width as one.
+pub(super) fn fuse(tensors: impl IntoIterator<Item = Tensor>) -> Tensor {
+    tensors
+        .into_iter()
+        .reduce(|a, b| {
+            assert!(a.offset + a.bytes() == b.offset && a.cols == b.cols, "fused weights must adjoin");
+            Tensor { rows: a.rows + b.rows, ..a }
+        })
+        .expect("at least one weight")
+}
+
+/// From the first of the tensors to the end of the last, as one row.
+pub(super) fn span(tensors: impl IntoIterator<Item = Tensor>) -> Tensor {
+    let all: Vec<Tensor> = tensors.into_iter().collect();
+    let (first, last) = (all[0], all[all.len() - 1]);
+    let bytes = last.offset + last.bytes() - first.offset;
+    Tensor { rows: 1, cols: bytes / first.dtype.size(), ..first }
+}
+
+/// One set of kept activations per layer for training; otherwise all layers share one.
+pub(super) fn kept(
+    plan: &mut Plan,
+    n: &ModelConfig,
+    dtype: DType,
+    capacity: Capacity,
+    training: bool,
+) -> Vec<Kept> {
+    let (t, c) = (capacity.tokens, n.hidden_size);
+    let mut new = || {
+        let mut of = |rows, cols, dtype| plan.tensor(Category::Activations, rows, cols, dtype);
+        Kept {
+            x: of(t, c, DType::F32),
+            rstd1: of(1, t, DType::F32),
+            qkv: of(t, n.qkv_width(), dtype),
+            attention: of(t, n.attention_width(), dtype),
+            lse: of(t, n.num_attention_heads, DType::F32),
+            mid: of(t, c, DType::F32),
+            rstd2: of(1, t, DType::F32),
+            gate_up: of(t, 2 * n.intermediate_size, dtype),
+        }
+    };
+    if training {
+        (0..n.num_hidden_layers).map(|_| new()).collect()
+    } else {
+        vec![new(); n.num_hidden_layers]
+    }
+}
+
+pub(super) fn scratch(plan: &mut Plan, n: &ModelConfig, dtype: DType, capacity: Capacity) -> Scratch {
+    let (t, c) = (capacity.tokens, n.hidden_size);
+    let rows = LOGIT_ROWS.min(t);
+    let mut of = |rows, cols, dtype| plan.tensor(Category::Scratch, rows, cols, dtype);
+    Scratch {
+        norm: of(t, c, dtype),
+        act: of(t, n.intermediate_size, dtype),
+        last: of(t, c, DType::F32),
+        rstd: of(1, t, DType::F32),
+        losses: of(1, t, DType::F32),
+        x_chunk: of(rows, c, dtype),
+        logits: of(rows, n.vocab_size, DType::F32),
+    }
+}
+
+pub(super) fn backward(
+    plan: &mut Plan,
+    n: &ModelConfig,
+    dtype: DType,
+    capacity: Capacity,
+    scratch: &Scratch,
+    head: Fused,
+) -> Backward {
+    let (t, c, f) = (capacity.tokens, n.hidden_size, n.intermediate_size);
+    let same = dtype == DType::F32;
+    let mut of = |rows, cols, dtype| plan.tensor(Category::Scratch, rows, cols, dtype);
+    let dx = of(t, c, DType::F32);
+    let dnorm = of(t, c, dtype);
+    let rows = scratch.logits.rows;
+    Backward {
+        dx,
+        dx_a: if same { dx } else { of(t, c, dtype) },
+        dnorm,
+        dact: of(t, f, dtype),
+        dgate_up: of(t, 2 * f, dtype),
+        dattention: of(t, n.attention_width(), dtype),
+        dqkv: of(t, n.qkv_width(), dtype),
+        delta: of(t, n.num_attention_heads, DType::F32),
+        partials: of(t.div_ceil(rmsnorm::ROWS_PER_PARTIAL), c, DType::F32),
+        head: HeadGradients {
+            dx: dnorm,
+            dw: head.dw.expect("planned for training"),
+            dlogits: if same { scratch.logits } else { of(rows, n.vocab_size, dtype) },
+            dx_chunk: of(rows, c, dtype),
+        },
+    }
+}
