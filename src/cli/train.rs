@@ -8,7 +8,7 @@ use smolten::dataset::EncodingStats;
 use smolten::dtype::DType;
 use smolten::error::Result;
 use smolten::metrics::{peak_memory_bytes, processor};
-use smolten::recipe::{Recipe, RecipeOverrides};
+use smolten::recipe::{OptimizerKind, Recipe, RecipeOverrides};
 use smolten::trainer::{Outcome, Run};
 use std::path::{Path, PathBuf};
 
@@ -142,9 +142,13 @@ fn announce(run: &Run) {
         println!("held out: no rows, so no held-out loss (--set eval_share=0.05 holds some out)");
     }
     println!("{}", sample(&run.sample));
+    let optimizer = match r.optimizer {
+        OptimizerKind::AdamW => "adamw",
+        OptimizerKind::AdamW8bit => "adamw_8bit",
+    };
     println!(
-        "plan: {} steps of {} x {} rows ({} steps make an epoch), {:?} at {:e}",
-        run.total_steps, r.grad_accum, r.batch_size, run.steps_per_epoch, r.optimizer, r.lr
+        "plan: {} steps of {} x {} rows ({} steps make an epoch), {optimizer} at {:e}",
+        run.total_steps, r.grad_accum, r.batch_size, run.steps_per_epoch, r.lr
     );
     let mib: Vec<String> =
         run.memory.iter().map(|(c, bytes)| format!("{} {}", category(*c), bytes >> 20)).collect();
