@@ -148,6 +148,22 @@ fn generation_streams_samples_and_chats() {
     assert!(out.status.success() && out.stdout.iter().filter(|&&b| b == b'\n').count() >= 2);
 }
 
+/// A reader that leaves must not end a training run.
+#[test]
+fn a_closed_pipe_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, rows, out) = (model(), rows(folder.path()), folder.path().join("run"));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_smolten"))
+        .args(["train", "--steps", "3", "--device", "cpu", "--model"])
+        .args([&model, Path::new("--data"), &rows, Path::new("--out"), &out])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert!(out.join("model.safetensors").is_file());
+}
+
 /// What is asked wrongly ends with code 2, and the message names what was asked, what was found and what to do.
 #[test]
 fn wrong_use_is_explained() {

@@ -168,9 +168,9 @@ impl Session {
         let mut stream = tokenizer.decode_stream(true);
         let show = |text: &str| {
             if !as_json {
-                print!("{text}");
                 // A closed pipe ends the printing, not the answer.
-                let _ = std::io::stdout().flush();
+                let mut out = std::io::stdout();
+                let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
             }
         };
         let stop_ids = &self.pretrained.stop_ids;
@@ -185,7 +185,7 @@ impl Session {
         if as_json {
             let answer =
                 json!({ "prompt_ids": prompt, "new_ids": new_ids, "text": text, "stop_reason": stop_reason });
-            println!("{answer}");
+            say!("{answer}");
         } else if stop_reason == StopReason::Length && std::io::stderr().is_terminal() {
             eprintln!("(cut at {} tokens: --max-new-tokens)", new_ids.len());
         }
@@ -198,8 +198,8 @@ impl Session {
         let mut lines = std::io::stdin().lock().lines();
         loop {
             if interactive {
-                print!("> ");
-                let _ = std::io::stdout().flush();
+                let mut out = std::io::stdout();
+                let _ = out.write_all(b"> ").and_then(|()| out.flush());
             }
             let Some(line) = lines.next() else { return Ok(()) };
             let line = line.map_err(Error::io("read", "standard input"))?;

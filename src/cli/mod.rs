@@ -1,5 +1,13 @@
 //! Subcommands and their flags, each with its default and unit.
 
+/// A line on standard output. Where nobody reads it any more (a closed pipe) the work goes on.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod generate;
 mod screen;
 mod train;

@@ -129,34 +129,38 @@ fn announce(run: &Run) {
         DType::F16 => "fp16",
         _ => "fp32",
     };
-    println!("machine: {}", processor());
-    println!("engine: CPU, {precision}, {} threads", rayon::current_num_threads());
-    println!("model: {} ({:.1} M parameters)", r.model, run.pretrained.config.num_parameters() as f64 / 1e6);
-    run.pretrained.description.iter().for_each(|line| println!("{line}"));
-    println!("data: {}: {}", r.data, describe(&run.stats));
+    say!("machine: {}", processor());
+    say!("engine: CPU, {precision}, {} threads", rayon::current_num_threads());
+    say!("model: {} ({:.1} M parameters)", r.model, run.pretrained.config.num_parameters() as f64 / 1e6);
+    run.pretrained.description.iter().for_each(|line| say!("{line}"));
+    say!("data: {}: {}", r.data, describe(&run.stats));
     if let (Some(file), Some(stats)) = (&r.eval_data, &run.eval_stats) {
-        println!("held out: {file}: {}", describe(stats));
+        say!("held out: {file}: {}", describe(stats));
     } else if run.held_out_rows > 0 {
-        println!("held out: {} of these rows, never trained on", run.held_out_rows);
+        say!("held out: {} of these rows, never trained on", run.held_out_rows);
     } else {
-        println!("held out: no rows, so no held-out loss (--set eval_share=0.05 holds some out)");
+        say!("held out: no rows, so no held-out loss (--set eval_share=0.05 holds some out)");
     }
-    println!("{}", sample(&run.sample));
+    say!("{}", sample(&run.sample));
     let optimizer = match r.optimizer {
         OptimizerKind::AdamW => "adamw",
         OptimizerKind::AdamW8bit => "adamw_8bit",
     };
-    println!(
+    say!(
         "plan: {} steps of {} x {} rows ({} steps make an epoch), {optimizer} at {:e}",
-        run.total_steps, r.grad_accum, r.batch_size, run.steps_per_epoch, r.lr
+        run.total_steps,
+        r.grad_accum,
+        r.batch_size,
+        run.steps_per_epoch,
+        r.lr
     );
     let mib: Vec<String> =
         run.memory.iter().map(|(c, bytes)| format!("{} {}", category(*c), bytes >> 20)).collect();
-    println!("memory planned, MiB: {}", mib.join(", "));
+    say!("memory planned, MiB: {}", mib.join(", "));
     let seconds = run.forecast_seconds();
-    println!("time: about {} on this machine (a forecast)", duration(seconds));
+    say!("time: about {} on this machine (a forecast)", duration(seconds));
     if seconds > LONG_SECONDS {
-        println!("      for a first look, fewer steps do: --steps 10, or a smaller --max-length");
+        say!("      for a first look, fewer steps do: --steps 10, or a smaller --max-length");
     }
 }
 
@@ -189,24 +193,24 @@ fn describe(stats: &EncodingStats) -> String {
 }
 
 fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
-    println!("training loss: {:.4} at the first step, {:.4} at the last", outcome.losses.0, outcome.losses.1);
+    say!("training loss: {:.4} at the first step, {:.4} at the last", outcome.losses.0, outcome.losses.1);
     if let Some((before, after)) = outcome.evaluations {
         let verdict = if after.loss < before.loss {
             "lower: what was learnt holds for rows not trained on"
         } else {
             "not lower: the rows were memorised; fewer steps or a smaller --lr may help"
         };
-        println!("held-out loss: {:.4} before, {:.4} after ({verdict})", before.loss, after.loss);
+        say!("held-out loss: {:.4} before, {:.4} after ({verdict})", before.loss, after.loss);
     }
     if outcome.skipped > 0 {
-        println!("skipped: {} steps whose gradient was not finite", outcome.skipped);
+        say!("skipped: {} steps whose gradient was not finite", outcome.skipped);
     }
     if let Some(peak) = peak_memory_bytes() {
-        println!("memory: {} MiB at the peak, {} MiB planned", peak >> 20, planned >> 20);
+        say!("memory: {} MiB at the peak, {} MiB planned", peak >> 20, planned >> 20);
     }
-    println!("model: {} (transformers loads this folder)", out.display());
-    println!("records: {}, {}", out.join("metrics.jsonl").display(), out.join("run.json").display());
-    println!("try it: smolten generate --model {} --prompt \"Explain AGI in simple terms?\"", out.display());
+    say!("model: {} (transformers loads this folder)", out.display());
+    say!("records: {}, {}", out.join("metrics.jsonl").display(), out.join("run.json").display());
+    say!("try it: smolten generate --model {} --prompt \"Explain AGI in simple terms?\"", out.display());
 }
 
 /// `runs/<date>-<model>-<data>`.
