@@ -1,7 +1,9 @@
 //! Everything a training run depends on: defaults, then a TOML recipe, then `--set key=value`, then flags.
 
 mod choice;
+mod compat;
 mod keys;
+mod record;
 mod schedule;
 
 use std::path::PathBuf;
@@ -9,7 +11,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use toml::Value;
 
-pub use choice::{Device, EmbeddingState, LossOn, OptimizerKind, Precision, Scheduler};
+pub use choice::{Compat, Device, EmbeddingState, Finding, LossOn, OptimizerKind, Precision, Scheduler};
 pub use keys::KEYS;
 
 use crate::dtype::DType;
@@ -73,6 +75,16 @@ pub struct Recipe {
     pub eval_share: f64,
     /// Steps between evaluations; 0 evaluates only before the first and after the last step [default: 50].
     pub eval_every: usize,
+    /// Steps between samples of the model's text; 0 takes none [default: 50].
+    pub sample_every: usize,
+    /// Steps between checkpoints; 0 writes none [default: 50].
+    pub save_every: usize,
+    /// Checkpoints kept, the latest ones, besides the one with the lowest held-out loss; ≥ 1 [default: 2].
+    pub keep_checkpoints: usize,
+    /// Findings about the data that do not stop the run [default: none].
+    pub allow: Vec<Finding>,
+    /// The trainer whose quirks are reproduced [default: off].
+    pub compat: Compat,
     /// Type of weights and activations in the step [default: auto].
     pub precision: Precision,
     /// What computes [default: auto].
@@ -118,6 +130,11 @@ impl Default for Recipe {
             seed: 3407,
             eval_share: 0.05,
             eval_every: 50,
+            sample_every: 50,
+            save_every: 50,
+            keep_checkpoints: 2,
+            allow: Vec::new(),
+            compat: Compat::Off,
             precision: Precision::Auto,
             device: Device::Auto,
             threads: None,
@@ -150,6 +167,7 @@ pub struct RecipeOverrides {
     pub packing: Option<bool>,
     pub shuffle: Option<bool>,
     pub seed: Option<u64>,
+    pub save_every: Option<u64>,
     pub device: Option<String>,
     pub precision: Option<String>,
     pub threads: Option<u64>,
@@ -180,6 +198,7 @@ impl RecipeOverrides {
             ("packing", self.packing.map(Value::Boolean)),
             ("shuffle", self.shuffle.map(Value::Boolean)),
             ("seed", count(self.seed)),
+            ("save_every", count(self.save_every)),
             ("device", text(&self.device)),
             ("precision", text(&self.precision)),
             ("threads", count(self.threads)),
@@ -240,6 +259,7 @@ impl Recipe {
         for layer in &layers {
             keys::apply(&mut resolved, layer)?;
         }
+        compat::apply(&mut resolved, &layers)?;
         resolved.check()?;
         Ok(resolved)
     }

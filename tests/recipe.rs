@@ -3,7 +3,7 @@
 use smolten::dtype::DType;
 use smolten::recipe::Scheduler;
 use smolten::recipe::{
-    Device, EmbeddingState, KEYS, LossOn, OptimizerKind, Precision, Recipe, RecipeOverrides,
+    Compat, Device, EmbeddingState, Finding, KEYS, LossOn, OptimizerKind, Precision, Recipe, RecipeOverrides,
 };
 
 const BASE: &str = "model = \"m\"\ndata = \"d\"\n";
@@ -65,6 +65,11 @@ fn every_key_can_be_set_and_is_in_the_json() {
         seed = 9223372036854775807
         eval_share = 0.5
         eval_every = 0
+        sample_every = 3
+        save_every = 4
+        keep_checkpoints = 1
+        allow = ["duplicates", "no_turn_end"]
+        compat = "off"
         precision = "bf16"
         device = "cuda:3"
         threads = 2
@@ -98,6 +103,11 @@ fn every_key_can_be_set_and_is_in_the_json() {
         seed: i64::MAX.unsigned_abs(),
         eval_share: 0.5,
         eval_every: 0,
+        sample_every: 3,
+        save_every: 4,
+        keep_checkpoints: 1,
+        allow: vec![Finding::Duplicates, Finding::NoTurnEnd],
+        compat: Compat::Off,
         precision: Precision::Bf16,
         device: Device::Cuda(3),
         threads: Some(2),
@@ -312,4 +322,46 @@ fn a_warmup_below_one_is_a_share() {
     assert_eq!(ok("warmup = 0").learning_rate(0, 10), 2e-4);
     // A warm-up longer than the run never reaches the peak.
     assert_eq!(ok("warmup = 20\nlr = 1").learning_rate(9, 10), 0.45);
+}
+
+#[test]
+fn compat_fixes_its_keys_and_refuses_flags_that_contradict_it() {
+    let compat = ["compat=trl-0.17"];
+    let none = RecipeOverrides::default();
+    let got =
+        resolve(&format!("{BASE}loss_on = \"completion\"\neval_share = 0.1\n"), &compat, &none).unwrap();
+    assert_eq!((got.loss_on, got.eval_share), (LossOn::All, 0.0));
+    assert_eq!(got.embedding_state, EmbeddingState::EightBit);
+    for (set, word) in
+        [("loss_on=completion", "loss_on"), ("eval_share=0.1", "eval_share"), ("system=Hi", "system")]
+    {
+        let message = text(resolve(BASE, &["compat=trl-0.17", set], &none));
+        assert_says(&message, &[word, "contradicts", "trl-0.17"]);
+    }
+    assert!(resolve(BASE, &["compat=trl-0.17", "eval_share=0.0", "loss_on=all"], &none).is_ok());
+    let flags = RecipeOverrides { packing: Some(true), ..none.clone() };
+    assert_says(&text(resolve(BASE, &compat, &flags)), &["--packing", "packing = false"]);
+    let message = error("compat = \"trl-0.17\"\nshuffle = false");
+    assert_says(&message, &["run.toml:4", "shuffle = true"]);
+}
+
+#[test]
+fn a_recorded_recipe_comes_back_and_resuming_may_not_change_what_is_computed() {
+    let recipe =
+        ok("lr = 1.2345678901234567e-4\nallow = [\"duplicates\"]\nthreads = 3\nsystem = \"Be brief.\"\n");
+    let record: serde_json::Value = serde_json::from_str(&serde_json::to_string(&recipe).unwrap()).unwrap();
+    let back = Recipe::from_record(&record, "run.json").unwrap();
+    assert_eq!(back, recipe);
+    let flags =
+        RecipeOverrides { threads: Some(1), lr: Some(1.2345678901234567e-4), ..RecipeOverrides::default() };
+    let resumed = back.clone().resume(None, &["keep_checkpoints=5".to_owned()], &flags).unwrap();
+    assert_eq!(resumed, Recipe { threads: Some(1), keep_checkpoints: 5, ..recipe.clone() });
+    let flags = RecipeOverrides { lr: Some(1e-3), ..RecipeOverrides::default() };
+    assert_says(
+        &text(back.resume(None, &[], &flags)),
+        &["--resume with lr = 0.001", "0.00012345678901234567"],
+    );
+    let mut damaged = record;
+    damaged["betas"] = serde_json::json!({});
+    assert_says(&text(Recipe::from_record(&damaged, "run.json")), &["run.json", "betas"]);
 }

@@ -57,7 +57,7 @@ pub struct TrainArguments {
     /// adamw or adamw_8bit [default: adamw_8bit]
     #[arg(long, value_name = "NAME")]
     optimizer: Option<String>,
-    /// Which tokens are learnt: completion or all [default: completion]
+    /// Which tokens are learnt: completion, assistant (every assistant turn) or all [default: completion]
     #[arg(long, value_name = "TOKENS")]
     loss_on: Option<String>,
     /// Fill rows to --max-length with whole examples
@@ -69,6 +69,9 @@ pub struct TrainArguments {
     /// Seed of the order and of the held-out share [default: 3407]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Steps between checkpoints; 0 writes none [default: 50]
+    #[arg(long, value_name = "STEPS")]
+    save_every: Option<u64>,
     /// Any recipe key: scheduler, weight_decay, clip, betas, eps, eval_share, eval_every, save_dtype, system,
     /// prompt_field, response_field, embedding_state, …
     #[arg(long, value_name = "KEY=VALUE")]
@@ -96,6 +99,7 @@ impl TrainArguments {
             packing: self.packing.then_some(true),
             shuffle: self.no_shuffle.then_some(false),
             seed: self.seed,
+            save_every: self.save_every,
             device: self.engine.device.clone(),
             precision: self.engine.precision.clone(),
             threads: self.engine.threads,

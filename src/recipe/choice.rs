@@ -45,6 +45,8 @@ choices! {
         Completion = "completion",
         /// Every token.
         All = "all",
+        /// Every assistant turn of a conversation.
+        Assistant = "assistant",
     }
     /// Type of weights and activations in the step.
     Precision {
@@ -63,6 +65,28 @@ choices! {
         Fp32 = "fp32",
         /// As every other matrix.
         EightBit = "8bit",
+    }
+    /// Another trainer whose quirks a run reproduces.
+    Compat {
+        /// None: this trainer's own rules.
+        Off = "off",
+        /// TRL 0.17 on transformers 4.51 with bitsandbytes 0.45.
+        Trl017 = "trl-0.17",
+    }
+    /// A finding about the data that stops a run, unless the recipe key `allow` names it.
+    Finding {
+        /// No row has the end of a turn among its supervised tokens: the model would not learn to stop.
+        NoTurnEnd = "no_turn_end",
+        /// More than half of the rows lost the end of their last turn to the cut.
+        LostTurnEnds = "lost_turn_ends",
+        /// More than half of the rows have nothing to learn within `max_length`.
+        DroppedRows = "dropped_rows",
+        /// More than half of the rows are copies of an earlier row.
+        Duplicates = "duplicates",
+        /// More than half of the rows have a prompt that is tokenised differently before its response.
+        BoundaryMismatches = "boundary_mismatches",
+        /// What the template writes and the tokenizer reads is not the text it was given.
+        TemplateRoundTrip = "template_round_trip",
     }
 }
 

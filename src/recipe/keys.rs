@@ -9,7 +9,7 @@ use super::choice::Choice;
 use crate::error::{Error, Result};
 
 /// Every key a recipe may hold, in the order of [`Recipe`]'s fields.
-pub const KEYS: [&str; 31] = [
+pub const KEYS: [&str; 36] = [
     "model",
     "data",
     "eval_data",
@@ -33,6 +33,11 @@ pub const KEYS: [&str; 31] = [
     "seed",
     "eval_share",
     "eval_every",
+    "sample_every",
+    "save_every",
+    "keep_checkpoints",
+    "allow",
+    "compat",
     "precision",
     "device",
     "threads",
@@ -57,7 +62,7 @@ pub(super) struct Entry {
 }
 
 /// What is wrong with a value: what was found, and what is allowed.
-struct Bad {
+pub(super) struct Bad {
     found: String,
     allowed: String,
 }
@@ -115,7 +120,7 @@ fn unknown(asked: &str, key: &str) -> Error {
     Error::input(asked, found, format!("the keys are {}", KEYS.join(", ")))
 }
 
-fn set(recipe: &mut Recipe, key: &str, value: &Value) -> std::result::Result<(), Bad> {
+pub(super) fn set(recipe: &mut Recipe, key: &str, value: &Value) -> std::result::Result<(), Bad> {
     match key {
         "model" => recipe.model = text(value)?,
         "data" => recipe.data = text(value)?,
@@ -142,6 +147,11 @@ fn set(recipe: &mut Recipe, key: &str, value: &Value) -> std::result::Result<(),
             recipe.eval_share = number(value, "a number from 0 to 0.5", |x| (0.0..=0.5).contains(&x))?;
         }
         "eval_every" => recipe.eval_every = count(value, 0)?,
+        "sample_every" => recipe.sample_every = count(value, 0)?,
+        "save_every" => recipe.save_every = count(value, 0)?,
+        "keep_checkpoints" => recipe.keep_checkpoints = count(value, 1)?,
+        "allow" => recipe.allow = choices(value)?,
+        "compat" => recipe.compat = choice(value)?,
         "precision" => recipe.precision = choice(value)?,
         "device" => {
             let device = text(value)?.parse();
@@ -226,6 +236,14 @@ fn choice<T: Choice>(value: &Value) -> std::result::Result<T, Bad> {
     let found = value.as_str().and_then(|word| T::ALL.iter().find(|(w, _)| *w == word));
     let words: Vec<_> = T::ALL.iter().map(|(word, _)| *word).collect();
     found.map(|(_, v)| *v).ok_or_else(|| bad(value, &words.join(", ")))
+}
+
+/// A list of words.
+fn choices<T: Choice>(value: &Value) -> std::result::Result<Vec<T>, Bad> {
+    let words: Vec<_> = T::ALL.iter().map(|(word, _)| *word).collect();
+    let allowed = format!("a list of any of {}", words.join(", "));
+    let list = value.as_array().ok_or_else(|| bad(value, &allowed))?;
+    list.iter().map(|word| choice(word).map_err(|_| bad(value, &allowed))).collect()
 }
 
 /// Levenshtein distance in characters.
