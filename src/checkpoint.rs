@@ -1,8 +1,13 @@
-//! A model written as the folder that transformers loads.
+//! A model written as the folder that transformers loads, and the rest of what a run needs to go on.
 //!
 //! Every file is written beside its place and renamed, so that a run that is cut off leaves no half file.
 
+mod folder;
+mod optimizer_state;
 mod safetensors;
+
+pub use folder::Checkpoints;
+pub use optimizer_state::{load_optimizer, save_optimizer};
 
 use crate::config::Parameter;
 use crate::dtype::DType;
@@ -44,19 +49,25 @@ pub fn save_pretrained(
     write_beside(&folder.join("chat_template.jinja"), |file| file.write_all(template.as_bytes()))?;
     let mut parameters = model.config.parameters();
     parameters.sort_by(|a, b| a.name.cmp(&b.name));
+    let entry = |p: &Parameter| safetensors::Entry { name: p.name.clone(), dtype, shape: p.stored_shape() };
+    let entries: Vec<_> = parameters.iter().map(entry).collect();
     let mut failed = None;
     let written = write_beside(&folder.join("model.safetensors"), |file| {
-        safetensors::write(file, &parameters, dtype, |parameter| {
-            read(parameter).map_err(|e| {
+        safetensors::write(file, &entries, |i, file| {
+            let values = read(&parameters[i]).map_err(|e| {
                 failed = Some(e);
                 std::io::Error::other("the weights cannot be read")
-            })
+            })?;
+            assert_eq!(values.len() * dtype.size(), entries[i].bytes(), "values of {}", entries[i].name);
+            safetensors::write_floats(file, &values, dtype)
         })
     });
-    failed.map_or(written, Err)
+    failed.map_or(written, Err)?;
+    sync_folder(folder)
 }
 
 /// Writes a file beside `path` and renames it there once it is whole and on the disk. On failure nothing is left.
+/// That the new name is on the disk too, [`sync_folder`] sees to.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -73,6 +84,16 @@ pub fn write_beside(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::
         let _ = std::fs::remove_file(&beside);
         Error::io("write", path)(e)
     })
+}
+
+/// Has the names in a folder written to the disk.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    // The folder of a bare file name is "".
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("write", folder))
 }
 
 /// As found, or from the configuration.

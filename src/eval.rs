@@ -3,20 +3,24 @@
 use crate::backend::{Backend, StepParams};
 use crate::batch::MicroBatch;
 use crate::error::Result;
+use crate::metrics::nan_if_null;
 use crate::model::{Feed, Model};
 
 /// What a data set costs a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Evaluation {
     /// Mean over the supervised tokens, in nats.
+    #[serde(deserialize_with = "nan_if_null")]
     pub loss: f64,
     /// `e^loss`.
+    #[serde(deserialize_with = "nan_if_null")]
     pub perplexity: f64,
     /// Tokens run through the model.
     pub tokens: usize,
     /// Tokens in the loss.
     pub supervised_tokens: usize,
     /// Share of the supervised tokens that had the largest logit.
+    #[serde(deserialize_with = "nan_if_null")]
     pub mean_token_accuracy: f64,
 }
 

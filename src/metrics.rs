@@ -1,9 +1,9 @@
 //! What a run reports: one JSON object per optimizer step in `metrics.jsonl`, and what the machine is.
 
 use crate::error::{Error, Result};
-use serde::Serialize;
-use std::fs::File;
-use std::io::Write;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// One optimizer step.
@@ -52,6 +52,14 @@ pub struct EvalRecord {
     pub eval_seconds: f64,
 }
 
+/// For a field that JSON shows as null where it is not finite.
+///
+/// # Errors
+/// Those of the deserializer, for anything but a number or null.
+pub fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
 /// `metrics.jsonl`: a line is written whole, and at once.
 pub struct Log {
     file: File,
@@ -59,14 +67,63 @@ pub struct Log {
 }
 
 impl Log {
-    /// A new file in the run's folder.
+    /// A new file in the run's folder, locked for as long as the run lasts.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be created.
+    /// [`Error::Io`] when it cannot be created, or exists.
     pub fn create(folder: &Path) -> Result<Self> {
         let path = folder.join("metrics.jsonl");
-        let file = File::create(&path).map_err(Error::io("create", &path))?;
-        Ok(Self { file, path })
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        Self { file, path }.locked()
+    }
+
+    /// The file of a run that goes on after step `step`; lines of later steps, and a last half line, are taken off.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when another process still writes it; [`Error::Io`] when it cannot be read or written.
+    pub fn reopen(folder: &Path, step: usize) -> Result<Self> {
+        let path = folder.join("metrics.jsonl");
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut log = Self { file: file.map_err(Error::io("open", &path))?, path }.locked()?;
+        log.cut_after(step).map_err(Error::io("write", &log.path))?;
+        Ok(log)
+    }
+
+    fn locked(self) -> Result<Self> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(self),
+            Err(TryLockError::WouldBlock) => Err(Error::input(
+                self.path.display(),
+                "another process is training in this folder",
+                "wait for it or stop it, or name another folder with --out",
+            )),
+            // A file system without locks.
+            Err(TryLockError::Error(_)) => Ok(self),
+        }
+    }
+
+    fn cut_after(&mut self, step: usize) -> std::io::Result<()> {
+        let (mut kept, mut line) = (0, Vec::new());
+        let mut reader = BufReader::new(&self.file);
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            let record: Option<serde_json::Value> = serde_json::from_slice(&line).ok();
+            match record.and_then(|r| r["step"].as_u64()) {
+                Some(n) if n <= step as u64 && line.ends_with(b"\n") => kept += line.len() as u64,
+                _ => break,
+            }
+            line.clear();
+        }
+        self.file.set_len(kept)?;
+        self.file.seek(SeekFrom::End(0))?;
+        Ok(())
+    }
+
+    /// Has all lines so far written to the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk does not take them.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(Error::io("write", &self.path))
     }
 
     /// Appends one record.
@@ -145,6 +202,19 @@ mod tests {
                         mean_token_accuracy tokens_per_second step_seconds peak_memory_bytes";
         assert_eq!(keys, contract.split(' ').collect::<Vec<_>>());
         assert!(lines[0]["grad_norm"].is_null());
+    }
+
+    #[test]
+    fn a_run_that_goes_on_takes_off_what_came_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let text = "{\"step\":0,\"eval_loss\":2}\n{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"eval_loss\":1}\n";
+        std::fs::write(&path, format!("{text}{{\"step\":3}}\n{{\"st")).unwrap();
+        let mut log = Log::reopen(folder.path(), 2).unwrap();
+        assert!(matches!(Log::reopen(folder.path(), 2), Err(Error::Input { .. })), "it is locked");
+        log.write(&serde_json::json!({"step": 3})).unwrap();
+        log.sync().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{text}{{\"step\":3}}\n"));
     }
 
     #[cfg(target_os = "linux")]

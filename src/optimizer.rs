@@ -19,6 +19,7 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     rule: UpdateRule,
+    names: Vec<String>,
     weights: Vec<Trainable>,
     grads: Tensor,
 }
@@ -47,7 +48,21 @@ impl Optimizer {
                 }
             })
             .collect();
-        Self { rule, weights, grads: model.grads.expect("planned for training") }
+        let names = model.weights.iter().map(|weight| weight.parameter.name.clone()).collect();
+        Self { rule, names, weights, grads: model.grads.expect("planned for training") }
+    }
+
+    /// Every buffer of the state with its name, `<weight>.m`, `.m_absmax`, `.v`, `.v_absmax`.
+    pub fn state(&self) -> impl Iterator<Item = (String, Tensor)> {
+        self.names.iter().zip(&self.weights).flat_map(|(name, weight)| {
+            let parts = match weight.moments {
+                Moments::Full { m, v } => vec![("m", m), ("v", v)],
+                Moments::Blockwise { m, m_absmax, v, v_absmax } => {
+                    vec![("m", m), ("m_absmax", m_absmax), ("v", v), ("v_absmax", v_absmax)]
+                }
+            };
+            parts.into_iter().map(move |(part, tensor)| (format!("{name}.{part}"), tensor))
+        })
     }
 
     /// Sets the state to zero: fresh memory is, but the code of zero in the first moment is not 0.

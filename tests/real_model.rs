@@ -15,9 +15,9 @@ use smolten::metrics::{EvalRecord, StepRecord};
 use smolten::pretrained::Pretrained;
 use smolten::recipe::{Recipe, RecipeOverrides};
 use smolten::template::Message;
-use smolten::trainer::{Observer, Run};
-use std::ops::ControlFlow;
+use smolten::trainer::{Observer, Run, RunFolder};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const PROMPTS: usize = 8;
 const NEW_TOKENS: usize = 48;
@@ -78,16 +78,16 @@ fn logits_and_greedy_text_are_those_of_transformers() {
     println!("furthest from transformers: {worst:.1e} of the largest logit");
 }
 
-/// Keeps what a run reports, and ends it after ten steps of its sixty.
-#[derive(Default)]
-struct Records(Vec<StepRecord>);
+/// Keeps what a run reports, and interrupts it after ten steps of its sixty.
+struct Records<'a>(Vec<StepRecord>, &'a AtomicBool);
 
-impl Observer for Records {
-    fn step(&mut self, record: &StepRecord, _total: usize) -> ControlFlow<()> {
+impl Observer for Records<'_> {
+    fn step(&mut self, record: &StepRecord, _total: usize, _rows: &[String]) {
         self.0.push(record.clone());
-        if self.0.len() == 10 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        self.1.store(self.0.len() == 10, Ordering::Relaxed);
     }
     fn evaluation(&mut self, _record: &EvalRecord) {}
+    fn checkpoint(&mut self, _step: usize, _path: &Path) {}
 }
 
 /// The same model, rows and settings as TRL's SFTTrainer: losses within 1e-4, gradient norms within 1e-3 relative.
@@ -112,9 +112,11 @@ fn ten_steps_are_those_of_trl() {
         ..RecipeOverrides::default()
     };
     let recipe = Recipe::resolve(None, &["eval_share=0".into()], &flags).unwrap();
-    let mut records = Records::default();
-    let run = Run::prepare(recipe, || unreachable!("the folder is given")).unwrap();
-    run.execute(&mut records).unwrap();
+    let interrupt = AtomicBool::new(false);
+    let mut records = Records(Vec::new(), &interrupt);
+    let out = RunFolder::create(recipe.out.clone().unwrap()).unwrap();
+    let outcome = Run::prepare(recipe).unwrap().execute(out, &interrupt, &mut records).unwrap();
+    assert!(outcome.interrupted.is_some());
     let list = |name: &str| -> Vec<f64> {
         want["trl"].as_array().unwrap().iter().map(|step| step[name].as_f64().unwrap()).collect()
     };

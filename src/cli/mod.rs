@@ -45,15 +45,37 @@ pub struct EngineArguments {
     pub threads: Option<u64>,
 }
 
+/// Exit code of a run that Ctrl-C ended, as the shell has it.
+const INTERRUPTED: u8 = 130;
+
+/// How a subcommand ended that did not fail.
+pub enum Ended {
+    /// All was done.
+    Done,
+    /// Ctrl-C, and what was done is saved.
+    Interrupted,
+}
+
+impl Ended {
+    /// The program's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Interrupted => INTERRUPTED,
+        }
+    }
+}
+
 /// Runs the subcommand.
 ///
 /// # Errors
 /// Those of the subcommand.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(arguments: Arguments) -> Result<Ended> {
     match arguments.command {
-        Command::Train(arguments) => train::run(*arguments),
-        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Train(arguments) => return train::run(*arguments),
+        Command::Generate(arguments) => generate::run(&arguments)?,
     }
+    Ok(Ended::Done)
 }
 
 /// Runs `f` on a pool of its own, so that it and all it calls share `threads` threads.

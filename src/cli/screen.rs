@@ -4,7 +4,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use smolten::metrics::{EvalRecord, StepRecord};
 use smolten::trainer::{Observer, Sample};
 use std::io::IsTerminal;
-use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Tokens of the sample row that are shown.
@@ -52,7 +52,8 @@ pub fn sample(sample: &Sample) -> String {
 /// Shows a run's progress.
 pub struct Progress {
     bar: Option<ProgressBar>,
-    start: Instant,
+    /// First step of this sitting, and when it began.
+    start: Option<(usize, Instant)>,
     held_out: Option<f64>,
 }
 
@@ -65,7 +66,7 @@ impl Progress {
             bar.set_style(style.expect("the template is well formed"));
             bar
         });
-        Self { bar, start: Instant::now(), held_out: None }
+        Self { bar, start: None, held_out: None }
     }
 
     fn line(&self, text: &str) {
@@ -84,19 +85,20 @@ impl Progress {
 }
 
 impl Observer for Progress {
-    fn step(&mut self, r: &StepRecord, total: usize) -> ControlFlow<()> {
-        if r.step == 1 {
-            // Held-out rows were run before; the forecast counts from the first step.
-            self.start = Instant::now() - Duration::from_secs_f64(r.step_seconds);
-        }
-        let left = self.start.elapsed().as_secs_f64() / r.step as f64 * (total - r.step) as f64;
+    fn step(&mut self, r: &StepRecord, total: usize, rows: &[String]) {
+        // Held-out rows were run before; the forecast counts from the first step of this sitting.
+        let (first, start) = *self
+            .start
+            .get_or_insert_with(|| (r.step, Instant::now() - Duration::from_secs_f64(r.step_seconds)));
+        let left = start.elapsed().as_secs_f64() / (r.step + 1 - first) as f64 * (total - r.step) as f64;
         let (width, rate) = (total.to_string().len(), r.tokens_per_second);
-        let skipped = if r.grad_norm.is_finite() { "" } else { "  SKIPPED: gradient not finite" };
         let mut text = format!(
             "step {:>width$}/{total}  epoch {:.2}  loss {:.4}  grad norm {:.3}  lr {:.2e}  {rate:.0} tokens/s",
             r.step, r.epoch, r.loss, r.grad_norm, r.learning_rate
         );
-        text += skipped;
+        if !rows.is_empty() {
+            text += &format!("  SKIPPED: the gradient is not finite; its rows: {}", rows.join(", "));
+        }
         if let Some(bar) = &self.bar {
             bar.set_position(r.step as u64);
             let held_out = self.held_out.map_or(String::new(), |l| format!(" · held-out {l:.4}"));
@@ -109,7 +111,10 @@ impl Observer for Progress {
             text += &format!("  {} left", duration(left));
         }
         self.line(&text);
-        ControlFlow::Continue(())
+    }
+
+    fn checkpoint(&mut self, step: usize, path: &Path) {
+        self.line(&format!("checkpoint after step {step}: {}", path.display()));
     }
 
     fn evaluation(&mut self, r: &EvalRecord) {

@@ -1,16 +1,20 @@
 //! `smolten train`.
 
 use super::screen::{Progress, duration, sample};
-use super::{EngineArguments, with_threads};
+use super::{Ended, EngineArguments, INTERRUPTED, with_threads};
 use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::{register, register_conditional_shutdown};
 use smolten::arena::Category;
 use smolten::dataset::EncodingStats;
 use smolten::dtype::DType;
-use smolten::error::Result;
+use smolten::error::{Error, Result};
 use smolten::metrics::{peak_memory_bytes, processor};
 use smolten::recipe::{OptimizerKind, Recipe, RecipeOverrides};
-use smolten::trainer::{Outcome, Run};
+use smolten::trainer::{Outcome, Run, RunFolder};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Runs forecast to take longer are announced with a smaller thing to try.
 const LONG_SECONDS: f64 = 600.0;
@@ -72,8 +76,14 @@ pub struct TrainArguments {
     /// Steps between checkpoints; 0 writes none [default: 50]
     #[arg(long, value_name = "STEPS")]
     save_every: Option<u64>,
-    /// Any recipe key: scheduler, weight_decay, clip, betas, eps, eval_share, eval_every, save_dtype, system,
-    /// prompt_field, response_field, embedding_state, …
+    /// Go on with the run in --out from its latest checkpoint; what it computes stays as recorded there
+    #[arg(long, requires = "out")]
+    resume: bool,
+    /// Print the resolved recipe, the engine, what became of the data, and the memory plan, and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Any recipe key: scheduler, weight_decay, clip, betas, eps, eval_share, eval_every, sample_every,
+    /// keep_checkpoints, allow, compat, save_dtype, system, prompt_field, response_field, embedding_state, …
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
@@ -108,22 +118,82 @@ impl TrainArguments {
 }
 
 /// Resolves the recipe, prepares the run, shows what it is about to do, and trains.
-pub fn run(arguments: TrainArguments) -> Result<()> {
-    let recipe = Recipe::resolve(arguments.recipe.as_deref(), &arguments.set, &arguments.overrides())?;
-    with_threads(recipe.threads, || train(recipe))
+pub fn run(arguments: TrainArguments) -> Result<Ended> {
+    let (name, sets, flags) = (arguments.recipe.as_deref(), &arguments.set, arguments.overrides());
+    let recipe = match &arguments.out {
+        Some(out) if arguments.resume => {
+            let out = Path::new(out);
+            let recipe = RunFolder::recipe(out, name, sets, &flags)?;
+            if RunFolder::is_finished(out) {
+                say!("nothing to do: the run in {} is finished", out.display());
+                return Ok(Ended::Done);
+            }
+            recipe
+        }
+        _ => Recipe::resolve(name, sets, &flags)?,
+    };
+    with_threads(recipe.threads, || train(recipe, &arguments))
 }
 
-fn train(recipe: Recipe) -> Result<()> {
-    let (model, data) = (recipe.model.clone(), recipe.data.clone());
-    let run = Run::prepare(recipe, || default_folder(&model, &data))?;
+fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
+    if arguments.dry_run {
+        let run = Run::prepare(recipe)?;
+        announce(&run);
+        let recipe = serde_json::to_string_pretty(&run.recipe).expect("plain data");
+        say!("recipe: {recipe}");
+        run.check_memory()?;
+        say!("dry run: nothing was written");
+        return Ok(Ended::Done);
+    }
+    let out = match (&arguments.out, &recipe.out) {
+        (Some(out), _) => out.into(),
+        (None, Some(out)) => out.clone(),
+        (None, None) => default_folder(&recipe.model, &recipe.data),
+    };
+    let folder =
+        if arguments.resume { RunFolder::resume(out.clone())? } else { RunFolder::create(out.clone())? };
+    let run = Run::prepare(recipe).inspect_err(|_| folder.discard())?;
     announce(&run);
-    let out = run.out.clone();
+    if let Some(state) = folder.state() {
+        say!("resumed: step {} of {} is done", state.step, run.total_steps);
+    }
     let planned: usize = run.memory.iter().map(|(_, bytes)| bytes).sum();
+    let interrupt = interrupt_flag()?;
     let mut progress = Progress::new(run.total_steps);
-    let outcome = run.execute(&mut progress);
+    let outcome = run.execute(folder, &interrupt, &mut progress);
     progress.finish();
-    conclude(&outcome?, &out, planned);
-    Ok(())
+    let outcome = outcome?;
+    match &outcome.interrupted {
+        Some(checkpoint) => {
+            let done = checkpoint.as_ref().map_or("no step was done".to_owned(), |path| {
+                format!(
+                    "step {} of {} is done and saved in {}",
+                    outcome.state.step,
+                    run.total_steps,
+                    path.display()
+                )
+            });
+            say!("interrupted: {done}");
+            say!("go on with: smolten train --resume --out {}", out.display());
+            Ok(Ended::Interrupted)
+        }
+        None => {
+            conclude(&outcome, &out, planned);
+            Ok(Ended::Done)
+        }
+    }
+}
+
+/// Becomes true at Ctrl-C or SIGTERM, which then lets the step finish; the next one ends the program at once.
+fn interrupt_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag unset, sets it, and the second finds it set.
+        let registered = register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&flag))
+            .and_then(|_| register(signal, Arc::clone(&flag)));
+        registered.map_err(|e| Error::run(format!("cannot watch for Ctrl-C: {e}"), "try again"))?;
+    }
+    Ok(flag)
 }
 
 fn announce(run: &Run) {
@@ -161,6 +231,14 @@ fn announce(run: &Run) {
     let mib: Vec<String> =
         run.memory.iter().map(|(c, bytes)| format!("{} {}", category(*c), bytes >> 20)).collect();
     say!("memory planned, MiB: {}", mib.join(", "));
+    if r.save_every > 0 {
+        say!(
+            "checkpoints: every {} steps and at the lowest held-out loss, {} MiB each; the last {} and the best stay",
+            r.save_every,
+            run.checkpoint_bytes() >> 20,
+            r.keep_checkpoints
+        );
+    }
     let seconds = run.forecast_seconds();
     say!("time: about {} on this machine (a forecast)", duration(seconds));
     if seconds > LONG_SECONDS {
@@ -197,8 +275,9 @@ fn describe(stats: &EncodingStats) -> String {
 }
 
 fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
-    say!("training loss: {:.4} at the first step, {:.4} at the last", outcome.losses.0, outcome.losses.1);
-    if let Some((before, after)) = outcome.evaluations {
+    let state = &outcome.state;
+    say!("training loss: {:.4} at the first step, {:.4} at the last", state.first_loss, state.last_loss);
+    if let Some((before, after)) = state.evaluations {
         let verdict = if after.loss < before.loss {
             "lower: what was learnt holds for rows not trained on"
         } else {
@@ -206,8 +285,11 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
         };
         say!("held-out loss: {:.4} before, {:.4} after ({verdict})", before.loss, after.loss);
     }
-    if outcome.skipped > 0 {
-        say!("skipped: {} steps whose gradient was not finite", outcome.skipped);
+    if let (Some((step, loss)), Some(path)) = (state.best, &outcome.best) {
+        say!("lowest held-out loss: {loss:.4} after step {step}, kept in {}", path.display());
+    }
+    if state.skipped > 0 {
+        say!("skipped: {} steps whose gradient was not finite", state.skipped);
     }
     if let Some(peak) = peak_memory_bytes() {
         say!("memory: {} MiB at the peak, {} MiB planned", peak >> 20, planned >> 20);

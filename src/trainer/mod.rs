@@ -1,141 +1,129 @@
 //! A fine-tuning run: everything is opened and checked first, then the steps, then the model is saved.
 
+mod folder;
 mod prepare;
 mod record;
+mod save;
+mod state;
 
+pub use folder::{Resumed, RunFolder};
 pub use prepare::{Run, Sample};
+pub use state::State;
 
 use crate::backend::{Backend, StepParams};
 use crate::batch::Window;
-use crate::checkpoint;
-use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::eval::{self, Evaluation};
 use crate::metrics::{EvalRecord, Log, StepRecord, peak_memory_bytes};
 use crate::model::Feed;
 use crate::ops::adamw::AdamWConfig;
-use std::ops::ControlFlow;
+use save::Saver;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Steps without a finite gradient, one after the other, that end a run.
 const MAX_SKIPPED: usize = 3;
 
-/// Steps after which fp16's loss scale is doubled, none having overflowed (as `torch.amp.GradScaler`).
-const GROWTH_INTERVAL: usize = 2000;
-
 /// Sees a run as it goes, for the screen.
 pub trait Observer {
-    /// A step is done; `Break` ends the run here, and the model is saved as it is.
-    fn step(&mut self, record: &StepRecord, total: usize) -> ControlFlow<()>;
+    /// A step is done. `rows` says which rows a skipped step had, and is empty otherwise.
+    fn step(&mut self, record: &StepRecord, total: usize, rows: &[String]);
     /// The held-out rows were run.
     fn evaluation(&mut self, record: &EvalRecord);
+    /// A checkpoint is on the disk.
+    fn checkpoint(&mut self, step: usize, path: &Path);
 }
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Held-out rows before the first step and after the last, where there are any.
-    pub evaluations: Option<(Evaluation, Evaluation)>,
-    /// Mean loss of the first step, and of the last.
-    pub losses: (f64, f64),
-    /// Steps left out because their gradient was not finite.
-    pub skipped: usize,
+    /// How far it came.
+    pub state: State,
+    /// For a run that was interrupted: the checkpoint to go on from, if a step was done.
+    pub interrupted: Option<Option<PathBuf>>,
+    /// Where the best weights by held-out loss are, where they are not those of the last step.
+    pub best: Option<PathBuf>,
 }
 
-/// Factor on fp16's loss, so that small gradients do not vanish; 1 in the other precisions.
-struct LossScale {
-    value: f32,
-    dynamic: bool,
-    good_steps: usize,
-}
-
-impl LossScale {
-    fn new(dtype: DType) -> Self {
-        let dynamic = dtype == DType::F16;
-        Self { value: if dynamic { 65_536.0 } else { 1.0 }, dynamic, good_steps: 0 }
-    }
-
-    /// Halved when a step overflowed, doubled after many that did not; powers of two, so scaling rounds nothing.
-    fn update(&mut self, skipped: bool) {
-        if !self.dynamic {
-            return;
-        }
-        self.good_steps = if skipped { 0 } else { self.good_steps + 1 };
-        if skipped {
-            self.value /= 2.0;
-        } else if self.good_steps.is_multiple_of(GROWTH_INTERVAL) {
-            self.value *= 2.0;
-        }
-    }
-
-    /// Skipping is part of finding the scale, until there is none left to take away.
-    fn excuses_skipping(&self) -> bool {
-        self.dynamic && self.value >= 1.0
-    }
+/// The parts that change while a run goes on.
+struct Running<'a> {
+    backend: &'a mut dyn Backend,
+    log: Log,
+    observer: &'a mut dyn Observer,
+    saver: Saver<'a>,
+    state: State,
 }
 
 impl Run {
-    /// Trains, and saves the model and its records into the run's folder.
+    /// Trains, and saves the model and its records into the folder. When `interrupt` becomes true, the step is
+    /// finished and a checkpoint written.
     ///
     /// # Errors
-    /// [`Error::Run`] when gradients stop being finite: the weights of the last good step are saved then too;
-    /// [`Error::Io`] when the disk does not take the files.
-    pub fn execute(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
-        let mut backend = self.backend.take().expect("a prepared run holds its backend");
-        let backend = &mut *backend;
-        self.write_record()?;
-        let mut log = Log::create(&self.out)?;
-        let outcome = self.steps(backend, &mut log, observer);
-        if matches!(outcome, Ok(_) | Err(Error::Run { .. })) {
-            self.save(backend)?;
-        }
-        outcome
-    }
-
-    fn steps(
+    /// [`Error::Input`] when memory is short, or the folder's run is another one; [`Error::Run`] when gradients stop
+    /// being finite, a checkpoint having been written, or when the disk does not take the files.
+    pub fn execute(
         &self,
-        backend: &mut dyn Backend,
-        log: &mut Log,
+        folder: RunFolder,
+        interrupt: &AtomicBool,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
-        let first = self.evaluate(backend, log, observer, 0, 0.0)?;
-        let (mut last, mut losses) = (first, (f64::NAN, f64::NAN));
-        let (mut skipped, mut in_a_row) = (0, 0);
-        let mut scale = LossScale::new(backend.activation_dtype());
-        for window in self.batches.windows(0) {
-            let (record, was_skipped) = self.step(backend, &window, &mut scale)?;
-            log.write(&record)?;
-            let flow = observer.step(&record, self.total_steps);
-            losses = (if record.step == 1 { record.loss } else { losses.0 }, record.loss);
-            in_a_row = if was_skipped { in_a_row + 1 } else { 0 };
-            skipped += usize::from(was_skipped);
-            if in_a_row >= MAX_SKIPPED && !scale.excuses_skipping() {
-                let what =
-                    format!("steps {} to {} had no finite gradient", record.step + 1 - in_a_row, record.step);
-                let remedy =
-                    "the weights from before them are saved; use a smaller --lr, or --precision fp32";
-                return Err(Error::run(what, remedy));
-            }
-            let every = self.recipe.eval_every;
-            let ends = flow.is_break() || record.step == self.total_steps;
-            if ends || (every > 0 && record.step.is_multiple_of(every)) {
-                last = self.evaluate(backend, log, observer, record.step, record.epoch)?;
-            }
-            if ends {
-                break;
-            }
+        let record = self.record(folder.resumed.as_ref())?;
+        let mut backend = self.open(folder.resumed.as_ref(), &record)?;
+        self.write_record(&folder.path, &record)?;
+        let state = folder.state().cloned();
+        let state = state.unwrap_or_else(|| State::new(self.total_steps, self.recipe.seed, self.dtype));
+        let log = match folder.resumed {
+            Some(_) => Log::reopen(&folder.path, state.step)?,
+            None => Log::create(&folder.path)?,
+        };
+        let saver = Saver::new(self, &folder.path);
+        let mut running = Running { backend: &mut *backend, log, observer, saver, state };
+        let interrupted = self.steps(&mut running, interrupt).map_err(|e| running.saver.explain(e))?;
+        if interrupted.is_none() {
+            running.saver.finish(running.backend).map_err(|e| running.saver.explain(e))?;
         }
-        Ok(Outcome { evaluations: first.zip(last), losses, skipped })
+        let Running { saver, state, .. } = running;
+        let best = state.best.filter(|(step, _)| *step < state.step).map(|(step, _)| saver.path(step));
+        Ok(Outcome { best: best.filter(|path| path.is_dir()), state, interrupted })
     }
 
-    /// One optimizer step; whether it was skipped.
-    fn step(
-        &self,
-        backend: &mut dyn Backend,
-        window: &Window,
-        scale: &mut LossScale,
-    ) -> Result<(StepRecord, bool)> {
+    /// The steps that are left; for a run that was interrupted, its last checkpoint.
+    fn steps(&self, running: &mut Running<'_>, interrupt: &AtomicBool) -> Result<Option<Option<PathBuf>>> {
+        let interrupted = || interrupt.load(Ordering::Relaxed);
+        if running.state.step == 0 {
+            self.evaluate(running, 0.0)?;
+            if interrupted() {
+                return Ok(Some(None));
+            }
+        }
+        for window in self.batches.windows(running.state.step) {
+            if running.state.step >= self.total_steps {
+                break;
+            }
+            self.step(running, &window)?;
+            self.check_skipping(running)?;
+            let (step, every) = (running.state.step, self.recipe.eval_every);
+            let (last, stops) = (step == self.total_steps, interrupted());
+            let mut best = false;
+            if last || (every > 0 && step.is_multiple_of(every)) {
+                best = self.evaluate(running, window.epoch)?;
+            }
+            let every = self.recipe.save_every;
+            if !last && (stops || (every > 0 && (best || step.is_multiple_of(every)))) {
+                let path = running.checkpoint()?;
+                if stops {
+                    return Ok(Some(Some(path)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// One optimizer step.
+    fn step(&self, running: &mut Running<'_>, window: &Window) -> Result<()> {
         let start = Instant::now();
+        let Running { backend, state, .. } = running;
         let r = &self.recipe;
         let supervised = window.supervised();
         let learning_rate = r.learning_rate(window.step, self.total_steps);
@@ -145,19 +133,18 @@ impl Run {
         #[allow(clippy::cast_possible_truncation, reason = "the kernels take fp32")]
         let mut params = StepParams {
             inverse_denominator: (1.0 / supervised as f64) as f32,
-            loss_scale: scale.value,
+            loss_scale: state.loss_scale.value,
             max_grad_norm: if r.clip == 0.0 { f32::INFINITY } else { r.clip as f32 },
             adamw: self.optimizer.scalars(&config, window.step as u64 + 1),
             ..bytemuck::Zeroable::zeroed()
         };
         for (i, batch) in window.micro_batches.iter().enumerate() {
             params.accumulate = u32::from(i > 0);
-            self.model.feed(backend, &Feed::new(batch), &mut params)?;
-            self.model.train(backend)?;
+            self.model.feed(&mut **backend, &Feed::new(batch), &mut params)?;
+            self.model.train(&mut **backend)?;
         }
-        self.optimizer.step(backend)?;
+        self.optimizer.step(&mut **backend)?;
         let output = backend.take_output()?;
-        scale.update(output.skipped);
         let (tokens, seconds) = (window.tokens(), start.elapsed().as_secs_f64());
         let record = StepRecord {
             step: window.step + 1,
@@ -173,57 +160,55 @@ impl Run {
             step_seconds: seconds,
             peak_memory_bytes: peak_memory_bytes(),
         };
-        Ok((record, output.skipped))
+        state.stepped(&record, output.skipped);
+        running.log.write(&record)?;
+        running.observer.step(&record, self.total_steps, &[]);
+        Ok(())
     }
 
-    fn evaluate(
-        &self,
-        backend: &mut dyn Backend,
-        log: &mut Log,
-        observer: &mut dyn Observer,
-        step: usize,
-        epoch: f64,
-    ) -> Result<Option<Evaluation>> {
+    /// Stops a run that no longer learns; its weights are those of the last good step.
+    fn check_skipping(&self, running: &mut Running<'_>) -> Result<()> {
+        let State { step, skipped_in_a_row, loss_scale, .. } = running.state;
+        if skipped_in_a_row < MAX_SKIPPED || loss_scale.excuses_skipping() {
+            return Ok(());
+        }
+        let path = running.checkpoint()?;
+        Err(Error::run(
+            format!("steps {} to {step} had no finite gradient", step + 1 - skipped_in_a_row),
+            format!(
+                "the weights from before them are in {}; use a smaller --lr, or --precision fp32",
+                path.display()
+            ),
+        ))
+    }
+
+    /// Runs the held-out rows, where there are any; whether this was the best result so far.
+    fn evaluate(&self, running: &mut Running<'_>, epoch: f64) -> Result<bool> {
         if self.held_out.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         let start = Instant::now();
-        let evaluation = eval::evaluate(&self.model, backend, &self.held_out)?;
+        let evaluation: Evaluation = eval::evaluate(&self.model, running.backend, &self.held_out)?;
         let record = EvalRecord {
-            step,
+            step: running.state.step,
             epoch,
             eval_loss: evaluation.loss,
             eval_mean_token_accuracy: evaluation.mean_token_accuracy,
             eval_supervised_tokens: evaluation.supervised_tokens,
             eval_seconds: start.elapsed().as_secs_f64(),
         };
-        log.write(&record)?;
-        observer.evaluation(&record);
-        Ok(Some(evaluation))
-    }
-
-    fn save(&self, backend: &mut dyn Backend) -> Result<()> {
-        checkpoint::save_pretrained(&self.out, &self.pretrained, self.recipe.save_dtype, |parameter| {
-            self.model.read_weight(backend, parameter)
-        })
+        running.log.write(&record)?;
+        running.observer.evaluation(&record);
+        Ok(running.state.evaluated(evaluation))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_loss_scale_halves_on_overflow_and_doubles_after_many_good_steps() {
-        let mut scale = LossScale::new(DType::F16);
-        scale.update(true);
-        assert_eq!(scale.value, 32_768.0);
-        (0..GROWTH_INTERVAL).for_each(|_| scale.update(false));
-        assert_eq!(scale.value, 65_536.0);
-        (0..17).for_each(|_| scale.update(true));
-        assert!(!scale.excuses_skipping());
-        let mut fixed = LossScale::new(DType::BF16);
-        fixed.update(true);
-        assert!(fixed.value == 1.0 && !fixed.excuses_skipping());
+impl Running<'_> {
+    /// Writes a checkpoint of the present state, and removes those that are no longer kept.
+    fn checkpoint(&mut self) -> Result<PathBuf> {
+        self.log.sync()?;
+        let path = self.saver.checkpoint(self.backend, &self.state)?;
+        self.observer.checkpoint(self.state.step, &path);
+        Ok(path)
     }
 }

@@ -1,8 +1,11 @@
 //! From a recipe to a run that can start: model, rows, order, memory plan, folder.
 
+use super::Resumed;
+use super::save::OPTIMIZER;
 use crate::arena::{Category, Plan};
 use crate::backend::{self, Backend, UpdateRule};
 use crate::batch::{BatchOptions, Batches, Example, MicroBatch, split};
+use crate::checkpoint;
 use crate::dataset::{Encoded, Encoder, EncodingStats, FieldNames, encode, read_rows};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -12,15 +15,15 @@ use crate::ops::matmul::{Threads, View, multiply};
 use crate::optimizer::Optimizer;
 use crate::pretrained::Pretrained;
 use crate::recipe::{EmbeddingState, OptimizerKind, Recipe};
-use std::path::{Path, PathBuf};
+use crate::weights::Weights;
+use serde_json::Value;
+use std::path::Path;
 use std::time::Instant;
 
 /// A run whose every part is open and checked.
 pub struct Run {
     /// What was asked for.
     pub recipe: Recipe,
-    /// The folder that the run writes; it exists and is writable.
-    pub out: PathBuf,
     /// The model as it was.
     pub pretrained: Pretrained,
     /// What became of the rows.
@@ -43,7 +46,7 @@ pub struct Run {
     pub(super) held_out: Vec<MicroBatch>,
     pub(super) model: Model,
     pub(super) optimizer: Optimizer,
-    pub(super) backend: Option<Box<dyn Backend>>,
+    plan: Plan,
 }
 
 /// A row as the model sees it, token by token.
@@ -53,11 +56,11 @@ pub struct Sample {
 }
 
 impl Run {
-    /// Opens and checks everything the recipe names. `folder` names the run's folder where the recipe does not.
+    /// Opens and checks everything the recipe names, and plans the memory; nothing is written.
     ///
     /// # Errors
-    /// [`Error::Input`] for whatever is wrong with model, data, device, folder or memory.
-    pub fn prepare(recipe: Recipe, folder: impl FnOnce() -> PathBuf) -> Result<Self> {
+    /// [`Error::Input`] for whatever is wrong with model, data or device.
+    pub fn prepare(recipe: Recipe) -> Result<Self> {
         let dtype = backend::precision(recipe.device, recipe.precision)?;
         let pretrained = Pretrained::open(Path::new(&recipe.model))?;
         let max_length = recipe.max_length.min(pretrained.config.max_position_embeddings);
@@ -93,16 +96,10 @@ impl Run {
         };
         let embedding_8bit = recipe.embedding_state == EmbeddingState::EightBit;
         let optimizer = Optimizer::plan(&mut plan, &model, rule, embedding_8bit);
-        check_memory(plan.bytes())?;
-        let out = create_folder(recipe.out.clone().unwrap_or_else(folder))?;
-        let mut backend = backend::open(recipe.device, &plan, dtype)?;
-        optimizer.reset(&mut *backend)?;
-        model.load(&mut *backend, |parameter, out| pretrained.weights.read(parameter, out))?;
         let steps_per_epoch = batches.steps_per_epoch();
         Ok(Self {
             total_steps: recipe.total_steps(steps_per_epoch),
             recipe,
-            out,
             pretrained,
             stats,
             eval_stats,
@@ -115,8 +112,74 @@ impl Run {
             held_out,
             model,
             optimizer,
-            backend: Some(backend),
+            plan,
         })
+    }
+
+    /// Compares the plan with the memory that is free.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it does not fit.
+    pub fn check_memory(&self) -> Result<()> {
+        check_memory(self.plan.bytes())
+    }
+
+    /// Bytes of a checkpoint: fp32 weights and the optimizer's state.
+    pub fn checkpoint_bytes(&self) -> usize {
+        let state: usize = self.optimizer.state().map(|(_, tensor)| tensor.bytes()).sum();
+        state + 4 * self.pretrained.config.num_parameters()
+    }
+
+    /// Opens the device and fills in weights and optimizer state: the model's as it was, or a checkpoint's.
+    pub(super) fn open(&self, resumed: Option<&Resumed>, record: &Value) -> Result<Box<dyn Backend>> {
+        self.check_memory()?;
+        if let Some(resumed) = resumed {
+            self.check_resumed(resumed, record)?;
+        }
+        let mut backend = backend::open(self.recipe.device, &self.plan, self.dtype)?;
+        let saved = match resumed.and_then(|r| r.checkpoint.as_ref()) {
+            None => {
+                self.optimizer.reset(&mut *backend)?;
+                None
+            }
+            Some((folder, _)) => {
+                checkpoint::load_optimizer(&folder.join(OPTIMIZER), &self.optimizer, &mut *backend)?;
+                let weights = Weights::open(folder)?;
+                weights.check(&self.pretrained.config)?;
+                Some(weights)
+            }
+        };
+        let weights = saved.as_ref().unwrap_or(&self.pretrained.weights);
+        self.model.load(&mut *backend, |parameter, out| weights.read(parameter, out))?;
+        Ok(backend)
+    }
+
+    /// Data, model, schedule and precision must be those of the run that goes on.
+    fn check_resumed(&self, resumed: &Resumed, now: &Value) -> Result<()> {
+        for path in ["/total_steps", "/precision", "/data/sha256", "/eval_data/sha256", "/model/sha256"] {
+            let (was, is) = (resumed.record.pointer(path), now.pointer(path));
+            if was != is {
+                let show = |v: Option<&Value>| v.map_or("nothing".to_owned(), Value::to_string);
+                return Err(Error::input(
+                    format!("--resume: {}", path[1..].replace('/', ", ")),
+                    format!("{} now, and {} when the run was started", show(is), show(was)),
+                    "bring back the data, model and device it was started with, or start a new run",
+                ));
+            }
+        }
+        let (found, step) = match &resumed.checkpoint {
+            Some((_, s)) => ((s.total_steps, s.seed, s.precision), s.step),
+            None => return Ok(()),
+        };
+        if found == (self.total_steps, self.recipe.seed, self.dtype) && step < self.total_steps {
+            return Ok(());
+        }
+        let found = format!("the latest checkpoint's steps, seed or precision are not the run's: {found:?}");
+        Err(Error::input(
+            "--resume",
+            found,
+            "remove that checkpoint's folder: the one before it is taken then",
+        ))
     }
 
     /// Seconds the steps will take on this CPU, from its matrix rate measured now; a forecast, not a promise.
@@ -201,29 +264,6 @@ fn check_memory(planned: usize) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Creates the run's folder, or takes an empty one; one that holds a run is refused.
-fn create_folder(out: PathBuf) -> Result<PathBuf> {
-    let taken = ["run.json", "metrics.jsonl", "model.safetensors"].iter().find(|f| out.join(f).exists());
-    if let Some(file) = taken {
-        return Err(Error::input(
-            format!("--out {}", out.display()),
-            format!("the folder holds a run already ({file})"),
-            "name another folder, or move that one away",
-        ));
-    }
-    let unwritable = |e: std::io::Error| {
-        Error::input(
-            format!("--out {}", out.display()),
-            format!("cannot write there: {e}"),
-            "name another folder",
-        )
-    };
-    std::fs::create_dir_all(&out).map_err(unwritable)?;
-    let probe = out.join(format!(".probe.{}", std::process::id()));
-    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(unwritable)?;
-    Ok(out)
 }
 
 /// Floating-point operations per second of the matrix product, measured for a moment.

@@ -1,17 +1,19 @@
 //! `run.json`: what a run was made from, so that it can be told apart and repeated.
 
-use super::Run;
-use crate::checkpoint::write_beside;
+use super::folder::RECORD;
+use super::{Resumed, Run};
+use crate::checkpoint::{sync_folder, write_beside};
 use crate::dataset;
 use crate::error::{Error, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 impl Run {
-    pub(super) fn write_record(&self) -> Result<()> {
+    /// The run as it is to be recorded; one that goes on adds the step it goes on from.
+    pub(super) fn record(&self, resumed: Option<&Resumed>) -> Result<Value> {
         let data_hash = match dataset::bundled(&self.recipe.data) {
             Some(text) => hex(Sha256::digest(text)),
             None => hash_file(Path::new(&self.recipe.data))?,
@@ -30,7 +32,11 @@ impl Run {
                 (name.as_str().expect("a name").to_owned(), json!(bytes))
             })
             .collect();
-        let record = json!({
+        let mut resumed_from = resumed.map_or(json!([]), |r| r.record["resumed_from_steps"].clone());
+        if let (Some(list), Some(resumed)) = (resumed_from.as_array_mut(), resumed) {
+            list.push(json!(resumed.checkpoint.as_ref().map_or(0, |(_, state)| state.step)));
+        }
+        Ok(json!({
             "smolten": env!("CARGO_PKG_VERSION"),
             "recipe": self.recipe,
             "precision": self.dtype,
@@ -41,9 +47,14 @@ impl Run {
             "eval_data": { "sha256": eval_hash, "encoded": self.eval_stats },
             "model": { "sha256": weights, "parameters": self.pretrained.config.num_parameters() },
             "planned_memory_bytes": memory,
-        });
-        let text = serde_json::to_string_pretty(&record).expect("plain data") + "\n";
-        write_beside(&self.out.join("run.json"), |file| file.write_all(text.as_bytes()))
+            "resumed_from_steps": resumed_from,
+        }))
+    }
+
+    pub(super) fn write_record(&self, folder: &Path, record: &Value) -> Result<()> {
+        let text = serde_json::to_string_pretty(record).expect("plain data") + "\n";
+        write_beside(&folder.join(RECORD), |file| file.write_all(text.as_bytes()))?;
+        sync_folder(folder)
     }
 }
 

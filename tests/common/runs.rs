@@ -1,0 +1,43 @@
+//! Runs of the program on the tiny model, as a user starts them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A Llama of a few thousand weights with a tokenizer.
+pub fn tiny_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-smollm.gguf")
+}
+
+/// Twenty rows of prompt and response, as a file in `folder`.
+pub fn sums(folder: &Path) -> PathBuf {
+    let path = folder.join("rows.jsonl");
+    let line =
+        |i: usize| format!("{{\"prompt\": \"What is {i} + {i}?\", \"response\": \"It is {}.\"}}\n", 2 * i);
+    std::fs::write(&path, (0..20).map(line).collect::<String>()).unwrap();
+    path
+}
+
+/// The program; its caches lie in `folder`.
+pub fn program(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_smolten"));
+    command.env("SMOLTEN_CACHE", folder.join("cache")).env("HF_HOME", folder.join("hub"));
+    command
+}
+
+/// `train` on the sums of `folder`, with more flags.
+pub fn train(folder: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = program(folder);
+    command.args(["train", "--device", "cpu", "--lr", "1e-2", "--model"]).arg(tiny_model());
+    command.arg("--data").arg(sums(folder)).arg("--out").arg(out).args(more);
+    command
+}
+
+/// What the program says on standard error.
+pub fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The weights a run ended with.
+pub fn weights(out: &Path) -> Vec<u8> {
+    std::fs::read(out.join("model.safetensors")).unwrap()
+}
