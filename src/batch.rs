@@ -1,11 +1,12 @@
 //! Micro-batches without padding: sequences lie end to end, and `cu_seqlens` says where each begins.
 //! [`Batches`] cuts the examples of a run into the [`Window`]s of its optimizer steps.
 
+mod mersenne;
 mod order;
 mod packing;
 mod windows;
 
-pub use order::{permutation, split};
+pub use order::{Order, permutation, split};
 pub use packing::best_fit_decreasing;
 pub use windows::{BatchOptions, Batches, Window, Windows};
 

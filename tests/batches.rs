@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use smolten::batch::{
-    BatchOptions, Batches, Example, NO_TARGET, Window, best_fit_decreasing, permutation, split,
+    BatchOptions, Batches, Example, NO_TARGET, Order, Window, best_fit_decreasing, permutation, split,
 };
 
 /// Examples of these lengths, each token unique: example index · 1000 + position.
@@ -15,7 +15,7 @@ fn examples(lengths: &[usize]) -> Vec<Example> {
 }
 
 fn options(batch_size: usize, grad_accum: usize) -> BatchOptions {
-    BatchOptions { batch_size, grad_accum, packing: None, shuffle: Some(7) }
+    BatchOptions { batch_size, grad_accum, packing: None, order: Order::Shuffled(7) }
 }
 
 /// Which examples a window holds, in order, read off the first token of each sequence.
@@ -98,7 +98,7 @@ proptest! {
         let options = BatchOptions {
             batch_size, grad_accum,
             packing: pack.then_some(30),
-            shuffle: shuffle.then_some(seed),
+            order: if shuffle { Order::Shuffled(seed) } else { Order::AsGiven },
         };
         let all = examples(&lengths);
         let batches = Batches::new(all.clone(), options);
@@ -208,7 +208,7 @@ fn a_short_last_window_keeps_its_rows() {
 
 #[test]
 fn packed_sequences_stay_apart() {
-    let options = BatchOptions { batch_size: 1, grad_accum: 1, packing: Some(6), shuffle: None };
+    let options = BatchOptions { batch_size: 1, grad_accum: 1, packing: Some(6), order: Order::AsGiven };
     let batches = Batches::new(examples(&[4, 3, 2, 3]), options);
     assert_eq!((batches.num_rows(), batches.steps_per_epoch(), batches.max_micro_batch_tokens()), (2, 2, 6));
     let rows: Vec<_> = batches.windows(0).take(2).map(|mut w| w.micro_batches.remove(0)).collect();

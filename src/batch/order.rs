@@ -1,13 +1,40 @@
-//! Random order that is the same on every machine and in every version.
+//! The order of rows in each epoch, the same on every machine and in every version.
 //!
-//! The source is ChaCha8 keyed by the seed (little-endian in the first 8 of 32 key bytes, the rest 0), one stream
+//! The source of this trainer's own order is ChaCha8 keyed by the seed (little-endian in the first 8 of 32 key bytes, the rest 0), one stream
 //! per epoch, so that the order of an epoch depends on nothing drawn before it.
 
+use super::mersenne::torch_randperm;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// The stream that picks the held-out rows; no epoch reaches it.
 const HELD_OUT: u64 = u64::MAX;
+
+/// In which order an epoch takes the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As they come.
+    AsGiven,
+    /// Another order each epoch, from this seed.
+    Shuffled(u64),
+    /// Another order each epoch, that of accelerate's seedable sampler: `torch.randperm` of a CPU generator seeded
+    /// with this seed plus the epoch.
+    TorchRandperm(u64),
+}
+
+impl Order {
+    /// `0..n` in the order of `epoch`, which counts from 0.
+    ///
+    /// # Panics
+    /// If torch's order of 214,748,364 rows or more is asked for.
+    pub fn of_epoch(self, n: usize, epoch: u64) -> Vec<usize> {
+        match self {
+            Self::AsGiven => (0..n).collect(),
+            Self::Shuffled(seed) => permutation(n, seed, epoch),
+            Self::TorchRandperm(seed) => torch_randperm(n, seed.wrapping_add(epoch)),
+        }
+    }
+}
 
 /// `0..n` in the order of `epoch`: Fisher and Yates's shuffle from the last place down.
 pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<usize> {

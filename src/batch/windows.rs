@@ -1,6 +1,6 @@
 //! The micro-batches of each optimizer step, a pure function of examples, options and step.
 
-use super::{Example, MicroBatch, best_fit_decreasing, permutation};
+use super::{Example, MicroBatch, Order, best_fit_decreasing};
 
 /// How examples become micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,8 +11,8 @@ pub struct BatchOptions {
     pub grad_accum: usize,
     /// `Some(max_length)` packs several examples into a row of at most so many tokens; `None`: one example a row.
     pub packing: Option<usize>,
-    /// `Some(seed)` takes the rows in another order each epoch; `None` as they come.
-    pub shuffle: Option<u64>,
+    /// In which order an epoch takes the rows.
+    pub order: Order,
 }
 
 /// The examples of a run, cut into windows. An epoch's last window, and its last micro-batch, may be short: no row
@@ -90,7 +90,7 @@ impl Batches {
     /// Any rows may meet where they are shuffled, so the longest ones do; else it is the largest there is.
     pub fn max_micro_batch_tokens(&self) -> usize {
         let mut tokens: Vec<usize> = self.rows.iter().map(|row| self.row_tokens(row)).collect();
-        if self.options.shuffle.is_some() {
+        if self.options.order != Order::AsGiven {
             tokens.sort_unstable_by(|a, b| b.cmp(a));
         }
         tokens.chunks(self.options.batch_size).map(|batch| batch.iter().sum()).max().unwrap_or(0)
@@ -120,11 +120,8 @@ pub struct Windows<'a> {
 
 impl Windows<'_> {
     fn epoch_order(&self) -> Vec<usize> {
-        let n = self.batches.rows.len();
-        match self.batches.options.shuffle {
-            Some(seed) => permutation(n, seed, (self.step / self.batches.steps_per_epoch()) as u64),
-            None => (0..n).collect(),
-        }
+        let epoch = self.step / self.batches.steps_per_epoch();
+        self.batches.options.order.of_epoch(self.batches.rows.len(), epoch as u64)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::arena::{Category, Plan};
 use crate::backend::{self, Backend, UpdateRule};
-use crate::batch::{BatchOptions, Batches, Example, MicroBatch, split};
+use crate::batch::{BatchOptions, Batches, Example, MicroBatch, Order, split};
 use crate::dataset::{Encoded, Encoder, EncodingStats, FieldNames, encode, read_rows};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::model::{Capacity, Model};
 use crate::ops::matmul::{Threads, View, multiply};
 use crate::optimizer::Optimizer;
 use crate::pretrained::Pretrained;
-use crate::recipe::{EmbeddingState, OptimizerKind, Recipe};
+use crate::recipe::{Compat, EmbeddingState, OptimizerKind, Recipe};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -80,7 +80,7 @@ impl Run {
                 batch_size: recipe.batch_size,
                 grad_accum: recipe.grad_accum,
                 packing: recipe.packing.then_some(max_length),
-                shuffle: recipe.shuffle.then_some(recipe.seed),
+                order: order(&recipe),
             },
         );
         let capacity = capacity(&batches, &held_out);
@@ -160,6 +160,14 @@ fn encode_file(recipe: &Recipe, pretrained: &Pretrained, data: &str, max_length:
         system: recipe.system.as_deref(),
     };
     encode(&rows, &encoder)
+}
+
+fn order(recipe: &Recipe) -> Order {
+    match (recipe.compat, recipe.shuffle) {
+        (Compat::Trl017, _) => Order::TorchRandperm(recipe.seed),
+        (Compat::Off, true) => Order::Shuffled(recipe.seed),
+        (Compat::Off, false) => Order::AsGiven,
+    }
 }
 
 /// Room for the largest micro-batch, and for the longest held-out row.
