@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use smolten::batch::{BatchOptions, Batches, Example, Order, Window};
+use smolten::batch::{BatchOptions, Batches, Example, Examples, Order, Window};
 use std::path::Path;
 
 fn cases() -> Vec<Value> {
@@ -51,7 +51,7 @@ fn the_reference_run_takes_rows_as_torch_did() {
     let example = |i: u32| Example { ids: vec![i, 1], supervised: vec![false, true] };
     let options =
         BatchOptions { batch_size: 2, grad_accum: 4, packing: None, order: Order::TorchRandperm(3407) };
-    let batches = Batches::new((0..251).map(example).collect(), options);
+    let batches = Batches::new(Examples::from_examples((0..251).map(example)), (0..251).collect(), options);
     let windows: Vec<Window> = batches.windows(0).take(60).collect();
     let rows = |window: &Window| -> Vec<Vec<usize>> {
         let of =

@@ -62,21 +62,18 @@ fn below(rng: &mut ChaCha8Rng, bound: u64) -> usize {
     }
 }
 
-/// Parts `rows` into those to train on and those held out, each in the order they came in.
+/// Parts `0..n` into the rows to train on and those held out, each in rising order.
 ///
 /// Held out are `share` of them, rounded, but at least one and at most half; none where `share` is 0 or there is
 /// only one row. Which ones depends on `seed` and the number of rows alone.
-pub fn split<T>(rows: Vec<T>, share: f64, seed: u64) -> (Vec<T>, Vec<T>) {
-    let n = rows.len();
+pub fn split(n: usize, share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     if share <= 0.0 || n < 2 {
-        return (rows, Vec::new());
+        return ((0..n).collect(), Vec::new());
     }
     #[allow(clippy::cast_possible_truncation, reason = "saturates, and is clamped to n / 2")]
     #[allow(clippy::cast_sign_loss, reason = "share is positive here")]
     let held_out = ((n as f64 * share).round() as usize).clamp(1, n / 2);
     let mut is_held_out = vec![false; n];
     permutation(n, seed, HELD_OUT)[..held_out].iter().for_each(|&i| is_held_out[i] = true);
-    let (held, train): (Vec<_>, Vec<_>) = rows.into_iter().zip(is_held_out).partition(|(_, held)| *held);
-    let strip = |part: Vec<(T, bool)>| part.into_iter().map(|(row, _)| row).collect();
-    (strip(train), strip(held))
+    (0..n).partition(|&i| !is_held_out[i])
 }
