@@ -1,11 +1,14 @@
 //! Micro-batches without padding: sequences lie end to end, and `cu_seqlens` says where each begins.
 //! [`Batches`] cuts the examples of a run into the [`Window`]s of its optimizer steps.
 
+mod examples;
+mod mersenne;
 mod order;
 mod packing;
 mod windows;
 
-pub use order::{permutation, split};
+pub use examples::{Arrays, Examples, Origin};
+pub use order::{Order, permutation, split};
 pub use packing::best_fit_decreasing;
 pub use windows::{BatchOptions, Batches, Window, Windows};
 
@@ -35,17 +38,17 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
-    /// Lays the examples end to end.
-    pub fn from_examples<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
+    /// Lays the examples at these indices end to end.
+    pub fn from_examples(examples: &Examples, indices: impl IntoIterator<Item = usize>) -> Self {
         let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
-        for example in examples {
-            let n = example.ids.len();
-            batch.ids.extend(&example.ids);
-            batch.positions.extend((0..n).map(|i| u32::try_from(i).expect("a row fits 32 bits")));
-            batch.targets.extend((1..=n).map(|next| match example.supervised.get(next) {
-                Some(true) => example.ids[next],
-                _ => NO_TARGET,
-            }));
+        for index in indices {
+            let ids = examples.ids(index);
+            batch.ids.extend(ids);
+            batch.positions.extend((0..ids.len()).map(|i| u32::try_from(i).expect("a row fits 32 bits")));
+            // Each position's target is the token after it; the last has none.
+            let next = ids.iter().zip(examples.supervised(index)).skip(1);
+            batch.targets.extend(next.map(|(&id, supervised)| if supervised { id } else { NO_TARGET }));
+            batch.targets.resize(batch.ids.len(), NO_TARGET);
             batch.cu_seqlens.push(u32::try_from(batch.ids.len()).expect("a micro-batch fits 32 bits"));
         }
         batch
@@ -70,7 +73,7 @@ mod tests {
     fn positions_restart_and_targets_stay_within_their_sequence() {
         let a = Example { ids: vec![5, 6, 7], supervised: vec![false, false, true] };
         let b = Example { ids: vec![8, 9], supervised: vec![true, true] };
-        let batch = MicroBatch::from_examples([&a, &b]);
+        let batch = MicroBatch::from_examples(&Examples::from_examples([a, b]), [0, 1]);
         assert_eq!(batch.ids, [5, 6, 7, 8, 9]);
         assert_eq!(batch.positions, [0, 1, 2, 0, 1]);
         assert_eq!(batch.cu_seqlens, [0, 3, 5]);

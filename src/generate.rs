@@ -45,14 +45,122 @@ pub enum StopReason {
     Length,
 }
 
-/// A model planned for generation, its memory and its cache.
+/// How a text is continued, and where that ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Continuation<'a> {
+    /// How each token is drawn.
+    pub sampling: Sampling,
+    /// Tokens at most.
+    pub max_new_tokens: usize,
+    /// Tokens that end a text.
+    pub stop_ids: &'a [u32],
+}
+
+/// The cache of one sequence, in the plan of any model: also of one that trains, between two of its steps.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    caches: Vec<KvCache>,
+    logits: Tensor,
+    /// The tokens whose keys and values are cached.
+    cached: Vec<u32>,
+    positions: usize,
+    /// Tokens that go through the model together.
+    chunk: usize,
+}
+
+impl Decoder {
+    /// Plans for sequences of up to `positions` tokens, or as many as `model` was planned for where that is less.
+    pub fn plan(plan: &mut Plan, model: &Model, positions: usize) -> Self {
+        let capacity = model.capacity();
+        let positions = positions.min(capacity.positions);
+        Self {
+            caches: model.plan_cache(plan, positions),
+            logits: plan.tensor(Category::Scratch, 1, model.config.vocab_size, DType::F32),
+            cached: Vec::new(),
+            positions,
+            chunk: PREFILL.min(capacity.tokens),
+        }
+    }
+
+    /// The longest sequence, prompt and answer together.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Forgets what is cached: a must when the weights have changed.
+    pub fn reset(&mut self) {
+        self.cached.clear();
+    }
+
+    /// Logits of the token after `ids`, f32 `[V]`. What `ids` shares with the sequence before is not computed again.
+    ///
+    /// `model` and `backend` are those of the plan. What the backend holds of a micro-batch and its parameters is
+    /// overwritten.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an empty or too long sequence; those of the backend.
+    pub fn logits(&mut self, model: &Model, backend: &mut dyn Backend, ids: &[u32]) -> Result<Vec<f32>> {
+        if ids.is_empty() || ids.len() > self.positions {
+            let found = format!("{} tokens, while the context holds 1 to {}", ids.len(), self.positions);
+            return Err(Error::input("the text to continue", found, "shorten it, or allow fewer new tokens"));
+        }
+        let shared = self.cached.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        self.cached.truncate(shared.min(ids.len() - 1)); // the last token runs in any case: its logits are asked for
+        for chunk in ids[self.cached.len()..].chunks(self.chunk) {
+            self.extend(model, backend, chunk)?;
+        }
+        model.logits(backend, self.logits)?;
+        read_floats(backend, self.logits)
+    }
+
+    fn extend(&mut self, model: &Model, backend: &mut dyn Backend, chunk: &[u32]) -> Result<()> {
+        let past = self.cached.len();
+        let count = |n: usize| u32::try_from(n).expect("positions fit 32 bits");
+        let batch = MicroBatch {
+            ids: chunk.to_vec(),
+            positions: (count(past)..count(past + chunk.len())).collect(),
+            cu_seqlens: vec![0, count(chunk.len())],
+            targets: vec![NO_TARGET; chunk.len()],
+        };
+        let mut params = StepParams { loss_scale: 1.0, ..bytemuck::Zeroable::zeroed() };
+        model.feed(backend, &Feed::new(&batch), &mut params)?;
+        model.extend(backend, past, &self.caches)?;
+        self.cached.extend(chunk);
+        Ok(())
+    }
+
+    /// Continues `prompt`, telling each new token to `on_token`. The end token is neither told nor returned.
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`], and those of `on_token`.
+    pub fn generate(
+        &mut self,
+        model: &Model,
+        backend: &mut dyn Backend,
+        prompt: &[u32],
+        how: &Continuation<'_>,
+        mut on_token: impl FnMut(u32) -> Result<()>,
+    ) -> Result<(Vec<u32>, StopReason)> {
+        let mut sampler = Sampler::new(how.sampling);
+        let mut ids = prompt.to_vec();
+        while ids.len() - prompt.len() < how.max_new_tokens && ids.len() < self.positions {
+            let mut logits = self.logits(model, backend, &ids)?;
+            let next = sampler.next(&mut logits, &ids);
+            if how.stop_ids.contains(&next) {
+                return Ok((ids.split_off(prompt.len()), StopReason::Stop));
+            }
+            ids.push(next);
+            on_token(next)?;
+        }
+        Ok((ids.split_off(prompt.len()), StopReason::Length))
+    }
+}
+
+/// A model planned for generation alone, its memory and its cache.
 pub struct Generator {
     model: Model,
     backend: Box<dyn Backend>,
-    caches: Vec<KvCache>,
-    logits: Tensor,
-    cached: Vec<u32>,
-    positions: usize,
+    decoder: Decoder,
 }
 
 impl Generator {
@@ -71,78 +179,36 @@ impl Generator {
         let mut plan = Plan::default();
         let capacity = Capacity { tokens: PREFILL.min(positions), sequences: 1, positions };
         let model = Model::plan(&mut plan, config, dtype, capacity, false);
-        let caches = model.plan_cache(&mut plan, positions);
-        let logits = plan.tensor(Category::Scratch, 1, config.vocab_size, DType::F32);
+        let decoder = Decoder::plan(&mut plan, &model, positions);
         let mut backend = open(&plan)?;
         model.load(&mut *backend, read)?;
-        Ok(Self { model, backend, caches, logits, cached: Vec::new(), positions })
+        Ok(Self { model, backend, decoder })
     }
 
-    /// The longest sequence, prompt and answer together.
+    /// As [`Decoder::positions`].
     pub fn positions(&self) -> usize {
-        self.positions
+        self.decoder.positions()
     }
 
-    /// Logits of the token after `ids`, f32 `[V]`. What `ids` shares with the sequence before is not computed again.
+    /// As [`Decoder::logits`].
     ///
     /// # Errors
-    /// [`Error::Input`] for an empty or too long sequence; those of the backend.
+    /// The same.
     pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
-        if ids.is_empty() || ids.len() > self.positions {
-            let found = format!("{} tokens, while the context holds 1 to {}", ids.len(), self.positions);
-            return Err(Error::input("the text to continue", found, "shorten it, or allow fewer new tokens"));
-        }
-        let shared = self.cached.iter().zip(ids).take_while(|(a, b)| a == b).count();
-        self.cached.truncate(shared.min(ids.len() - 1)); // the last token runs in any case: its logits are asked for
-        let fresh = ids[self.cached.len()..].to_vec();
-        for chunk in fresh.chunks(PREFILL) {
-            self.extend(chunk)?;
-        }
-        self.model.logits(&mut *self.backend, self.logits)?;
-        read_floats(&mut *self.backend, self.logits)
+        self.decoder.logits(&self.model, &mut *self.backend, ids)
     }
 
-    fn extend(&mut self, chunk: &[u32]) -> Result<()> {
-        let past = self.cached.len();
-        let count = |n: usize| u32::try_from(n).expect("positions fit 32 bits");
-        let batch = MicroBatch {
-            ids: chunk.to_vec(),
-            positions: (count(past)..count(past + chunk.len())).collect(),
-            cu_seqlens: vec![0, count(chunk.len())],
-            targets: vec![NO_TARGET; chunk.len()],
-        };
-        let mut params = StepParams { loss_scale: 1.0, ..bytemuck::Zeroable::zeroed() };
-        self.model.feed(&mut *self.backend, &Feed::new(&batch), &mut params)?;
-        self.model.extend(&mut *self.backend, past, &self.caches)?;
-        self.cached.extend(chunk);
-        Ok(())
-    }
-
-    /// Continues `prompt` by up to `max_new_tokens`, telling each new token to `on_token`. The end token is neither
-    /// told nor returned.
+    /// As [`Decoder::generate`].
     ///
     /// # Errors
-    /// As [`Generator::logits`], and those of `on_token`.
+    /// The same.
     pub fn generate(
         &mut self,
         prompt: &[u32],
-        max_new_tokens: usize,
-        sampling: &Sampling,
-        stop_ids: &[u32],
-        mut on_token: impl FnMut(u32) -> Result<()>,
+        how: &Continuation<'_>,
+        on_token: impl FnMut(u32) -> Result<()>,
     ) -> Result<(Vec<u32>, StopReason)> {
-        let mut sampler = Sampler { sampling: *sampling, rng: ChaCha8Rng::seed_from_u64(sampling.seed) };
-        let mut ids = prompt.to_vec();
-        while ids.len() - prompt.len() < max_new_tokens && ids.len() < self.positions {
-            let mut logits = self.logits(&ids)?;
-            let next = sampler.next(&mut logits, &ids);
-            if stop_ids.contains(&next) {
-                return Ok((ids.split_off(prompt.len()), StopReason::Stop));
-            }
-            ids.push(next);
-            on_token(next)?;
-        }
-        Ok((ids.split_off(prompt.len()), StopReason::Length))
+        self.decoder.generate(&self.model, &mut *self.backend, prompt, how, on_token)
     }
 }
 
@@ -153,6 +219,10 @@ struct Sampler {
 }
 
 impl Sampler {
+    fn new(sampling: Sampling) -> Self {
+        Self { sampling, rng: ChaCha8Rng::seed_from_u64(sampling.seed) }
+    }
+
     fn next(&mut self, logits: &mut [f32], seen: &[u32]) -> u32 {
         penalise(logits, seen, self.sampling.repetition_penalty);
         if self.sampling.temperature == 0.0 {
@@ -225,13 +295,9 @@ mod tests {
 
     const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
 
-    fn sampler(sampling: Sampling) -> Sampler {
-        Sampler { rng: ChaCha8Rng::seed_from_u64(sampling.seed), sampling }
-    }
-
     #[test]
     fn greedy_takes_the_lowest_of_equal_logits() {
-        assert_eq!(sampler(Sampling::GREEDY).next(&mut LOGITS.clone(), &[]), 1);
+        assert_eq!(Sampler::new(Sampling::GREEDY).next(&mut LOGITS.clone(), &[]), 1);
     }
 
     #[test]
@@ -256,7 +322,7 @@ mod tests {
     fn draws_follow_the_probabilities_and_repeat_with_the_seed() {
         let s = Sampling { temperature: 1.0, seed: 7, ..Sampling::GREEDY };
         let draw = || {
-            let mut sampler = sampler(s);
+            let mut sampler = Sampler::new(s);
             (0..20_000).map(|_| sampler.next(&mut LOGITS.clone(), &[])).collect::<Vec<_>>()
         };
         let draws = draw();

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use smolten::batch::{
-    BatchOptions, Batches, Example, NO_TARGET, Window, best_fit_decreasing, permutation, split,
+    BatchOptions, Batches, Example, Examples, NO_TARGET, Order, Window, best_fit_decreasing, permutation,
+    split,
 };
 
 /// Examples of these lengths, each token unique: example index · 1000 + position.
@@ -14,8 +15,13 @@ fn examples(lengths: &[usize]) -> Vec<Example> {
     lengths.iter().enumerate().map(example).collect()
 }
 
+/// All of them chosen.
+fn batches(lengths: &[usize], options: BatchOptions) -> Batches {
+    Batches::new(Examples::from_examples(examples(lengths)), (0..lengths.len()).collect(), options)
+}
+
 fn options(batch_size: usize, grad_accum: usize) -> BatchOptions {
-    BatchOptions { batch_size, grad_accum, packing: None, shuffle: Some(7) }
+    BatchOptions { batch_size, grad_accum, packing: None, order: Order::Shuffled(7) }
 }
 
 /// Which examples a window holds, in order, read off the first token of each sequence.
@@ -98,12 +104,13 @@ proptest! {
         let options = BatchOptions {
             batch_size, grad_accum,
             packing: pack.then_some(30),
-            shuffle: shuffle.then_some(seed),
+            order: if shuffle { Order::Shuffled(seed) } else { Order::AsGiven },
         };
         let all = examples(&lengths);
-        let batches = Batches::new(all.clone(), options);
+        let batches = batches(&lengths, options);
         let windows = epoch(&batches, which);
         let mut seen: Vec<usize> = windows.iter().flat_map(held).collect();
+        prop_assert!(windows.iter().all(|w| w.examples == held(w)));
         if !shuffle && !pack {
             prop_assert!(seen.is_sorted());
         }
@@ -141,7 +148,7 @@ proptest! {
     ) {
         let cut = |batch_size, grad_accum| {
             let options = BatchOptions { packing: pack.then_some(40), ..options(batch_size, grad_accum) };
-            let batches = Batches::new(examples(&lengths), options);
+            let batches = batches(&lengths, options);
             let windows = epoch(&batches, which);
             windows.iter().map(|w| (held(w), w.supervised(), w.tokens())).collect::<Vec<_>>()
         };
@@ -149,9 +156,26 @@ proptest! {
         prop_assert_eq!(cut(2, 4), cut(1, 8));
     }
 
+    /// Rows that are not chosen change nothing: not the order, nor how rows are packed.
+    #[test]
+    fn chosen_examples_are_those_of_a_store_of_their_own(
+        lengths in prop::collection::vec(2usize..=30, 2..60), seed: u64, pack: bool,
+    ) {
+        let options = BatchOptions { packing: pack.then_some(40), ..options(2, 2) };
+        let (chosen, _) = split(lengths.len(), 0.4, seed);
+        let all = examples(&lengths);
+        let own = chosen.iter().map(|&i| all[i].clone());
+        let alone = Batches::new(Examples::from_examples(own), (0..chosen.len()).collect(), options);
+        let among = Batches::new(Examples::from_examples(all), chosen, options);
+        prop_assert_eq!(alone.max_micro_batch_tokens(), among.max_micro_batch_tokens());
+        for (a, b) in epoch(&alone, 1).into_iter().zip(epoch(&among, 1)) {
+            prop_assert_eq!((a.step, a.epoch, a.micro_batches), (b.step, b.epoch, b.micro_batches));
+        }
+    }
+
     #[test]
     fn held_out_rows_are_apart(n in 0usize..300, share in 0.0f64..=0.5, seed: u64) {
-        let (train, held) = split((0..n).collect::<Vec<_>>(), share, seed);
+        let (train, held) = split(n, share, seed);
         prop_assert!(train.is_sorted() && held.is_sorted());
         let mut all = [train.clone(), held.clone()].concat();
         all.sort_unstable();
@@ -161,7 +185,7 @@ proptest! {
             prop_assert!(!held.is_empty());
             prop_assert!((held.len() as f64 - share * n as f64).abs() <= 0.5 || held.len() == 1 || held.len() == n / 2);
         }
-        prop_assert_eq!(split((0..n).collect::<Vec<_>>(), share, seed), (train, held));
+        prop_assert_eq!(split(n, share, seed), (train, held));
     }
 }
 
@@ -171,7 +195,7 @@ proptest! {
 fn the_order_is_pinned() {
     assert_eq!(permutation(10, 3407, 0), [8, 6, 1, 4, 0, 9, 2, 5, 3, 7]);
     assert_eq!(permutation(10, 3407, 1), [3, 2, 5, 9, 7, 8, 6, 4, 1, 0]);
-    assert_eq!(split((0..10).collect::<Vec<_>>(), 0.3, 3407).1, [1, 5, 6]);
+    assert_eq!(split(10, 0.3, 3407).1, [1, 5, 6]);
 }
 
 /// Each of the 24 orders of four comes up as often as the others: 24,000 draws, 1,000 expected each, standard
@@ -188,15 +212,15 @@ fn the_shuffle_is_uniform() {
 
 #[test]
 fn nothing_is_held_out_where_nothing_can_be() {
-    assert_eq!(split(vec![1], 0.5, 1), (vec![1], vec![]));
-    assert_eq!(split(vec![1, 2, 3], 0.0, 1), (vec![1, 2, 3], vec![]));
-    assert_eq!(split(vec![1, 2, 3], 0.01, 1).1.len(), 1);
+    assert_eq!(split(1, 0.5, 1), (vec![0], vec![]));
+    assert_eq!(split(3, 0.0, 1), (vec![0, 1, 2], vec![]));
+    assert_eq!(split(3, 0.01, 1).1.len(), 1);
 }
 
 /// The reference run: 251 rows, 2 × 4. 32 steps an epoch, the last of 3 rows in micro-batches of 2 and 1.
 #[test]
 fn a_short_last_window_keeps_its_rows() {
-    let batches = Batches::new(examples(&[2; 251]), options(2, 4));
+    let batches = batches(&[2; 251], options(2, 4));
     assert_eq!(batches.steps_per_epoch(), 32);
     let windows: Vec<Window> = batches.windows(0).take(64).collect();
     let sizes = |w: &Window| w.micro_batches.iter().map(|b| b.cu_seqlens.len() - 1).collect::<Vec<_>>();
@@ -208,8 +232,8 @@ fn a_short_last_window_keeps_its_rows() {
 
 #[test]
 fn packed_sequences_stay_apart() {
-    let options = BatchOptions { batch_size: 1, grad_accum: 1, packing: Some(6), shuffle: None };
-    let batches = Batches::new(examples(&[4, 3, 2, 3]), options);
+    let options = BatchOptions { batch_size: 1, grad_accum: 1, packing: Some(6), order: Order::AsGiven };
+    let batches = batches(&[4, 3, 2, 3], options);
     assert_eq!((batches.num_rows(), batches.steps_per_epoch(), batches.max_micro_batch_tokens()), (2, 2, 6));
     let rows: Vec<_> = batches.windows(0).take(2).map(|mut w| w.micro_batches.remove(0)).collect();
     assert_eq!(rows[0].ids, [0, 1, 2, 3, 2000, 2001]);

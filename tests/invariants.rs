@@ -7,7 +7,7 @@ use common::engine::{Engine, FORWARD, bound, join, sequence, tiny_parts};
 use common::{assert_close, max_abs};
 use smolten::arena::{Category, Plan};
 use smolten::backend::{Backend, Cpu, KvCache, StepOutput, UpdateRule};
-use smolten::batch::MicroBatch;
+use smolten::batch::{Examples, MicroBatch};
 use smolten::dtype::DType;
 use smolten::model::{Capacity, Feed, Model, read_floats};
 use smolten::ops::adamw::AdamWConfig;
@@ -60,7 +60,8 @@ fn an_empty_micro_batch_adds_nothing() {
         let row = sequence(20, 320, 1);
         let mut engine = Engine::tiny("untied", dtype, UpdateRule::Torch);
         engine.gradients(&[sequence(30, 320, 2)]);
-        let output = engine.gradients(&[MicroBatch::from_examples([]), row.clone()]);
+        let output =
+            engine.gradients(&[MicroBatch::from_examples(&Examples::from_examples([]), []), row.clone()]);
         let got = engine.all_gradients();
         assert_eq!(engine.gradients(&[row]), output);
         assert!(engine.all_gradients() == got, "{dtype:?}");

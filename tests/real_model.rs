@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use smolten::backend::Cpu;
 use smolten::checkpoint::save_pretrained;
 use smolten::dtype::DType;
-use smolten::generate::{Generator, Sampling};
+use smolten::generate::{Continuation, Generator, Sampling};
 use smolten::metrics::{EvalRecord, StepRecord};
 use smolten::pretrained::Pretrained;
 use smolten::recipe::{Recipe, RecipeOverrides};
@@ -47,6 +47,7 @@ fn logits_and_greedy_text_are_those_of_transformers() {
     let reference = Fixture::open(&fixture_path("smollm2-135m-instruct.safetensors"));
     let mut generator = generator(&pretrained);
     let mut worst = 0.0f32;
+    let greedy = Continuation { sampling: Sampling::GREEDY, max_new_tokens: NEW_TOKENS, stop_ids: &[] };
     for i in 0..PROMPTS {
         let list = |name: &str| reference.u32(&format!("{i}.{name}"));
         let (ids, want) = (list("ids"), list("greedy"));
@@ -64,7 +65,7 @@ fn logits_and_greedy_text_are_those_of_transformers() {
         all.extend(&want[..NEW_TOKENS - 1]);
         check("logits_end", largest[1], &generator.logits(&all).unwrap());
 
-        let (got, _) = generator.generate(&ids, NEW_TOKENS, &Sampling::GREEDY, &[], |_| Ok(())).unwrap();
+        let (got, _) = generator.generate(&ids, &greedy, |_| Ok(())).unwrap();
         if let Some(at) = (0..NEW_TOKENS).find(|&t| got[t] != want[t]) {
             let best = reference.f32(&format!("{i}.top2"));
             let gap = best[2 * at] - best[2 * at + 1];

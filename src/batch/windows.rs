@@ -1,6 +1,6 @@
 //! The micro-batches of each optimizer step, a pure function of examples, options and step.
 
-use super::{Example, MicroBatch, best_fit_decreasing, permutation};
+use super::{Examples, MicroBatch, Order, best_fit_decreasing};
 
 /// How examples become micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,18 +11,48 @@ pub struct BatchOptions {
     pub grad_accum: usize,
     /// `Some(max_length)` packs several examples into a row of at most so many tokens; `None`: one example a row.
     pub packing: Option<usize>,
-    /// `Some(seed)` takes the rows in another order each epoch; `None` as they come.
-    pub shuffle: Option<u64>,
+    /// In which order an epoch takes the rows.
+    pub order: Order,
 }
 
 /// The examples of a run, cut into windows. An epoch's last window, and its last micro-batch, may be short: no row
 /// is taken twice in an epoch, and none is left out.
 #[derive(Clone, Debug)]
 pub struct Batches {
-    examples: Vec<Example>,
-    /// Indices into `examples`, per row.
-    rows: Vec<Vec<usize>>,
+    examples: Examples,
+    rows: Rows,
     options: BatchOptions,
+}
+
+/// Which examples each row holds, in two flat lists, as there may be many millions.
+#[derive(Clone, Debug)]
+struct Rows {
+    /// Indices of examples, row after row.
+    members: Vec<usize>,
+    /// Row `i` is `members[starts[i]..starts[i + 1]]`; absent where each row holds one.
+    starts: Option<Vec<usize>>,
+}
+
+impl Rows {
+    fn packed(rows: &[Vec<usize>], chosen: &[usize]) -> Self {
+        let (mut members, mut starts) = (Vec::with_capacity(chosen.len()), vec![0]);
+        for row in rows {
+            members.extend(row.iter().map(|&i| chosen[i]));
+            starts.push(members.len());
+        }
+        Self { members, starts: Some(starts) }
+    }
+
+    fn len(&self) -> usize {
+        self.starts.as_ref().map_or(self.members.len(), |starts| starts.len() - 1)
+    }
+
+    fn row(&self, index: usize) -> &[usize] {
+        match &self.starts {
+            Some(starts) => &self.members[starts[index]..starts[index + 1]],
+            None => &self.members[index..=index],
+        }
+    }
 }
 
 /// What one optimizer step trains on.
@@ -34,6 +64,8 @@ pub struct Window {
     pub epoch: f64,
     /// In order; none of them is empty.
     pub micro_batches: Vec<MicroBatch>,
+    /// Indices of the examples in them, in their order.
+    pub examples: Vec<usize>,
 }
 
 impl Window {
@@ -49,29 +81,34 @@ impl Window {
 }
 
 impl Batches {
-    /// Packs the examples into rows where asked to.
+    /// Packs the examples at the indices `chosen` into rows where asked to. Their tokens stay where they are.
     ///
     /// # Panics
-    /// If there are no examples, a size is 0, or an example is longer than a packed row: the recipe and the
-    /// encoding have refused all of these before.
-    pub fn new(examples: Vec<Example>, options: BatchOptions) -> Self {
-        assert!(!examples.is_empty() && options.batch_size > 0 && options.grad_accum > 0);
+    /// If none is chosen, a size is 0, or an example is longer than a packed row: the recipe and the encoding have
+    /// refused all of these before.
+    pub fn new(examples: Examples, chosen: Vec<usize>, options: BatchOptions) -> Self {
+        assert!(!chosen.is_empty() && options.batch_size > 0 && options.grad_accum > 0);
         let rows = match options.packing {
             Some(capacity) => {
-                let lengths: Vec<usize> = examples.iter().map(|e| e.ids.len()).collect();
-                best_fit_decreasing(&lengths, capacity)
+                let lengths: Vec<usize> = chosen.iter().map(|&i| examples.tokens_of(i)).collect();
+                Rows::packed(&best_fit_decreasing(&lengths, capacity), &chosen)
             }
-            None => (0..examples.len()).map(|i| vec![i]).collect(),
+            None => Rows { members: chosen, starts: None },
         };
         Self { examples, rows, options }
     }
 
-    /// The examples, in the order given.
-    pub fn examples(&self) -> &[Example] {
+    /// All examples, those that were not chosen too.
+    pub fn examples(&self) -> &Examples {
         &self.examples
     }
 
-    /// Rows: as many as examples, or fewer where they are packed.
+    /// Indices of the chosen examples; packed ones row by row.
+    pub fn chosen(&self) -> &[usize] {
+        &self.rows.members
+    }
+
+    /// Rows: as many as chosen examples, or fewer where they are packed.
     pub fn num_rows(&self) -> usize {
         self.rows.len()
     }
@@ -89,15 +126,15 @@ impl Batches {
     ///
     /// Any rows may meet where they are shuffled, so the longest ones do; else it is the largest there is.
     pub fn max_micro_batch_tokens(&self) -> usize {
-        let mut tokens: Vec<usize> = self.rows.iter().map(|row| self.row_tokens(row)).collect();
-        if self.options.shuffle.is_some() {
+        let mut tokens: Vec<usize> = (0..self.rows.len()).map(|row| self.row_tokens(row)).collect();
+        if self.options.order != Order::AsGiven {
             tokens.sort_unstable_by(|a, b| b.cmp(a));
         }
         tokens.chunks(self.options.batch_size).map(|batch| batch.iter().sum()).max().unwrap_or(0)
     }
 
-    fn row_tokens(&self, row: &[usize]) -> usize {
-        row.iter().map(|&i| self.examples[i].ids.len()).sum()
+    fn row_tokens(&self, row: usize) -> usize {
+        self.rows.row(row).iter().map(|&i| self.examples.tokens_of(i)).sum()
     }
 
     /// The windows from `first_step` on, epoch after epoch, without end.
@@ -120,11 +157,8 @@ pub struct Windows<'a> {
 
 impl Windows<'_> {
     fn epoch_order(&self) -> Vec<usize> {
-        let n = self.batches.rows.len();
-        match self.batches.options.shuffle {
-            Some(seed) => permutation(n, seed, (self.step / self.batches.steps_per_epoch()) as u64),
-            None => (0..n).collect(),
-        }
+        let epoch = self.step / self.batches.steps_per_epoch();
+        self.batches.options.order.of_epoch(self.batches.rows.len(), epoch as u64)
     }
 }
 
@@ -135,18 +169,18 @@ impl Iterator for Windows<'_> {
         let Batches { examples, rows, options } = self.batches;
         let steps_per_epoch = self.batches.steps_per_epoch();
         let (epoch, within) = (self.step / steps_per_epoch, self.step % steps_per_epoch);
-        let micro_batches: Vec<_> = self
-            .order
-            .chunks(options.batch_size)
-            .skip(within * options.grad_accum)
-            .take(options.grad_accum)
-            .map(|batch| {
-                MicroBatch::from_examples(batch.iter().flat_map(|&r| &rows[r]).map(|&i| &examples[i]))
-            })
-            .collect();
-        let done = within * options.grad_accum + micro_batches.len();
+        let of_batch = |batch: &[usize]| batch.iter().flat_map(|&r| rows.row(r)).copied().collect();
+        let batches = self.order.chunks(options.batch_size).skip(within * options.grad_accum);
+        let indices: Vec<Vec<usize>> = batches.take(options.grad_accum).map(of_batch).collect();
+        let done = within * options.grad_accum + indices.len();
         let fraction = done as f64 / self.batches.micro_batches_per_epoch() as f64;
-        let window = Window { step: self.step, epoch: epoch as f64 + fraction, micro_batches };
+        let batch = |indices: &Vec<usize>| MicroBatch::from_examples(examples, indices.iter().copied());
+        let window = Window {
+            step: self.step,
+            epoch: epoch as f64 + fraction,
+            micro_batches: indices.iter().map(batch).collect(),
+            examples: indices.concat(),
+        };
         self.step += 1;
         if self.step.is_multiple_of(steps_per_epoch) {
             self.order = self.epoch_order();

@@ -1,13 +1,14 @@
 //! `smolten generate`.
 
+use super::decoding::DecodingArguments;
 use super::{EngineArguments, with_threads};
 use clap::Args;
 use serde_json::json;
 use smolten::backend;
 use smolten::error::{Error, Result};
-use smolten::generate::{Generator, Sampling, StopReason};
+use smolten::generate::{Generator, StopReason};
 use smolten::pretrained::Pretrained;
-use smolten::recipe::{EngineChoice, RecipeOverrides};
+use smolten::recipe::EngineChoice;
 use smolten::template::Message;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -33,24 +34,8 @@ pub struct GenerateArguments {
     /// Continue the prompt as it is, without the model's chat template
     #[arg(long, conflicts_with = "chat")]
     raw: bool,
-    /// Tokens at most in an answer
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    max_new_tokens: usize,
-    /// Randomness; 0 always takes the likeliest token (greedy)
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = at_least_zero, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Draw from the N likeliest tokens only; 0: all
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    top_k: usize,
-    /// Draw from the likeliest tokens that add up to this probability only; 1: all
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Makes tokens seen before less likely; 1: off
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = above_zero, allow_negative_numbers = true)]
-    repetition_penalty: f32,
-    /// Seed of the draws
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    decoding: DecodingArguments,
     /// Print one JSON object: prompt_ids, new_ids, text, stop_reason
     #[arg(long, conflicts_with = "chat")]
     json: bool,
@@ -58,43 +43,15 @@ pub struct GenerateArguments {
     engine: EngineArguments,
 }
 
-fn number(text: &str, allowed: impl Fn(f32) -> bool, rule: &str) -> std::result::Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(x) if x.is_finite() && allowed(x) => Ok(x),
-        _ => Err(format!("give a number {rule}")),
-    }
-}
-
-fn at_least_zero(text: &str) -> std::result::Result<f32, String> {
-    number(text, |x| x >= 0.0, "of at least 0")
-}
-
-fn above_zero(text: &str) -> std::result::Result<f32, String> {
-    number(text, |x| x > 0.0, "above 0")
-}
-
-fn probability(text: &str) -> std::result::Result<f32, String> {
-    number(text, |x| x > 0.0 && x <= 1.0, "above 0, and 1 at most")
-}
-
 struct Session {
     pretrained: Pretrained,
     generator: Generator,
-    sampling: Sampling,
-    max_new_tokens: usize,
+    decoding: DecodingArguments,
 }
 
 /// Opens the model and answers the prompt, or holds the chat.
 pub fn run(arguments: &GenerateArguments) -> Result<()> {
-    let engine = &arguments.engine;
-    // The same words, ranges and error texts as in a recipe.
-    let flags = RecipeOverrides {
-        device: engine.device.clone(),
-        precision: engine.precision.clone(),
-        threads: engine.threads,
-        ..RecipeOverrides::default()
-    };
-    let choice = EngineChoice::resolve(&flags)?;
+    let choice = EngineChoice::resolve(&arguments.engine.overrides())?;
     with_threads(choice.threads, || generate(arguments, choice))
 }
 
@@ -118,7 +75,7 @@ fn generate(arguments: &GenerateArguments, choice: EngineChoice) -> Result<()> {
             let found = format!("{} tokens, and the model's context holds {limit}", ids.len());
             return Err(Error::input("--prompt", found, "shorten it"));
         }
-        Some(ids) => limit.min(ids.len() + arguments.max_new_tokens),
+        Some(ids) => limit.min(ids.len() + arguments.decoding.max_new_tokens),
         None => limit.min(CHAT_POSITIONS),
     };
     let mut session = open(arguments, choice, pretrained, positions)?;
@@ -151,14 +108,7 @@ fn open(
         |plan| backend::open(device, plan, dtype),
         |parameter, out| pretrained.weights.read(parameter, out),
     )?;
-    let sampling = Sampling {
-        temperature: arguments.temperature,
-        top_k: arguments.top_k,
-        top_p: arguments.top_p,
-        repetition_penalty: arguments.repetition_penalty,
-        seed: arguments.seed,
-    };
-    Ok(Session { pretrained, generator, sampling, max_new_tokens: arguments.max_new_tokens })
+    Ok(Session { pretrained, generator, decoding: arguments.decoding })
 }
 
 impl Session {
@@ -173,12 +123,11 @@ impl Session {
                 let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
             }
         };
-        let stop_ids = &self.pretrained.stop_ids;
-        let (new_ids, stop_reason) =
-            self.generator.generate(prompt, self.max_new_tokens, &self.sampling, stop_ids, |id| {
-                show(&stream.push(id)?);
-                Ok(())
-            })?;
+        let how = self.decoding.continuation(&self.pretrained.stop_ids);
+        let (new_ids, stop_reason) = self.generator.generate(prompt, &how, |id| {
+            show(&stream.push(id)?);
+            Ok(())
+        })?;
         show(&stream.finish()?);
         show("\n");
         let text = tokenizer.decode(&new_ids, true)?;

@@ -8,12 +8,14 @@ macro_rules! say {
     }};
 }
 
+mod decoding;
 mod generate;
 mod screen;
 mod train;
 
 use clap::{Args, Parser, Subcommand};
 use smolten::error::{Error, Result};
+use smolten::recipe::RecipeOverrides;
 
 /// Fine-tune small language models on your own prompts and responses.
 #[derive(Parser)]
@@ -62,6 +64,18 @@ impl Ended {
         match self {
             Self::Done => 0,
             Self::Interrupted => INTERRUPTED,
+        }
+    }
+}
+
+impl EngineArguments {
+    /// As recipe keys: the same words, ranges and error texts.
+    fn overrides(&self) -> RecipeOverrides {
+        RecipeOverrides {
+            device: self.device.clone(),
+            precision: self.precision.clone(),
+            threads: self.threads,
+            ..RecipeOverrides::default()
         }
     }
 }

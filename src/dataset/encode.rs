@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{Row, Rows};
-use crate::batch::Example;
+use crate::batch::{Example, Examples};
 use crate::error::{Error, Result};
 use crate::recipe::LossOn;
 use crate::template::{ChatTemplate, Message};
@@ -28,10 +28,10 @@ pub struct Encoder<'a> {
 }
 
 /// The examples of a data set, in the order of its rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Encoded {
     /// Each with at least one supervised token.
-    pub examples: Vec<Example>,
+    pub examples: Examples,
     /// What became of the rows.
     pub stats: EncodingStats,
 }
@@ -99,7 +99,7 @@ pub fn encode(rows: &Rows, encoder: &Encoder<'_>) -> Result<Encoded> {
             "raise max_length (--max-length), or learn the whole text with --loss-on all",
         ));
     }
-    Ok(Encoded { examples, stats })
+    Ok(Encoded { examples: Examples::from_examples(examples), stats })
 }
 
 /// Puts the place of the row before what was asked of it.

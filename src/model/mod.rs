@@ -225,6 +225,11 @@ impl Model {
         self.weights[i].grad.map_or(Ok(Vec::new()), |grad| read_floats(backend, grad))
     }
 
+    /// The largest micro-batch it was planned for.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
     fn heads(&self) -> Heads {
         Heads {
             heads: self.config.num_attention_heads,

@@ -4,7 +4,7 @@ use super::Resumed;
 use super::save::OPTIMIZER;
 use crate::arena::{Category, Plan};
 use crate::backend::{self, Backend, UpdateRule};
-use crate::batch::{BatchOptions, Batches, Example, MicroBatch, split};
+use crate::batch::{BatchOptions, Batches, Examples, MicroBatch, Order, split};
 use crate::checkpoint;
 use crate::dataset::{Encoded, Encoder, EncodingStats, FieldNames, encode, read_rows};
 use crate::dtype::DType;
@@ -14,7 +14,7 @@ use crate::model::{Capacity, Model};
 use crate::ops::matmul::{Threads, View, multiply};
 use crate::optimizer::Optimizer;
 use crate::pretrained::Pretrained;
-use crate::recipe::{EmbeddingState, OptimizerKind, Recipe};
+use crate::recipe::{Compat, EmbeddingState, OptimizerKind, Recipe};
 use crate::weights::Weights;
 use serde_json::Value;
 use std::path::Path;
@@ -65,29 +65,32 @@ impl Run {
         let pretrained = Pretrained::open(Path::new(&recipe.model))?;
         let max_length = recipe.max_length.min(pretrained.config.max_position_embeddings);
         let Encoded { examples, stats } = encode_file(&recipe, &pretrained, &recipe.data, max_length)?;
-        let (examples, held_out, eval_stats) = match &recipe.eval_data {
+        // The examples held out, and which of their store those are.
+        let (chosen, held_out, eval_stats) = match &recipe.eval_data {
             Some(file) => {
                 let encoded = encode_file(&recipe, &pretrained, file, max_length)?;
-                (examples, encoded.examples, Some(encoded.stats))
+                let held_out: Vec<usize> = (0..encoded.examples.len()).collect();
+                ((0..examples.len()).collect(), (encoded.examples, held_out), Some(encoded.stats))
             }
             None => {
-                let (train, held_out) = split(examples, recipe.eval_share, recipe.seed);
-                (train, held_out, None)
+                let (chosen, held_out) = split(examples.len(), recipe.eval_share, recipe.seed);
+                (chosen, (examples.clone(), held_out), None)
             }
         };
-        let sample = Sample::new(&examples[0], &pretrained);
-        let held_out_rows = held_out.len();
+        let sample = Sample::new(&examples, chosen[0], &pretrained);
+        let held_out_rows = held_out.1.len();
         let batches = Batches::new(
             examples,
+            chosen,
             BatchOptions {
                 batch_size: recipe.batch_size,
                 grad_accum: recipe.grad_accum,
                 packing: recipe.packing.then_some(max_length),
-                shuffle: recipe.shuffle.then_some(recipe.seed),
+                order: order(&recipe),
             },
         );
-        let capacity = capacity(&batches, &held_out);
-        let held_out = group(&held_out, capacity);
+        let capacity = capacity(&batches, &held_out.0, &held_out.1);
+        let held_out = group(&held_out.0, &held_out.1, capacity);
         let mut plan = Plan::default();
         let model = Model::plan(&mut plan, &pretrained.config, dtype, capacity, true);
         let rule = match recipe.optimizer {
@@ -184,10 +187,11 @@ impl Run {
 
     /// Seconds the steps will take on this CPU, from its matrix rate measured now; a forecast, not a promise.
     pub fn forecast_seconds(&self) -> f64 {
-        let examples = self.batches.examples();
-        let mean_tokens = examples.iter().map(|e| e.ids.len()).sum::<usize>() as f64 / examples.len() as f64;
+        let (examples, chosen) = (self.batches.examples(), self.batches.chosen());
+        let all_tokens: usize = chosen.iter().map(|&i| examples.tokens_of(i)).sum();
+        let mean_tokens = all_tokens as f64 / chosen.len() as f64;
         let rows = (self.total_steps * self.recipe.batch_size * self.recipe.grad_accum) as f64;
-        let per_row = examples.len() as f64 / self.batches.num_rows() as f64;
+        let per_row = chosen.len() as f64 / self.batches.num_rows() as f64;
         let tokens = rows * per_row * mean_tokens;
         // Two operations per weight and token forward, four backward; the rest of a step is about a third of that.
         let operations = tokens * 6.0 * self.pretrained.config.num_parameters() as f64;
@@ -196,7 +200,7 @@ impl Run {
 }
 
 impl Sample {
-    fn new(example: &Example, pretrained: &Pretrained) -> Self {
+    fn new(examples: &Examples, index: usize, pretrained: &Pretrained) -> Self {
         let text = |id: u32| {
             let decoded = pretrained.tokenizer.decode(&[id], false).unwrap_or_default();
             // Part of a character: show the token's own spelling.
@@ -206,7 +210,8 @@ impl Sample {
                 decoded
             }
         };
-        let tokens = example.ids.iter().zip(&example.supervised).map(|(&id, &learnt)| (text(id), learnt));
+        let ids = examples.ids(index).iter().zip(examples.supervised(index));
+        let tokens = ids.map(|(&id, learnt)| (text(id), learnt));
         Self { tokens: tokens.collect() }
     }
 }
@@ -225,30 +230,42 @@ fn encode_file(recipe: &Recipe, pretrained: &Pretrained, data: &str, max_length:
     encode(&rows, &encoder)
 }
 
+fn order(recipe: &Recipe) -> Order {
+    match (recipe.compat, recipe.shuffle) {
+        (Compat::Trl017, _) => Order::TorchRandperm(recipe.seed),
+        (Compat::Off, true) => Order::Shuffled(recipe.seed),
+        (Compat::Off, false) => Order::AsGiven,
+    }
+}
+
 /// Room for the largest micro-batch, and for the longest held-out row.
-fn capacity(batches: &Batches, held_out: &[Example]) -> Capacity {
-    let longest = |examples: &[Example]| examples.iter().map(|e| e.ids.len()).max().unwrap_or(0);
-    let tokens = batches.max_micro_batch_tokens().max(longest(held_out));
+fn capacity(batches: &Batches, held_out: &Examples, indices: &[usize]) -> Capacity {
+    let longest = |examples: &Examples, indices: &[usize]| {
+        indices.iter().map(|&i| examples.tokens_of(i)).max().unwrap_or(0)
+    };
+    let longest_held_out = longest(held_out, indices);
+    let tokens = batches.max_micro_batch_tokens().max(longest_held_out);
     Capacity {
         tokens,
         sequences: tokens, // a sequence has at least one token
-        positions: longest(batches.examples()).max(longest(held_out)),
+        positions: longest(batches.examples(), batches.chosen()).max(longest_held_out),
     }
 }
 
 /// Held-out rows in micro-batches that fit.
-fn group(examples: &[Example], capacity: Capacity) -> Vec<MicroBatch> {
-    let mut groups: Vec<Vec<&Example>> = Vec::new();
+fn group(examples: &Examples, indices: &[usize], capacity: Capacity) -> Vec<MicroBatch> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
-    for example in examples {
-        if example.ids.len() > room {
+    for &index in indices {
+        let tokens = examples.tokens_of(index);
+        if tokens > room {
             groups.push(Vec::new());
             room = capacity.tokens;
         }
-        room -= example.ids.len();
-        groups.last_mut().expect("pushed above").push(example);
+        room -= tokens;
+        groups.last_mut().expect("pushed above").push(index);
     }
-    groups.into_iter().map(MicroBatch::from_examples).collect()
+    groups.into_iter().map(|group| MicroBatch::from_examples(examples, group)).collect()
 }
 
 fn check_memory(planned: usize) -> Result<()> {

@@ -4,7 +4,7 @@ use super::U_F32;
 use safetensors::SafeTensors;
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{Backend, Cpu, StepOutput, StepParams, UpdateRule};
-use smolten::batch::{Example, MicroBatch};
+use smolten::batch::{Example, Examples, MicroBatch};
 use smolten::config::ModelConfig;
 use smolten::dtype::DType;
 use smolten::model::{Capacity, Feed, Model, read_floats};
@@ -93,7 +93,7 @@ pub fn sequence(n: usize, vocab: usize, seed: u64) -> MicroBatch {
     let random = super::uniform(2 * n, seed);
     let ids: Vec<u32> = random[..n].iter().map(|x| ((x + 1.0) / 2.0 * vocab as f32) as u32).collect();
     let supervised = random[n..].iter().map(|&x| x > -2.0 / 3.0).collect();
-    MicroBatch::from_examples([&Example { ids, supervised }])
+    MicroBatch::from_examples(&Examples::from_examples([Example { ids, supervised }]), [0])
 }
 
 /// The sequences of several micro-batches in one.
