@@ -52,6 +52,17 @@ pub struct EvalRecord {
     pub eval_seconds: f64,
 }
 
+/// A text by the model during training.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SampleRecord {
+    /// Steps done before it.
+    pub step: usize,
+    /// What was asked.
+    pub sample_prompt: String,
+    /// What it answered, cut after a few dozen tokens.
+    pub sample: String,
+}
+
 /// For a field that JSON shows as null where it is not finite.
 ///
 /// # Errors

@@ -77,6 +77,8 @@ pub struct Recipe {
     pub eval_every: usize,
     /// Steps between samples of the model's text; 0 takes none [default: 50].
     pub sample_every: usize,
+    /// What the model is asked for a sample [default: Explain AGI in simple terms?].
+    pub sample_prompt: String,
     /// Steps between checkpoints; 0 writes none [default: 50].
     pub save_every: usize,
     /// Checkpoints kept, the latest ones, besides the one with the lowest held-out loss; ≥ 1 [default: 2].
@@ -131,6 +133,7 @@ impl Default for Recipe {
             eval_share: 0.05,
             eval_every: 50,
             sample_every: 50,
+            sample_prompt: "Explain AGI in simple terms?".to_owned(),
             save_every: 50,
             keep_checkpoints: 2,
             allow: Vec::new(),

@@ -11,7 +11,7 @@ use smolten::backend::Cpu;
 use smolten::checkpoint::save_pretrained;
 use smolten::dtype::DType;
 use smolten::generate::{Continuation, Generator, Sampling};
-use smolten::metrics::{EvalRecord, StepRecord};
+use smolten::metrics::{EvalRecord, SampleRecord, StepRecord};
 use smolten::pretrained::Pretrained;
 use smolten::recipe::{Recipe, RecipeOverrides};
 use smolten::template::Message;
@@ -88,6 +88,7 @@ impl Observer for Records<'_> {
         self.1.store(self.0.len() == 10, Ordering::Relaxed);
     }
     fn evaluation(&mut self, _record: &EvalRecord) {}
+    fn sample(&mut self, _record: &SampleRecord) {}
     fn checkpoint(&mut self, _step: usize, _path: &Path) {}
 }
 

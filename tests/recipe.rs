@@ -66,6 +66,7 @@ fn every_key_can_be_set_and_is_in_the_json() {
         eval_share = 0.5
         eval_every = 0
         sample_every = 3
+        sample_prompt = "Hi?"
         save_every = 4
         keep_checkpoints = 1
         allow = ["duplicates", "no_turn_end"]
@@ -104,6 +105,7 @@ fn every_key_can_be_set_and_is_in_the_json() {
         eval_share: 0.5,
         eval_every: 0,
         sample_every: 3,
+        sample_prompt: "Hi?".into(),
         save_every: 4,
         keep_checkpoints: 1,
         allow: vec![Finding::Duplicates, Finding::NoTurnEnd],

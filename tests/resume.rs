@@ -7,7 +7,7 @@ mod runs;
 use runs::{program, said, sums, tiny_model, train, weights};
 use serde_json::Value;
 use smolten::error::Error;
-use smolten::metrics::{EvalRecord, StepRecord};
+use smolten::metrics::{EvalRecord, SampleRecord, StepRecord};
 use smolten::recipe::{Recipe, RecipeOverrides};
 use smolten::trainer::{Observer, Outcome, Run, RunFolder};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ impl Observer for Interrupter<'_> {
         self.flag.store(record.step == self.at, Ordering::Relaxed);
     }
     fn evaluation(&mut self, _record: &EvalRecord) {}
+    fn sample(&mut self, _record: &SampleRecord) {}
     fn checkpoint(&mut self, _step: usize, _path: &Path) {}
 }
 
@@ -96,6 +97,23 @@ fn interrupted_anywhere_it_ends_in_the_same_bytes() {
             assert_eq!(log(&whole), log(&cut), "{name}, interrupted after step {at}");
         }
     }
+}
+
+/// Looking at the model, or saving it, changes nothing.
+#[test]
+fn evaluations_samples_and_checkpoints_leave_no_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, sets: &[&str]| {
+        let out = folder.path().join(name);
+        sitting(folder.path(), &out, sets, 2, 0);
+        weights(&out)
+    };
+    let base = ["eval_share=0.2"];
+    let quiet = run("quiet", &[&base[..], &["sample_every=0", "eval_every=0", "save_every=0"]].concat());
+    let busy = ["sample_every=1", "eval_every=1", "save_every=1", "sample_prompt=\"What is 3 + 3?\""];
+    assert!(quiet == run("busy", &[&base[..], &busy].concat()));
+    let samples = log(&folder.path().join("busy")).iter().filter(|l| l["sample"].is_string()).count();
+    assert_eq!(samples as u64, STEPS + 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a person sees: colours and a moving bar on a terminal, plain lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use smolten::metrics::{EvalRecord, StepRecord};
+use smolten::metrics::{EvalRecord, SampleRecord, StepRecord};
 use smolten::trainer::{Observer, Sample};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -111,6 +111,11 @@ impl Observer for Progress {
             text += &format!("  {} left", duration(left));
         }
         self.line(&text);
+    }
+
+    fn sample(&mut self, r: &SampleRecord) {
+        let text = r.sample.trim().replace('\n', "\n    ");
+        self.line(&format!("asked after {} steps: {}\n    {text}", r.step, r.sample_prompt));
     }
 
     fn checkpoint(&mut self, step: usize, path: &Path) {

@@ -9,7 +9,7 @@ use super::choice::Choice;
 use crate::error::{Error, Result};
 
 /// Every key a recipe may hold, in the order of [`Recipe`]'s fields.
-pub const KEYS: [&str; 36] = [
+pub const KEYS: [&str; 37] = [
     "model",
     "data",
     "eval_data",
@@ -34,6 +34,7 @@ pub const KEYS: [&str; 36] = [
     "eval_share",
     "eval_every",
     "sample_every",
+    "sample_prompt",
     "save_every",
     "keep_checkpoints",
     "allow",
@@ -148,6 +149,7 @@ pub(super) fn set(recipe: &mut Recipe, key: &str, value: &Value) -> std::result:
         }
         "eval_every" => recipe.eval_every = count(value, 0)?,
         "sample_every" => recipe.sample_every = count(value, 0)?,
+        "sample_prompt" => recipe.sample_prompt = text(value)?,
         "save_every" => recipe.save_every = count(value, 0)?,
         "keep_checkpoints" => recipe.keep_checkpoints = count(value, 1)?,
         "allow" => recipe.allow = choices(value)?,

@@ -3,6 +3,7 @@
 mod folder;
 mod prepare;
 mod record;
+mod sample;
 mod save;
 mod state;
 
@@ -14,9 +15,10 @@ use crate::backend::{Backend, StepParams};
 use crate::batch::Window;
 use crate::error::{Error, Result};
 use crate::eval::{self, Evaluation};
-use crate::metrics::{EvalRecord, Log, StepRecord, peak_memory_bytes};
+use crate::metrics::{EvalRecord, Log, SampleRecord, StepRecord, peak_memory_bytes};
 use crate::model::Feed;
 use crate::ops::adamw::AdamWConfig;
+use crate::recipe::Compat;
 use save::Saver;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,8 @@ pub trait Observer {
     fn step(&mut self, record: &StepRecord, total: usize, rows: &[String]);
     /// The held-out rows were run.
     fn evaluation(&mut self, record: &EvalRecord);
+    /// The model was asked something.
+    fn sample(&mut self, record: &SampleRecord);
     /// A checkpoint is on the disk.
     fn checkpoint(&mut self, step: usize, path: &Path);
 }
@@ -93,6 +97,7 @@ impl Run {
         let interrupted = || interrupt.load(Ordering::Relaxed);
         if running.state.step == 0 {
             self.evaluate(running, 0.0)?;
+            self.sample(running)?;
             if interrupted() {
                 return Ok(Some(None));
             }
@@ -108,6 +113,10 @@ impl Run {
             let mut best = false;
             if last || (every > 0 && step.is_multiple_of(every)) {
                 best = self.evaluate(running, window.epoch)?;
+            }
+            let every = self.recipe.sample_every;
+            if last || (every > 0 && step.is_multiple_of(every)) {
+                self.sample(running)?;
             }
             let every = self.recipe.save_every;
             if !last && (stops || (every > 0 && (best || step.is_multiple_of(every)))) {
@@ -126,13 +135,15 @@ impl Run {
         let Running { backend, state, .. } = running;
         let r = &self.recipe;
         let supervised = window.supervised();
+        // transformers 4.51 counted the labels before it shifted them: every token of a row, its first one too.
+        let counted = if r.compat == Compat::Trl017 { window.tokens() } else { supervised };
         let learning_rate = r.learning_rate(window.step, self.total_steps);
         let [beta1, beta2] = r.betas;
         let config =
             AdamWConfig { lr: learning_rate, beta1, beta2, eps: r.eps, weight_decay: r.weight_decay };
         #[allow(clippy::cast_possible_truncation, reason = "the kernels take fp32")]
         let mut params = StepParams {
-            inverse_denominator: (1.0 / supervised as f64) as f32,
+            inverse_denominator: (1.0 / counted as f64) as f32,
             loss_scale: state.loss_scale.value,
             max_grad_norm: if r.clip == 0.0 { f32::INFINITY } else { r.clip as f32 },
             adamw: self.optimizer.scalars(&config, window.step as u64 + 1),
@@ -149,7 +160,7 @@ impl Run {
         let record = StepRecord {
             step: window.step + 1,
             epoch: window.epoch,
-            loss: output.loss_sum / supervised as f64,
+            loss: output.loss_sum / counted as f64,
             grad_norm: output.grad_norm,
             learning_rate,
             tokens,
@@ -180,6 +191,19 @@ impl Run {
                 path.display()
             ),
         ))
+    }
+
+    /// Asks the model something, where that is wanted.
+    fn sample(&self, running: &mut Running<'_>) -> Result<()> {
+        let Some(sampler) = &self.sampler else { return Ok(()) };
+        let record = SampleRecord {
+            step: running.state.step,
+            sample_prompt: self.recipe.sample_prompt.clone(),
+            sample: sampler.sample(&self.model, running.backend, &self.pretrained)?,
+        };
+        running.log.write(&record)?;
+        running.observer.sample(&record);
+        Ok(())
     }
 
     /// Runs the held-out rows, where there are any; whether this was the best result so far.

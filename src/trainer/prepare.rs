@@ -1,6 +1,7 @@
 //! From a recipe to a run that can start: model, rows, order, memory plan, folder.
 
 use super::Resumed;
+use super::sample::Sampler;
 use super::save::OPTIMIZER;
 use crate::arena::{Category, Plan};
 use crate::backend::{self, Backend, UpdateRule};
@@ -14,7 +15,7 @@ use crate::model::{Capacity, Model};
 use crate::ops::matmul::{Threads, View, multiply};
 use crate::optimizer::Optimizer;
 use crate::pretrained::Pretrained;
-use crate::recipe::{Compat, EmbeddingState, OptimizerKind, Recipe};
+use crate::recipe::{Compat, EmbeddingState, OptimizerKind, Precision, Recipe};
 use crate::weights::Weights;
 use serde_json::Value;
 use std::path::Path;
@@ -46,6 +47,7 @@ pub struct Run {
     pub(super) held_out: Vec<MicroBatch>,
     pub(super) model: Model,
     pub(super) optimizer: Optimizer,
+    pub(super) sampler: Option<Sampler>,
     plan: Plan,
 }
 
@@ -61,7 +63,12 @@ impl Run {
     /// # Errors
     /// [`Error::Input`] for whatever is wrong with model, data or device.
     pub fn prepare(recipe: Recipe) -> Result<Self> {
-        let dtype = backend::precision(recipe.device, recipe.precision)?;
+        let precision = match (recipe.compat, recipe.precision) {
+            // torch says that every GPU has bf16, so the run that is reproduced was in bf16.
+            (Compat::Trl017, Precision::Auto) => Precision::Bf16,
+            (_, precision) => precision,
+        };
+        let dtype = backend::precision(recipe.device, precision)?;
         let pretrained = Pretrained::open(Path::new(&recipe.model))?;
         let max_length = recipe.max_length.min(pretrained.config.max_position_embeddings);
         let Encoded { examples, stats } = encode_file(&recipe, &pretrained, &recipe.data, max_length)?;
@@ -89,7 +96,14 @@ impl Run {
                 order: order(&recipe),
             },
         );
-        let capacity = capacity(&batches, &held_out.0, &held_out.1);
+        let mut sampler = match recipe.sample_every {
+            0 => None,
+            _ => Some(Sampler::new(&pretrained, &recipe.sample_prompt, recipe.system.as_deref())?),
+        };
+        let mut capacity = capacity(&batches, &held_out.0, &held_out.1);
+        if let Some(sampler) = &sampler {
+            capacity = sampler.widen(capacity, pretrained.config.max_position_embeddings);
+        }
         let held_out = group(&held_out.0, &held_out.1, capacity);
         let mut plan = Plan::default();
         let model = Model::plan(&mut plan, &pretrained.config, dtype, capacity, true);
@@ -99,6 +113,9 @@ impl Run {
         };
         let embedding_8bit = recipe.embedding_state == EmbeddingState::EightBit;
         let optimizer = Optimizer::plan(&mut plan, &model, rule, embedding_8bit);
+        if let Some(sampler) = &mut sampler {
+            sampler.plan(&mut plan, &model);
+        }
         let steps_per_epoch = batches.steps_per_epoch();
         Ok(Self {
             total_steps: recipe.total_steps(steps_per_epoch),
@@ -115,6 +132,7 @@ impl Run {
             held_out,
             model,
             optimizer,
+            sampler,
             plan,
         })
     }
