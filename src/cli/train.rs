@@ -4,7 +4,7 @@ use super::screen::{Progress, duration, sample};
 use super::{EngineArguments, with_threads};
 use clap::Args;
 use smolten::arena::Category;
-use smolten::dataset::EncodingStats;
+use smolten::dataset::Audit;
 use smolten::dtype::DType;
 use smolten::error::Result;
 use smolten::metrics::{peak_memory_bytes, processor};
@@ -180,7 +180,7 @@ fn category(category: Category) -> &'static str {
     }
 }
 
-fn describe(stats: &EncodingStats) -> String {
+fn describe(stats: &Audit) -> String {
     let share = 100.0 * stats.supervised_tokens as f64 / stats.tokens as f64;
     let mut text = format!("{} rows, {} tokens, {share:.0} % of them learnt", stats.rows, stats.tokens);
     for (count, what) in [

@@ -3,7 +3,7 @@
 use crate::arena::{Category, Plan};
 use crate::backend::{self, Backend, UpdateRule};
 use crate::batch::{BatchOptions, Batches, Examples, MicroBatch, split};
-use crate::dataset::{Encoded, Encoder, EncodingStats, FieldNames, encode, read_rows};
+use crate::dataset::{Audit, DataSource, Dataset, Encoder, FieldNames, cache_folder, load};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::metrics::available_memory_bytes;
@@ -24,9 +24,9 @@ pub struct Run {
     /// The model as it was.
     pub pretrained: Pretrained,
     /// What became of the rows.
-    pub stats: EncodingStats,
+    pub stats: Audit,
     /// The same for rows of `eval_data`.
-    pub eval_stats: Option<EncodingStats>,
+    pub eval_stats: Option<Audit>,
     /// Rows held out.
     pub held_out_rows: usize,
     /// Optimizer steps.
@@ -61,13 +61,14 @@ impl Run {
         let dtype = backend::precision(recipe.device, recipe.precision)?;
         let pretrained = Pretrained::open(Path::new(&recipe.model))?;
         let max_length = recipe.max_length.min(pretrained.config.max_position_embeddings);
-        let Encoded { examples, stats } = encode_file(&recipe, &pretrained, &recipe.data, max_length)?;
+        let Dataset { examples, audit: stats, .. } =
+            encode_file(&recipe, &pretrained, &recipe.data, max_length)?;
         // The examples held out, and which of their store those are.
         let (chosen, held_out, eval_stats) = match &recipe.eval_data {
             Some(file) => {
                 let encoded = encode_file(&recipe, &pretrained, file, max_length)?;
                 let held_out: Vec<usize> = (0..encoded.examples.len()).collect();
-                ((0..examples.len()).collect(), (encoded.examples, held_out), Some(encoded.stats))
+                ((0..examples.len()).collect(), (encoded.examples, held_out), Some(encoded.audit))
             }
             None => {
                 let (chosen, held_out) = split(examples.len(), recipe.eval_share, recipe.seed);
@@ -138,24 +139,14 @@ impl Run {
 
 impl Sample {
     fn new(examples: &Examples, index: usize, pretrained: &Pretrained) -> Self {
-        let text = |id: u32| {
-            let decoded = pretrained.tokenizer.decode(&[id], false).unwrap_or_default();
-            // Part of a character: show the token's own spelling.
-            if decoded.contains('\u{fffd}') {
-                pretrained.tokenizer.token(id).unwrap_or(decoded)
-            } else {
-                decoded
-            }
-        };
         let ids = examples.ids(index).iter().zip(examples.supervised(index));
-        let tokens = ids.map(|(&id, learnt)| (text(id), learnt));
+        let tokens = ids.map(|(&id, learnt)| (pretrained.tokenizer.piece(id), learnt));
         Self { tokens: tokens.collect() }
     }
 }
 
-fn encode_file(recipe: &Recipe, pretrained: &Pretrained, data: &str, max_length: usize) -> Result<Encoded> {
+fn encode_file(recipe: &Recipe, pretrained: &Pretrained, data: &str, max_length: usize) -> Result<Dataset> {
     let fields = FieldNames { prompt: recipe.prompt_field.clone(), response: recipe.response_field.clone() };
-    let rows = read_rows(data, &fields)?;
     let encoder = Encoder {
         tokenizer: &pretrained.tokenizer,
         template: &pretrained.template,
@@ -163,8 +154,10 @@ fn encode_file(recipe: &Recipe, pretrained: &Pretrained, data: &str, max_length:
         loss_on: recipe.loss_on,
         max_length,
         system: recipe.system.as_deref(),
+        strip: false,
+        pad_with: None,
     };
-    encode(&rows, &encoder)
+    load(&DataSource::local(data)?, &encoder, &fields, cache_folder().as_deref())
 }
 
 /// Room for the largest micro-batch, and for the longest held-out row.

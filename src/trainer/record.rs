@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::checkpoint::write_beside;
-use crate::dataset;
+use crate::dataset::{self, DataSource};
 use crate::error::{Error, Result};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -12,10 +12,7 @@ use std::path::{Path, PathBuf};
 
 impl Run {
     pub(super) fn write_record(&self) -> Result<()> {
-        let data_hash = match dataset::bundled(&self.recipe.data) {
-            Some(text) => hex(Sha256::digest(text)),
-            None => hash_file(Path::new(&self.recipe.data))?,
-        };
+        let data_hash = dataset::content_hash(&DataSource::local(&self.recipe.data)?)?.concat();
         let eval_hash = self.recipe.eval_data.as_deref().map(|f| hash_file(Path::new(f))).transpose()?;
         let mut weights = serde_json::Map::new();
         for file in weight_files(Path::new(&self.recipe.model))? {
