@@ -6,6 +6,7 @@ mod stream;
 pub use stream::DecodeStream;
 
 use crate::error::{Error, Result};
+use std::ops::Range;
 use std::path::Path;
 
 /// A tokenizer; shared freely between threads.
@@ -59,12 +60,24 @@ impl Tokenizer {
     /// [`Error::Run`] when the tokenizer has no token for a character.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, add_special_tokens);
-        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| {
-            Error::run(
-                format!("the tokenizer failed on a text of {} bytes: {e}", text.len()),
-                "check the text",
-            )
-        })
+        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| failed(text, &e))
+    }
+
+    /// Token ids of a text without added special tokens, and the bytes of the text that each stands for. A token for
+    /// a part of a character stands for the whole of it.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = self.inner.encode(text, false).map_err(|e| failed(text, &e))?;
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok((encoding.get_ids().to_vec(), offsets.collect()))
+    }
+
+    /// The text of one token for the eye: its own spelling in the vocabulary where it is but a part of a character.
+    pub fn piece(&self, id: u32) -> String {
+        let text = self.decode(&[id], false).unwrap_or_default();
+        if text.contains('\u{fffd}') { self.token(id).unwrap_or(text) } else { text }
     }
 
     /// The text of token ids; bytes that are not UTF-8 become U+FFFD.
@@ -110,4 +123,8 @@ impl Tokenizer {
             .to_string(true)
             .map_err(|e| Error::run(format!("the tokenizer cannot be written: {e}"), "report this as a bug"))
     }
+}
+
+fn failed(text: &str, e: &dyn std::fmt::Display) -> Error {
+    Error::run(format!("the tokenizer failed on a text of {} bytes: {e}", text.len()), "check the text")
 }

@@ -10,7 +10,16 @@ fn model() -> PathBuf {
 }
 
 fn smolten(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_smolten")).args(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_smolten"))
+        .env("SMOLTEN_CACHE", cache())
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// A token cache for tests, within the build's folder.
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("token-cache")
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -1,66 +1,21 @@
 //! Masks, cuts and counts, with a tokenizer of single bytes: every token can be read off the text.
 
-use std::path::Path;
+mod common;
 
+use common::bytes::{Setting, encode, source};
 use smolten::batch::Example;
-use smolten::dataset::{Encoded, Encoder, EncodingStats, FieldNames, Rows, encode, read_rows};
+use smolten::dataset::{Dataset, Encoder, FieldNames, load};
 use smolten::recipe::LossOn;
 use smolten::template::ChatTemplate;
-use smolten::tokenizer::Tokenizer;
 
-/// Ends a turn; the one merge is 256, `<|im_start|>` 257.
-const EOS: u32 = 258;
-
-/// Byte-level BPE with no merge but that of two newlines.
-fn tokenizer() -> Tokenizer {
-    // GPT-2's alphabet: printable bytes stand for themselves, the others for characters from 256 on.
-    let printable = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    let mut shifted = 256u32..;
-    let alphabet: Vec<char> = (0..=255u8)
-        .map(|b| if printable(&b) { char::from(b) } else { char::from_u32(shifted.next().unwrap()).unwrap() })
-        .collect();
-    let newline = alphabet[usize::from(b'\n')];
-    let double = format!("{newline}{newline}");
-    let mut vocab: serde_json::Map<_, _> =
-        alphabet.iter().enumerate().map(|(id, c)| (c.to_string(), id.into())).collect();
-    vocab.insert(double, 256.into());
-    let special = |id: u32, content: &str| {
-        serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true})
-    };
-    let json = serde_json::json!({
-        "version": "1.0",
-        "added_tokens": [special(257, "<|im_start|>"), special(EOS, "<|im_end|>")],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
-        "model": {"type": "BPE", "vocab": vocab, "merges": [[newline, newline]]},
-    });
-    Tokenizer::from_json(json.to_string().as_bytes(), Path::new("test")).unwrap()
-}
-
-fn rows(lines: &[&str]) -> Rows {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.jsonl");
-    std::fs::write(&path, lines.join("\n")).unwrap();
-    read_rows(path.to_str().unwrap(), &FieldNames::default()).unwrap()
-}
-
-struct Setting {
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-}
-
-impl Setting {
-    fn new() -> Self {
-        Self { tokenizer: tokenizer(), template: ChatTemplate::chatml() }
-    }
-
-    fn encoder(&self, loss_on: LossOn, max_length: usize) -> Encoder<'_> {
-        let Self { tokenizer, template } = self;
-        Encoder { tokenizer, template, eos: Some(EOS), loss_on, max_length, system: None }
-    }
-
+trait Parts {
     /// Text of the tokens that are not supervised, and of those that are.
+    fn parts(&self, example: &Example) -> (String, String);
+    /// Those of the one row.
+    fn one(&self, row: &str, encoder: &Encoder<'_>) -> (String, String);
+}
+
+impl Parts for Setting {
     fn parts(&self, example: &Example) -> (String, String) {
         let text = |supervised: bool| {
             let of_kind = |(id, s): (&u32, &bool)| (*s == supervised).then_some(*id);
@@ -71,7 +26,7 @@ impl Setting {
     }
 
     fn one(&self, row: &str, encoder: &Encoder<'_>) -> (String, String) {
-        let Encoded { examples, .. } = encode(&rows(&[row]), encoder).unwrap();
+        let Dataset { examples, .. } = encode(&[row], encoder).unwrap();
         assert_eq!(examples.len(), 1);
         self.parts(&examples.get(0))
     }
@@ -123,7 +78,7 @@ fn of_a_conversation_the_last_assistant_turn_is_learnt() {
     assert_eq!(first, "<|im_start|>");
     assert!(all.contains("b<|im_end|>") && all.ends_with("e<|im_end|>\n"));
 
-    let talk = rows(&[&row, r#"{"messages":[{"role":"user","content":"alone"}]}"#]);
+    let talk = [&row, r#"{"messages":[{"role":"user","content":"alone"}]}"#];
     let error = encode(&talk, &setting.encoder(LossOn::Completion, 512)).unwrap_err();
     let text = error.to_string();
     assert!(
@@ -148,48 +103,42 @@ fn text_ends_in_one_end_token() {
 #[test]
 fn a_prompt_that_merges_with_the_response_is_cut_at_the_common_prefix() {
     let setting = Setting::new();
-    let data = rows(&[r#"{"prompt":"p","response":"\nr"}"#, r#"{"prompt":"p","response":"r"}"#]);
+    let data = [r#"{"prompt":"p","response":"\nr"}"#, r#"{"prompt":"p","response":"r"}"#];
     let encoded = encode(&data, &setting.encoder(LossOn::Completion, 512)).unwrap();
     let (context, learnt) = setting.parts(&encoded.examples.get(0));
     assert_eq!((context.as_str(), learnt.as_str()), (PROMPT.trim_end(), "\n\nr<|im_end|>\n"));
-    assert_eq!(encoded.stats.boundary_mismatches, 1);
-    assert_eq!(encode(&data, &setting.encoder(LossOn::All, 512)).unwrap().stats.boundary_mismatches, 0);
+    assert_eq!(encoded.audit.boundary_mismatches, 1);
+    assert_eq!(encode(&data, &setting.encoder(LossOn::All, 512)).unwrap().audit.boundary_mismatches, 0);
 }
 
 #[test]
 fn cuts_and_drops_are_counted() {
     let setting = Setting::new();
     // PROMPT is 20 tokens, and the end of the answer, `<|im_end|>\n`, 2.
-    let data = rows(&[
+    let data = [
         r#"{"prompt":"p","response":"12345"}"#,      // 27, fits
         r#"{"prompt":"p","response":"1234567"}"#,    // 29, loses the newline only
         r#"{"prompt":"p","response":"12345678"}"#,   // 30, loses its end too
         r#"{"prompt":"p234567890","response":"1"}"#, // 32, the prompt alone has 29: dropped
         r#"{"prompt":"p23456789","response":"1"}"#,  // 31, the prompt alone has 28: dropped
         r#"{"prompt":"p2345678","response":"1"}"#,   // 30, one token left to learn
-    ]);
+    ];
     let encoded = encode(&data, &setting.encoder(LossOn::Completion, 28)).unwrap();
-    let want = EncodingStats {
-        rows: 6,
-        tokens: 27 + 28 + 28 + 28,
-        supervised_tokens: 7 + 8 + 8 + 1,
-        truncated: 3,
-        dropped: 2,
-        lost_turn_ends: 2,
-        boundary_mismatches: 0,
-        longest: 32,
-    };
-    assert_eq!(encoded.stats, want);
+    let a = &encoded.audit;
+    assert_eq!((a.rows, a.examples, a.longest), (6, 4, 32));
+    assert_eq!((a.tokens, a.supervised_tokens), (27 + 28 + 28 + 28, 7 + 8 + 8 + 1));
+    assert_eq!((a.truncated, a.dropped, a.lost_turn_ends, a.turn_ends), (3, 2, 2, 2));
+    assert_eq!((a.boundary_mismatches, a.duplicates), (0, 0));
     assert_eq!(setting.parts(&encoded.examples.get(1)).1, "1234567<|im_end|>");
     assert_eq!(setting.parts(&encoded.examples.get(3)).1, "1");
-    let tokens: usize = encoded.examples.tokens();
-    assert_eq!(tokens, want.tokens);
+    assert_eq!(encoded.examples.tokens(), a.tokens);
+    assert!(encoded.place(3).ends_with("rows.jsonl:6"), "{}", encoded.place(3));
 }
 
 #[test]
 fn rows_that_teach_nothing_are_refused() {
     let setting = Setting::new();
-    let data = rows(&[r#"{"prompt":"p","response":"r"}"#; 3]);
+    let data = [r#"{"prompt":"p","response":"r"}"#; 3];
     let error = encode(&data, &setting.encoder(LossOn::Completion, 20)).unwrap_err();
     let text = error.to_string();
     for part in ["rows.jsonl", "none of the 3 rows", "first 20", "has 23", "--max-length"] {
@@ -203,12 +152,12 @@ fn a_template_that_refuses_names_the_row() {
     let template = "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}\
                     {{ m['content'] }}{% endfor %}";
     let setting = Setting { template: ChatTemplate::new(template, "", "").unwrap(), ..Setting::new() };
-    let data = rows(&[
+    let data = [
         r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
         "",
         r#"{"messages":[{"role":"tool","content":"a"},{"role":"assistant","content":"b"}]}"#,
         r#"{"messages":[{"role":"tool","content":"c"},{"role":"assistant","content":"d"}]}"#,
-    ]);
+    ];
     let text = encode(&data, &setting.encoder(LossOn::Completion, 512)).unwrap_err().to_string();
     assert!(text.contains("rows.jsonl:3, chat template") && text.contains("no tools"), "{text}");
 }
@@ -216,14 +165,15 @@ fn a_template_that_refuses_names_the_row() {
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let setting = Setting::new();
-    let data = read_rows("builtin:reasoning", &FieldNames::default()).unwrap();
+    let data = source(std::path::Path::new("builtin:reasoning"));
+    let encoder = setting.encoder(LossOn::Completion, 600);
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| encode(&data, &setting.encoder(LossOn::Completion, 600)).unwrap())
+        pool.install(|| load(&data, &encoder, &FieldNames::default(), None).unwrap())
     };
     let (one, two) = (with(1), with(2));
-    assert!(one.stats.truncated > 0);
-    assert_eq!(one.stats, two.stats);
+    assert!(one.audit.truncated > 0);
+    assert_eq!(one.audit, two.audit);
     assert_eq!(one.examples.len(), two.examples.len());
     assert!((0..one.examples.len()).all(|i| one.examples.get(i) == two.examples.get(i)));
     // Row by row on its own gives the same: the order is the file's.

@@ -15,7 +15,7 @@ use smolten::metrics::{EvalRecord, SampleRecord, StepRecord};
 use smolten::pretrained::Pretrained;
 use smolten::recipe::{Recipe, RecipeOverrides};
 use smolten::template::Message;
-use smolten::trainer::{Observer, Run, RunFolder};
+use smolten::trainer::{Observer, Run, RunFolder, Sources};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -117,7 +117,8 @@ fn ten_steps_are_those_of_trl() {
     let interrupt = AtomicBool::new(false);
     let mut records = Records(Vec::new(), &interrupt);
     let out = RunFolder::create(recipe.out.clone().unwrap()).unwrap();
-    let outcome = Run::prepare(recipe).unwrap().execute(out, &interrupt, &mut records).unwrap();
+    let sources = Sources::local(&recipe).unwrap();
+    let outcome = Run::prepare(recipe, sources).unwrap().execute(out, &interrupt, &mut records).unwrap();
     assert!(outcome.interrupted.is_some());
     let list = |name: &str| -> Vec<f64> {
         want["trl"].as_array().unwrap().iter().map(|step| step[name].as_f64().unwrap()).collect()

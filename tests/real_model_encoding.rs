@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use smolten::batch::Example;
-use smolten::dataset::{Encoder, FieldNames, encode, read_rows};
+use smolten::dataset::{DataSource, Encoder, FieldNames, load};
 use smolten::pretrained::Pretrained;
 use smolten::recipe::LossOn;
 
@@ -44,9 +44,11 @@ fn equals_trl() {
             loss_on: if set["loss_on"] == "all" { LossOn::All } else { LossOn::Completion },
             max_length: usize::try_from(set["max_length"].as_u64().unwrap()).unwrap(),
             system: None,
+            strip: false,
+            pad_with: None,
         };
-        let rows = read_rows(file.to_str().unwrap(), &FieldNames::default()).unwrap();
-        let got = encode(&rows, &encoder).unwrap();
+        let source = DataSource::local(file.to_str().unwrap()).unwrap();
+        let got = load(&source, &encoder, &FieldNames::default(), None).unwrap();
         let want: Vec<Example> = set["examples"].as_array().unwrap().iter().map(example).collect();
         assert_eq!(got.examples.len(), want.len());
         for (i, want) in want.iter().enumerate() {
@@ -59,7 +61,7 @@ fn equals_trl() {
             );
         }
         compared += want.len();
-        println!("loss on {}, {}: {:?}", set["loss_on"], set["max_length"], got.stats);
+        println!("loss on {}, {}: {:?}", set["loss_on"], set["max_length"], got.audit);
     }
     assert!(compared > 20, "{compared} examples");
 }
@@ -68,7 +70,7 @@ fn equals_trl() {
 #[test]
 fn the_end_of_the_turn_and_its_newline_are_supervised() {
     let model = model();
-    let rows = read_rows("builtin:reasoning", &FieldNames::default()).unwrap();
+    let source = DataSource::local("builtin:reasoning").unwrap();
     let encoder = Encoder {
         tokenizer: &model.tokenizer,
         template: &model.template,
@@ -76,10 +78,12 @@ fn the_end_of_the_turn_and_its_newline_are_supervised() {
         loss_on: LossOn::Completion,
         max_length: 8192,
         system: None,
+        strip: false,
+        pad_with: None,
     };
-    let encoded = encode(&rows, &encoder).unwrap();
-    println!("{:?}", encoded.stats);
-    assert_eq!(encoded.examples.len(), rows.rows.len());
+    let encoded = load(&source, &encoder, &FieldNames::default(), None).unwrap();
+    println!("{:?}", encoded.audit);
+    assert_eq!(encoded.examples.len(), encoded.audit.rows);
     let newline = model.tokenizer.encode("\n", false).unwrap();
     for i in 0..encoded.examples.len() {
         let example = encoded.examples.get(i);

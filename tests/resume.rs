@@ -9,7 +9,7 @@ use serde_json::Value;
 use smolten::error::Error;
 use smolten::metrics::{EvalRecord, SampleRecord, StepRecord};
 use smolten::recipe::{Recipe, RecipeOverrides};
-use smolten::trainer::{Observer, Outcome, Run, RunFolder};
+use smolten::trainer::{Observer, Outcome, Run, RunFolder, Sources};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +53,8 @@ fn sitting(folder: &Path, out: &Path, sets: &[&str], threads: usize, interrupt_a
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let flag = AtomicBool::new(false);
     pool.install(|| {
-        let run = Run::prepare(recipe).unwrap();
+        let sources = Sources::local(&recipe).unwrap();
+        let run = Run::prepare(recipe, sources).unwrap();
         run.execute(run_folder, &flag, &mut Interrupter { at: interrupt_at, flag: &flag }).unwrap()
     })
 }

@@ -64,3 +64,49 @@ fn broken_tags_are_errors() {
         assert!(ChatTemplate::new(source, "", "").is_err(), "{source}");
     }
 }
+
+fn talk() -> Vec<Message> {
+    [("user", "a"), ("assistant", "é"), ("user", "c"), ("assistant", "\u{fdd0}d")]
+        .map(|(role, content)| Message::new(role, content))
+        .to_vec()
+}
+
+#[test]
+fn generation_tags_give_their_parts_and_change_nothing() {
+    let cases = [
+        (
+            "{% generation %}{{ m.content }}{% endgeneration %}|",
+            "a|é|c|\u{fdd0}d|",
+            [0..1, 2..4, 5..6, 7..11],
+        ),
+        // Whitespace control and the line end after a tag work as on any block.
+        (
+            " {%- generation -%}\n {{ m.content }}\n {%- endgeneration -%} |",
+            "a|é|c|\u{fdd0}d|",
+            [0..1, 2..4, 5..6, 7..11],
+        ),
+        ("{% generation %}\n{{ m.content }}{% endgeneration %}\n", "aéc\u{fdd0}d", [0..1, 1..3, 3..4, 4..8]),
+        // What is set inside stays inside.
+        (
+            "{% set x = 0 %}{% generation %}{% set x = 1 %}{{ x }}{% endgeneration %}{{ x }}",
+            "10101010",
+            [0..1, 2..3, 4..5, 6..7],
+        ),
+    ];
+    for (body, text, parts) in cases {
+        let source = format!("{{% for m in messages %}}{body}{{% endfor %}}");
+        let template = ChatTemplate::new(&source, "", "").unwrap();
+        assert!(template.marks_generation());
+        assert_eq!(template.render(&talk(), false).unwrap(), text, "{source}");
+        assert_eq!(
+            template.render_generation(&talk()).unwrap(),
+            (text.to_owned(), parts.to_vec()),
+            "{source}"
+        );
+    }
+    assert!(!ChatTemplate::chatml().marks_generation());
+    assert!(ChatTemplate::chatml().render_generation(&talk()).unwrap().1.is_empty());
+    let every: String = ('\u{fdd0}'..='\u{fdef}').collect();
+    let template = ChatTemplate::chatml();
+    assert_eq!(template.render_generation(&[Message::new("user", every)]).unwrap_err().exit_code(), 2);
+}

@@ -6,12 +6,12 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 use smolten::arena::Category;
-use smolten::dataset::EncodingStats;
+use smolten::dataset::Audit;
 use smolten::dtype::DType;
 use smolten::error::{Error, Result};
 use smolten::metrics::{peak_memory_bytes, processor};
 use smolten::recipe::{OptimizerKind, Recipe, RecipeOverrides};
-use smolten::trainer::{Outcome, Run, RunFolder};
+use smolten::trainer::{Outcome, Run, RunFolder, Sources};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -136,8 +136,9 @@ pub fn run(arguments: TrainArguments) -> Result<Ended> {
 }
 
 fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
+    let sources = Sources::local(&recipe)?;
     if arguments.dry_run {
-        let run = Run::prepare(recipe)?;
+        let run = Run::prepare(recipe, sources)?;
         announce(&run);
         let recipe = serde_json::to_string_pretty(&run.recipe).expect("plain data");
         say!("recipe: {recipe}");
@@ -152,7 +153,7 @@ fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
     };
     let folder =
         if arguments.resume { RunFolder::resume(out.clone())? } else { RunFolder::create(out.clone())? };
-    let run = Run::prepare(recipe).inspect_err(|_| folder.discard())?;
+    let run = Run::prepare(recipe, sources).inspect_err(|_| folder.discard())?;
     announce(&run);
     if let Some(state) = folder.state() {
         say!("resumed: step {} of {} is done", state.step, run.total_steps);
@@ -207,15 +208,17 @@ fn announce(run: &Run) {
     say!("engine: CPU, {precision}, {} threads", rayon::current_num_threads());
     say!("model: {} ({:.1} M parameters)", r.model, run.pretrained.config.num_parameters() as f64 / 1e6);
     run.pretrained.description.iter().for_each(|line| say!("{line}"));
-    say!("data: {}: {}", r.data, describe(&run.stats));
-    if let (Some(file), Some(stats)) = (&r.eval_data, &run.eval_stats) {
-        say!("held out: {file}: {}", describe(stats));
-    } else if run.held_out_rows > 0 {
-        say!("held out: {} of these rows, never trained on", run.held_out_rows);
+    let rows = &run.rows;
+    say!("data: {}: {}", r.data, describe(&rows.data));
+    rows.data.notes.iter().for_each(|note| say!("{note}"));
+    if let (Some(name), Some(data)) = (&r.eval_data, &rows.eval_data) {
+        say!("held out: {name}: {}", describe(data));
+    } else if !rows.held_out.is_empty() {
+        say!("held out: {} of these rows, never trained on", rows.held_out.len());
     } else {
         say!("held out: no rows, so no held-out loss (--set eval_share=0.05 holds some out)");
     }
-    say!("{}", sample(&run.sample));
+    say!("{}", sample(&run.sample()));
     let optimizer = match r.optimizer {
         OptimizerKind::AdamW => "adamw",
         OptimizerKind::AdamW8bit => "adamw_8bit",
@@ -258,7 +261,7 @@ fn category(category: Category) -> &'static str {
     }
 }
 
-fn describe(stats: &EncodingStats) -> String {
+fn describe(stats: &Audit) -> String {
     let share = 100.0 * stats.supervised_tokens as f64 / stats.tokens as f64;
     let mut text = format!("{} rows, {} tokens, {share:.0} % of them learnt", stats.rows, stats.tokens);
     for (count, what) in [

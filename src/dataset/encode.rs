@@ -1,16 +1,21 @@
-//! Rows to token ids and loss masks, over rayon; the result does not depend on the number of threads.
+//! Rows to token ids and labels.
 
-use rayon::prelude::*;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
-use super::{Row, Rows};
-use crate::batch::{Example, Examples};
-use crate::error::{Error, Result};
+use super::Row;
+use crate::error::Result;
 use crate::recipe::LossOn;
-use crate::template::{ChatTemplate, Message};
+use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
 /// How rows become tokens.
+///
+/// A completion begins where the ids of the prompt, rendered with a generation prompt, and those of the whole
+/// conversation part (as in TRL's SFTTrainer); of a conversation with [`LossOn::Completion`] the last assistant turn
+/// is the completion, and turns after it are left out. [`LossOn::Assistant`] learns what the template puts into
+/// `{% generation %}` tags; where it has none, each assistant turn from its generation prompt to its end. Text is all
+/// supervised and ends in `eos`. Rows are cut to `max_length` after the labels are made.
 #[derive(Clone, Copy)]
 pub struct Encoder<'a> {
     /// Text to ids.
@@ -25,156 +30,114 @@ pub struct Encoder<'a> {
     pub max_length: usize,
     /// System turn for conversations without one.
     pub system: Option<&'a str>,
+    /// Takes the white space around each message's content off.
+    pub strip: bool,
+    /// Fills every row up to `max_length` with this token, which is learnt there.
+    pub pad_with: Option<u32>,
 }
 
-/// The examples of a data set, in the order of its rows.
-#[derive(Clone, Debug)]
-pub struct Encoded {
-    /// Each with at least one supervised token.
-    pub examples: Examples,
-    /// What became of the rows.
-    pub stats: EncodingStats,
+/// What becomes of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Label {
+    /// Read, and not learnt.
+    Masked,
+    /// In the loss.
+    Supervised,
+    /// Cut off, as the row is longer than `max_length`.
+    Truncated,
 }
 
-/// Counts over one data set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct EncodingStats {
-    /// Rows read.
-    pub rows: usize,
-    /// Tokens of all examples.
-    pub tokens: usize,
+/// A token of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LabelledToken {
+    /// Its id.
+    pub id: u32,
+    /// What becomes of it.
+    pub label: Label,
+}
+
+/// A row as the store and the audit take it.
+pub(super) struct EncodedRow {
+    /// Cut, and filled up where that is asked for.
+    pub ids: Vec<u32>,
+    pub supervised: Vec<bool>,
+    /// Tokens before cut and filling.
+    pub length: usize,
+    /// The end of its last turn was cut off.
+    pub lost_turn_end: bool,
+    /// An end of turn is supervised.
+    pub learns_turn_end: bool,
+    pub boundary_mismatch: bool,
+    pub round_trip: Option<bool>,
+    /// Tells rows apart by their uncut ids: the first 64 bits of the ids' SHA-256.
+    pub fingerprint: u64,
+}
+
+impl EncodedRow {
     /// Tokens in the loss.
-    pub supervised_tokens: usize,
-    /// Examples cut to `max_length`.
-    pub truncated: usize,
-    /// Rows left out, as no supervised token lay within `max_length`.
-    pub dropped: usize,
-    /// Examples that lost the end of their last turn to the cut: they do not teach the model to stop.
-    pub lost_turn_ends: usize,
-    /// Rows whose prompt, tokenised alone, is not how the whole row begins. The part that differs is supervised.
-    pub boundary_mismatches: usize,
-    /// Tokens of the longest row before any cut.
-    pub longest: usize,
-}
-
-/// A row as tokens, before it is cut.
-struct Tokenised {
-    ids: Vec<u32>,
-    /// Index of the first supervised token; all after it are supervised too.
-    learnt_from: usize,
-    boundary_mismatch: bool,
-}
-
-/// Tokenises every row on the current rayon pool.
-///
-/// A completion begins where the ids of the prompt, rendered with a generation prompt, and those of the whole
-/// conversation part (as in TRL's SFTTrainer); of a conversation with `LossOn::Completion` the last assistant turn
-/// is the completion, and turns after it are left out. Text is all supervised and ends in `eos`. Rows are cut to
-/// `max_length` after the mask is built, and dropped where the cut leaves nothing supervised.
-///
-/// # Errors
-/// [`Error::Input`] naming the first row that the template refuses or that has no assistant turn to learn, or the
-/// file if no row is left.
-pub fn encode(rows: &Rows, encoder: &Encoder<'_>) -> Result<Encoded> {
-    // Collected row by row first, so that the error reported is the first in the file, whichever came first in time.
-    let tokenised: Vec<Result<Tokenised>> = rows.rows.par_iter().map(|row| encoder.tokenise(row)).collect();
-    let mut stats = EncodingStats { rows: rows.rows.len(), ..EncodingStats::default() };
-    let mut examples = Vec::with_capacity(tokenised.len());
-    for (index, row) in tokenised.into_iter().enumerate() {
-        let row = row.map_err(|e| at_row(rows, index, e))?;
-        stats.longest = stats.longest.max(row.ids.len());
-        stats.boundary_mismatches += usize::from(row.boundary_mismatch);
-        match encoder.cut(row, &mut stats) {
-            Some(example) => examples.push(example),
-            None => stats.dropped += 1,
-        }
-    }
-    if examples.is_empty() {
-        return Err(Error::input(
-            format!("data {}", rows.source),
-            format!(
-                "none of the {} rows has a token to learn within the first {} (the longest row has {})",
-                stats.rows, encoder.max_length, stats.longest
-            ),
-            "raise max_length (--max-length), or learn the whole text with --loss-on all",
-        ));
-    }
-    Ok(Encoded { examples: Examples::from_examples(examples), stats })
-}
-
-/// Puts the place of the row before what was asked of it.
-fn at_row(rows: &Rows, index: usize, error: Error) -> Error {
-    let place = rows.place(index);
-    match error {
-        Error::Input { asked, found, remedy } => Error::input(format!("{place}, {asked}"), found, remedy),
-        other => Error::input(place, other, "correct this row or take it out"),
+    pub fn num_supervised(&self) -> usize {
+        self.supervised.iter().filter(|&&s| s).count()
     }
 }
 
 impl Encoder<'_> {
-    fn tokenise(&self, row: &Row) -> Result<Tokenised> {
-        match row {
-            Row::Text(text) => {
-                let mut ids = self.tokenizer.encode(text, true)?;
-                if ids.last().copied() != self.eos {
-                    ids.extend(self.eos);
-                }
-                Ok(Tokenised { ids, learnt_from: 0, boundary_mismatch: false })
-            }
-            Row::Completion { prompt, completion } => self.conversation(prompt, completion),
-            Row::Messages(messages) if self.loss_on == LossOn::All => self.conversation(&[], messages),
-            Row::Messages(messages) => match messages.iter().rposition(|m| m.role == "assistant") {
-                Some(last) => self.conversation(&messages[..last], &messages[last..=last]),
-                None => Err(Error::input(
-                    "an assistant turn to learn",
-                    "no message has the role \"assistant\"",
-                    "add one, or learn every token with --loss-on all",
-                )),
-            },
+    /// Every token of a row and its label, also those that are cut off.
+    ///
+    /// # Errors
+    /// [`Error::Input`](crate::error::Error::Input) when the template refuses the row, or it has no assistant turn to
+    /// learn.
+    pub fn label(&self, row: &Row) -> Result<Vec<LabelledToken>> {
+        let row = self.tokenise(row, false)?;
+        let mut labels = vec![Label::Masked; row.ids.len()];
+        row.learnt.into_iter().for_each(|range| labels[range].fill(Label::Supervised));
+        if let Some(first) = labels.first_mut() {
+            *first = Label::Masked; // nothing precedes it
         }
+        labels.iter_mut().skip(self.max_length).for_each(|label| *label = Label::Truncated);
+        let mut tokens: Vec<_> =
+            row.ids.into_iter().zip(labels).map(|(id, label)| LabelledToken { id, label }).collect();
+        if let Some(id) = self.pad_with {
+            let filled = tokens.len().max(self.max_length);
+            tokens.resize(filled, LabelledToken { id, label: Label::Supervised });
+        }
+        Ok(tokens)
     }
 
-    fn conversation(&self, prompt: &[Message], completion: &[Message]) -> Result<Tokenised> {
-        let mut turns: Vec<Message> = Vec::with_capacity(prompt.len() + completion.len() + 1);
-        let first = prompt.first().or(completion.first());
-        if let Some(system) = self.system
-            && first.is_none_or(|m| m.role != "system")
-        {
-            turns.push(Message::new("system", system));
-        }
-        turns.extend_from_slice(prompt);
-        let prompt_turns = turns.len();
-        turns.extend_from_slice(completion);
-
-        let ids = self.render(&turns, false)?;
-        if self.loss_on == LossOn::All {
-            return Ok(Tokenised { ids, learnt_from: 0, boundary_mismatch: false });
-        }
-        let alone = self.render(&turns[..prompt_turns], true)?;
-        let learnt_from = alone.iter().zip(&ids).take_while(|(a, b)| a == b).count();
-        Ok(Tokenised { ids, learnt_from, boundary_mismatch: learnt_from < alone.len() })
-    }
-
-    /// The template writes every special token itself, so the tokenizer adds none.
-    fn render(&self, turns: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
-        self.tokenizer.encode(&self.template.render(turns, add_generation_prompt)?, false)
-    }
-
-    /// The first `max_length` tokens, counted, or `None` if none of them is supervised.
-    fn cut(&self, row: Tokenised, stats: &mut EncodingStats) -> Option<Example> {
-        let Tokenised { mut ids, learnt_from, .. } = row;
-        let learnt_from = learnt_from.max(1); // nothing precedes the first token
-        let kept = ids.len().min(self.max_length);
-        if learnt_from >= kept {
-            return None;
-        }
-        let turn_end = ids.iter().rposition(|&id| Some(id) == self.eos);
-        stats.lost_turn_ends += usize::from(turn_end.is_some_and(|at| at >= kept));
-        stats.truncated += usize::from(kept < ids.len());
-        stats.tokens += kept;
-        stats.supervised_tokens += kept - learnt_from;
+    /// The row as it is trained on; `check` also decodes it again.
+    pub(super) fn encode(&self, row: &Row, check: bool) -> Result<EncodedRow> {
+        let row = self.tokenise(row, check)?;
+        let (length, kept) = (row.ids.len(), row.ids.len().min(self.max_length));
+        let fingerprint = fingerprint(&row.ids);
+        let last_end = row.ids.iter().rposition(|&id| Some(id) == self.eos);
+        let mut ids = row.ids;
         ids.truncate(kept);
-        let supervised = (0..kept).map(|i| i >= learnt_from).collect();
-        Some(Example { ids, supervised })
+        let mut supervised = vec![false; kept];
+        for range in row.learnt {
+            supervised[range.start.min(kept)..range.end.min(kept)].fill(true);
+        }
+        if let Some(first) = supervised.first_mut() {
+            *first = false; // nothing precedes it
+        }
+        let learns_turn_end = ids.iter().zip(&supervised).any(|(&id, &s)| s && Some(id) == self.eos);
+        if let Some(pad) = self.pad_with {
+            ids.resize(self.max_length, pad);
+            supervised.resize(self.max_length, true);
+        }
+        Ok(EncodedRow {
+            ids,
+            supervised,
+            length,
+            lost_turn_end: last_end.is_some_and(|at| at >= kept),
+            learns_turn_end,
+            boundary_mismatch: row.boundary_mismatch,
+            round_trip: row.round_trip,
+            fingerprint,
+        })
     }
+}
+
+fn fingerprint(ids: &[u32]) -> u64 {
+    let digest = Sha256::digest(bytemuck::cast_slice::<u32, u8>(ids));
+    u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"))
 }

@@ -1,6 +1,7 @@
-//! One reader per file format; each hands over its rows one by one, with their places.
+//! One reader per file format; each hands over its rows one by one, with their numbers.
 
 use std::cell::Cell;
+use std::io::{BufRead, BufReader, Read};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Once;
@@ -8,26 +9,13 @@ use std::sync::Once;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
-use super::Unit;
 use super::cell::{self, Object, from_json_object, from_parquet_row};
+use super::source::Format;
+use super::utf8::{Utf8, error_of};
 use crate::error::{Error, Result};
 
-/// Takes the place of a row, e.g. `rows.jsonl:3`, and its fields.
-pub(super) type Collect<'a> = &'a mut dyn FnMut(&str, Object) -> Result<()>;
-
-/// What the numbers of the rows count, and those numbers.
-type Numbered = Result<(Unit, Vec<usize>)>;
-
-/// The text of a file, without a byte order mark.
-fn utf8<'a>(source: &str, bytes: &'a [u8]) -> Result<&'a str> {
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        let at = e.valid_up_to();
-        let line = 1 + bytes[..at].iter().filter(|&&b| b == b'\n').count();
-        let found = format!("byte {at} of the file (0x{:02x}) is not UTF-8", bytes[at]);
-        Error::input(format!("{source}:{line}"), found, "save the file as UTF-8 text")
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
-}
+/// Takes the number of a row, from 1 (its line, or how many-th it is), and its fields.
+pub(super) type Collect<'a> = &'a mut dyn FnMut(u64, Object) -> Result<()>;
 
 /// serde_json's message without the position, which is only right for a whole file.
 fn json_error(source: &str, line: usize, e: &serde_json::Error, remedy: &str) -> Error {
@@ -37,28 +25,35 @@ fn json_error(source: &str, line: usize, e: &serde_json::Error, remedy: &str) ->
     Error::input(format!("{source}:{line}:{}", e.column()), found, remedy)
 }
 
-/// One JSON object per line; blank lines are skipped.
-pub(super) fn read_jsonl(source: &str, bytes: &[u8], collect: Collect<'_>) -> Numbered {
+/// One JSON object per line; blank lines are skipped. Memory holds one line.
+pub(super) fn read_jsonl(source: &str, file: impl Read, collect: Collect<'_>) -> Result<()> {
     const REMEDY: &str = "a .jsonl file holds one JSON object per line; one that is an array is a .json file";
-    let mut numbers = Vec::new();
-    for (i, line) in utf8(source, bytes)?.lines().enumerate() {
-        if line.trim().is_empty() {
+    let mut reader = BufReader::new(Utf8::new(source, file));
+    let mut line = String::new();
+    for number in 1.. {
+        line.clear();
+        if reader.read_line(&mut line).map_err(|e| error_of(source, e))? == 0 {
+            break;
+        }
+        let text = line.strip_suffix('\n').unwrap_or(&line);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.trim().is_empty() {
             continue;
         }
-        let value = serde_json::from_str(line).map_err(|e| json_error(source, i + 1, &e, REMEDY))?;
-        let place = Unit::Line.place(source, i + 1);
-        collect(&place, object(&place, value, REMEDY)?)?;
-        numbers.push(i + 1);
+        let at = usize::try_from(number).unwrap_or(usize::MAX);
+        let value = serde_json::from_str(text).map_err(|e| json_error(source, at, &e, REMEDY))?;
+        collect(number, object(&Format::Jsonl.place(source, number), value, REMEDY)?)?;
     }
-    Ok((Unit::Line, numbers))
+    Ok(())
 }
 
-/// An array of objects, or an object whose field `data` is one.
-pub(super) fn read_json(source: &str, bytes: &[u8], collect: Collect<'_>) -> Numbered {
+/// An array of objects, or an object whose field `data` is one. Memory holds the whole file.
+pub(super) fn read_json(source: &str, file: impl Read, collect: Collect<'_>) -> Result<()> {
     const REMEDY: &str = "a .json file holds an array of objects, or an object with such an array in \"data\"; \
                           one with an object per line is a .jsonl file";
-    let text = utf8(source, bytes)?;
-    let value = serde_json::from_str(text).map_err(|e| json_error(source, e.line(), &e, REMEDY))?;
+    let mut text = String::new();
+    Utf8::new(source, file).read_to_string(&mut text).map_err(|e| error_of(source, e))?;
+    let value = serde_json::from_str(&text).map_err(|e| json_error(source, e.line(), &e, REMEDY))?;
     let list = match value {
         Value::Array(list) => list,
         Value::Object(mut map) => match map.remove("data") {
@@ -74,12 +69,11 @@ pub(super) fn read_json(source: &str, bytes: &[u8], collect: Collect<'_>) -> Num
         },
         other => return Err(Error::input(source, cell::Cell::from(other).describe(), REMEDY)),
     };
-    let rows = list.len();
-    for (i, value) in list.into_iter().enumerate() {
-        let place = Unit::Row.place(source, i + 1);
-        collect(&place, object(&place, value, REMEDY)?)?;
+    drop(text);
+    for (number, value) in (1..).zip(list) {
+        collect(number, object(&Format::Json.place(source, number), value, REMEDY)?)?;
     }
-    Ok((Unit::Row, (1..=rows).collect()))
+    Ok(())
 }
 
 fn object(place: &str, value: Value, remedy: &str) -> Result<Object> {
@@ -91,21 +85,23 @@ fn object(place: &str, value: Value, remedy: &str) -> Result<Object> {
     }
 }
 
-/// Comma-separated, quoted as in RFC 4180; the first record names the fields.
-pub(super) fn read_csv(source: &str, bytes: &[u8], collect: Collect<'_>) -> Numbered {
+/// Comma-separated, quoted as in RFC 4180; the first record names the fields. Memory holds one record.
+pub(super) fn read_csv(source: &str, file: impl Read, collect: Collect<'_>) -> Result<()> {
     let csv_error = |e: csv::Error| {
         let line = e.position().map_or(1, csv::Position::line);
-        let found = match e.kind() {
+        let text = e.to_string();
+        let found = match e.into_kind() {
+            csv::ErrorKind::Io(e) => return error_of(source, e),
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
                 format!("{len} fields, where the first line names {expected_len}")
             }
-            _ => e.to_string(),
+            _ => text,
         };
         let remedy =
             "give every record the fields of the first line; quote a field that holds commas or newlines";
         Error::input(format!("{source}:{line}"), found, remedy)
     };
-    let mut reader = csv::Reader::from_reader(utf8(source, bytes)?.as_bytes());
+    let mut reader = csv::Reader::from_reader(Utf8::new(source, file));
     let headers = reader.headers().map_err(csv_error)?.clone();
     for (i, name) in headers.iter().enumerate() {
         if headers.iter().take(i).any(|earlier| earlier == name) {
@@ -113,23 +109,20 @@ pub(super) fn read_csv(source: &str, bytes: &[u8], collect: Collect<'_>) -> Numb
             return Err(Error::input(asked, "the first line names it twice", "rename or remove one of them"));
         }
     }
-    let mut numbers = Vec::new();
     for record in reader.records() {
         let record = record.map_err(csv_error)?;
         let line = record.position().map_or(1, csv::Position::line);
-        let line = usize::try_from(line).expect("a line of a file in memory");
         let cells = headers
             .iter()
             .zip(&record)
             .map(|(name, text)| (name.to_owned(), cell::Cell::Text(text.to_owned())));
-        collect(&Unit::Line.place(source, line), cells.collect())?;
-        numbers.push(line);
+        collect(line, cells.collect())?;
     }
-    Ok((Unit::Line, numbers))
+    Ok(())
 }
 
-/// Parquet, with snappy, gzip, zstd or lz4 pages.
-pub(super) fn read_parquet(source: &str, path: &Path, collect: Collect<'_>) -> Numbered {
+/// Parquet, with snappy, gzip, zstd or lz4 pages. Memory holds one page of each column.
+pub(super) fn read_parquet(source: &str, path: &Path, collect: Collect<'_>) -> Result<()> {
     let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
     let unreadable = |what: String| {
         let remedy =
@@ -143,9 +136,9 @@ pub(super) fn read_parquet(source: &str, path: &Path, collect: Collect<'_>) -> N
         catch(|| rows.next().transpose()).map_err(|e| unreadable(format!("row {}: {e}", count + 1)))?
     {
         count += 1;
-        collect(&Unit::Row.place(source, count), from_parquet_row(row))?;
+        collect(count, from_parquet_row(row))?;
     }
-    Ok((Unit::Row, (1..=count).collect()))
+    Ok(())
 }
 
 thread_local! {

@@ -17,27 +17,25 @@ enum Shape {
     Text,
 }
 
-/// Rows as they are read, all of one shape.
-pub(super) struct ShapedRows<'a> {
+/// Holds rows to the shape of the first.
+pub(super) struct Shaper<'a> {
     fields: &'a FieldNames,
     shape: Option<Shape>,
-    /// The rows so far.
-    pub rows: Vec<Row>,
 }
 
-impl<'a> ShapedRows<'a> {
+impl<'a> Shaper<'a> {
     pub fn new(fields: &'a FieldNames) -> Self {
-        Self { fields, shape: None, rows: Vec::new() }
+        Self { fields, shape: None }
     }
 
-    /// Takes the next row; `place` is where it stands, for messages.
-    pub fn push(&mut self, place: &str, object: Object) -> Result<()> {
+    /// The next row; `place` is where it stands, for messages.
+    pub fn row(&mut self, place: &str, object: Object) -> Result<Row> {
         let shape = match &self.shape {
             Some(shape) => shape,
             None => self.shape.insert(detect(place, &object, self.fields)?),
         };
         let mut fields = Fields { place, object };
-        self.rows.push(match shape {
+        Ok(match shape {
             Shape::Text => Row::Text(fields.text("text")?),
             Shape::Messages => Row::Messages(fields.messages("messages")?),
             Shape::Pair { prompt, response, lists: true } => {
@@ -53,8 +51,7 @@ impl<'a> ShapedRows<'a> {
                 let completion = vec![Message::new("assistant", fields.text(response)?)];
                 Row::Completion { prompt: vec![Message::new("user", user)], completion }
             }
-        });
-        Ok(())
+        })
     }
 }
 

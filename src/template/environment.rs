@@ -9,18 +9,20 @@ use time::OffsetDateTime;
 /// The one template's name; without an extension nothing is escaped.
 pub const NAME: &str = "chat";
 
-/// An environment that holds the compiled template.
-pub fn with_template(source: &str) -> Result<Environment<'static>, Error> {
+/// An environment that holds the compiled template, and whether that has generation tags.
+pub fn with_template(source: &str) -> Result<(Environment<'static>, bool), Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(python_method);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
+    environment.add_filter(GENERATION, generation);
     // Jinja reads every kind of line end as \n.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    environment.add_template_owned(NAME, without_generation_tags(&source))?;
-    Ok(environment)
+    let (source, marks_generation) = with_generation_blocks(&source);
+    environment.add_template_owned(NAME, source)?;
+    Ok((environment, marks_generation))
 }
 
 /// Methods of Python's strings, lists and dictionaries.
@@ -116,20 +118,42 @@ impl serde_json::ser::Formatter for Spaced {
     }
 }
 
-/// transformers' own tag `{% generation %}`, which marks the assistant's tokens, as a block that is always rendered.
-fn without_generation_tags(source: &str) -> String {
+/// Variable of a rendering that wants to know what the generation tags hold: two characters, which enclose each part.
+pub const MARKS: &str = "__generation_marks";
+
+/// The block that stands for a generation tag.
+const GENERATION: &str = "__generation";
+
+/// Puts [`MARKS`] around what a generation tag holds, where there are any.
+fn generation(state: &State, body: String) -> String {
+    match state.lookup(MARKS).as_ref().and_then(Value::as_str) {
+        Some(marks) => {
+            let (start, end) = marks.split_at(marks.chars().next().map_or(0, char::len_utf8));
+            [start, &body, end].concat()
+        }
+        None => body,
+    }
+}
+
+/// transformers' own tag `{% generation %}`, which marks the assistant's tokens, as a filter block in a scope of its
+/// own. Whether there is such a tag.
+fn with_generation_blocks(source: &str) -> (String, bool) {
     let mut out = String::with_capacity(source.len());
-    let mut rest = source;
+    let (mut rest, mut found) = (source, false);
     while let Some((before, after)) = rest.split_once("{%") {
         let Some((tag, after)) = after.split_once("%}") else { break };
         let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        // The outer tag keeps the left whitespace control, the inner one the right.
         let tag = match name {
-            "generation" => tag.replace(name, "if true"),
-            "endgeneration" => tag.replace(name, "endif"),
+            "generation" => {
+                found = true;
+                tag.replace(name, &format!("with %}}{{% filter {GENERATION}"))
+            }
+            "endgeneration" => tag.replace(name, "endfilter %}{% endwith"),
             _ => tag.to_owned(),
         };
         out.extend([before, "{%", &tag, "%}"]);
         rest = after;
     }
-    out + rest
+    (out + rest, found)
 }

@@ -1,20 +1,23 @@
 //! A fine-tuning run: everything is opened and checked first, then the steps, then the model is saved.
 
 mod folder;
+mod forecast;
 mod prepare;
 mod record;
+mod rows;
 mod sample;
 mod save;
 mod state;
 
 pub use folder::{Resumed, RunFolder};
 pub use prepare::{Run, Sample};
+pub use rows::{Rows, Sources};
 pub use state::State;
 
 use crate::backend::{Backend, StepParams};
 use crate::batch::Window;
 use crate::error::{Error, Result};
-use crate::eval::{self, Evaluation};
+use crate::eval;
 use crate::metrics::{EvalRecord, Log, SampleRecord, StepRecord, peak_memory_bytes};
 use crate::model::Feed;
 use crate::ops::adamw::AdamWConfig;
@@ -173,7 +176,9 @@ impl Run {
         };
         state.stepped(&record, output.skipped);
         running.log.write(&record)?;
-        running.observer.step(&record, self.total_steps, &[]);
+        let rows = window.examples.iter().filter(|_| output.skipped);
+        let rows: Vec<String> = rows.map(|&example| self.rows.data.place(example)).collect();
+        running.observer.step(&record, self.total_steps, &rows);
         Ok(())
     }
 
@@ -208,11 +213,13 @@ impl Run {
 
     /// Runs the held-out rows, where there are any; whether this was the best result so far.
     fn evaluate(&self, running: &mut Running<'_>, epoch: f64) -> Result<bool> {
-        if self.held_out.is_empty() {
+        if self.rows.held_out.is_empty() {
             return Ok(false);
         }
         let start = Instant::now();
-        let evaluation: Evaluation = eval::evaluate(&self.model, running.backend, &self.held_out)?;
+        let (examples, held_out) = (self.rows.held_out_examples(), &self.rows.held_out);
+        let batches = eval::micro_batches(examples, held_out, self.capacity.tokens);
+        let evaluation = eval::evaluate(&self.model, running.backend, batches)?;
         let record = EvalRecord {
             step: running.state.step,
             epoch,

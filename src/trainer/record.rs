@@ -3,7 +3,6 @@
 use super::folder::RECORD;
 use super::{Resumed, Run};
 use crate::checkpoint::{sync_folder, write_beside};
-use crate::dataset;
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -14,13 +13,9 @@ use std::path::{Path, PathBuf};
 impl Run {
     /// The run as it is to be recorded; one that goes on adds the step it goes on from.
     pub(super) fn record(&self, resumed: Option<&Resumed>) -> Result<Value> {
-        let data_hash = match dataset::bundled(&self.recipe.data) {
-            Some(text) => hex(Sha256::digest(text)),
-            None => hash_file(Path::new(&self.recipe.data))?,
-        };
-        let eval_hash = self.recipe.eval_data.as_deref().map(|f| hash_file(Path::new(f))).transpose()?;
+        let rows = &self.rows;
         let mut weights = serde_json::Map::new();
-        for file in weight_files(Path::new(&self.recipe.model))? {
+        for file in weight_files(&self.sources.model)? {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
             weights.insert(name, hash_file(&file)?.into());
         }
@@ -43,8 +38,12 @@ impl Run {
             "threads": rayon::current_num_threads(),
             "total_steps": self.total_steps,
             "steps_per_epoch": self.steps_per_epoch,
-            "data": { "sha256": data_hash, "encoded": self.stats, "held_out_rows": self.held_out_rows },
-            "eval_data": { "sha256": eval_hash, "encoded": self.eval_stats },
+            "data": {
+                "sha256": rows.data.sha256,
+                "audit": rows.data.audit,
+                "held_out_rows": if rows.eval_data.is_none() { rows.held_out.len() } else { 0 },
+            },
+            "eval_data": rows.eval_data.as_ref().map(|d| json!({ "sha256": d.sha256, "audit": d.audit })),
             "model": { "sha256": weights, "parameters": self.pretrained.config.num_parameters() },
             "planned_memory_bytes": memory,
             "resumed_from_steps": resumed_from,

@@ -1,6 +1,7 @@
 //! The one comparison every test uses, and the one input generator.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod bytes;
 pub mod engine;
 pub mod naive;
 pub mod real;

@@ -1,0 +1,37 @@
+//! How long a run will take.
+
+use super::Run;
+use crate::ops::matmul::{Threads, View, multiply};
+use std::time::Instant;
+
+impl Run {
+    /// Seconds the steps will take on this CPU, from its matrix rate measured now; a forecast, not a promise.
+    pub fn forecast_seconds(&self) -> f64 {
+        let (examples, chosen) = (self.batches.examples(), self.batches.chosen());
+        let all_tokens: usize = chosen.iter().map(|&i| examples.tokens_of(i)).sum();
+        let mean_tokens = all_tokens as f64 / chosen.len() as f64;
+        let rows = (self.total_steps * self.recipe.batch_size * self.recipe.grad_accum) as f64;
+        let per_row = chosen.len() as f64 / self.batches.num_rows() as f64;
+        let tokens = rows * per_row * mean_tokens;
+        // Two operations per weight and token forward, four backward; the rest of a step is about a third of that.
+        let operations = tokens * 6.0 * self.pretrained.config.num_parameters() as f64;
+        operations / matrix_rate() / 0.75
+    }
+}
+
+/// Floating-point operations per second of the matrix product, measured for a moment.
+fn matrix_rate() -> f64 {
+    const N: usize = 512;
+    let (a, b, mut c) = (vec![1.0; N * N], vec![1.0; N * N], vec![0.0; N * N]);
+    let mut once = || {
+        multiply(View::new(&a, N, N), View::new(&b, N, N).t(), &mut c, N, false, Threads::All);
+    };
+    once();
+    let start = Instant::now();
+    let mut done = 0;
+    while done < 4 || start.elapsed().as_millis() < 30 {
+        once();
+        done += 1;
+    }
+    2.0 * (N * N * N * done) as f64 / start.elapsed().as_secs_f64()
+}

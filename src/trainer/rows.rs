@@ -1,0 +1,95 @@
+//! The rows of a run: which are trained on, and which are held out.
+
+use crate::batch::{Examples, Order, split};
+use crate::dataset::{DataSource, Dataset, Encoder, FieldNames, cache_folder, load};
+use crate::error::Result;
+use crate::pretrained::Pretrained;
+use crate::recipe::{Compat, Recipe};
+use std::path::PathBuf;
+
+/// What a recipe names, found on this machine.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// A model's folder or file.
+    pub model: PathBuf,
+    /// Rows to learn from.
+    pub data: DataSource,
+    /// Held-out rows of their own.
+    pub eval_data: Option<DataSource>,
+}
+
+impl Sources {
+    /// For a recipe that names files only.
+    ///
+    /// # Errors
+    /// [`Error::Input`](crate::error::Error::Input) when the data are of no known kind.
+    pub fn local(recipe: &Recipe) -> Result<Self> {
+        Ok(Self {
+            model: (&recipe.model).into(),
+            data: DataSource::local(&recipe.data)?,
+            eval_data: recipe.eval_data.as_deref().map(DataSource::local).transpose()?,
+        })
+    }
+}
+
+/// All rows of a run, tokenised.
+#[derive(Debug)]
+pub struct Rows {
+    /// The data set that is trained on; some of it may be held out.
+    pub data: Dataset,
+    /// A data set of held-out rows.
+    pub eval_data: Option<Dataset>,
+    /// Examples of `data` that are trained on.
+    pub trained: Vec<usize>,
+    /// Examples of `eval_data`, or else of `data`, that are held out.
+    pub held_out: Vec<usize>,
+}
+
+impl Rows {
+    /// Tokenises the data, or finds them in the cache.
+    ///
+    /// # Errors
+    /// [`Error::Input`](crate::error::Error::Input) for data that cannot be read, that teach nothing, or that the
+    /// audit refuses.
+    pub fn load(recipe: &Recipe, sources: &Sources, pretrained: &Pretrained) -> Result<Self> {
+        let fields = FieldNames { prompt: recipe.prompt_field.clone(), response: recipe.response_field.clone() };
+        let id = |token: &Option<String>| token.as_deref().and_then(|token| pretrained.tokenizer.id(token));
+        let eos = id(&pretrained.eos_token);
+        let compat = recipe.compat == Compat::Trl017;
+        let encoder = Encoder {
+            tokenizer: &pretrained.tokenizer,
+            template: &pretrained.template,
+            eos,
+            loss_on: recipe.loss_on,
+            max_length: recipe.max_length.min(pretrained.config.max_position_embeddings),
+            system: recipe.system.as_deref(),
+            strip: compat,
+            pad_with: compat.then(|| id(&pretrained.pad_token).or(eos)).flatten(),
+        };
+        let cache = cache_folder();
+        let read = |source| load(source, &encoder, &fields, cache.as_deref());
+        let data = read(&sources.data)?;
+        data.audit.refuse(&recipe.allow)?;
+        let eval_data = sources.eval_data.as_ref().map(read).transpose()?;
+        let all = data.examples.len();
+        let (trained, held_out) = match &eval_data {
+            Some(eval_data) => ((0..all).collect(), (0..eval_data.examples.len()).collect()),
+            None => split(all, recipe.eval_share, recipe.seed),
+        };
+        Ok(Self { data, eval_data, trained, held_out })
+    }
+
+    /// The examples that `held_out` indexes.
+    pub fn held_out_examples(&self) -> &Examples {
+        &self.eval_data.as_ref().unwrap_or(&self.data).examples
+    }
+}
+
+/// The order of the rows in each epoch.
+pub(super) fn order(recipe: &Recipe) -> Order {
+    match (recipe.compat, recipe.shuffle) {
+        (Compat::Trl017, _) => Order::TorchRandperm(recipe.seed),
+        (Compat::Off, true) => Order::Shuffled(recipe.seed),
+        (Compat::Off, false) => Order::AsGiven,
+    }
+}
