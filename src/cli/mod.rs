@@ -9,6 +9,7 @@ macro_rules! say {
 }
 
 mod decoding;
+mod eval;
 mod generate;
 mod screen;
 mod train;
@@ -31,6 +32,8 @@ enum Command {
     Train(Box<train::TrainArguments>),
     /// Continue a prompt, token by token
     Generate(generate::GenerateArguments),
+    /// Loss, perplexity and token accuracy of a model on rows
+    Eval(eval::EvalArguments),
 }
 
 /// Flags that every command has.
@@ -67,6 +70,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Train(arguments) => train::run(*arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
     }
 }
 
