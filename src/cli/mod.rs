@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod compare;
 mod decoding;
 mod eval;
 mod generate;
@@ -32,6 +33,8 @@ enum Command {
     Train(Box<train::TrainArguments>),
     /// Continue a prompt, token by token
     Generate(generate::GenerateArguments),
+    /// Show two models' answers to the same prompts, with figures
+    Compare(compare::CompareArguments),
     /// Loss, perplexity and token accuracy of a model on rows
     Eval(eval::EvalArguments),
 }
@@ -70,6 +73,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Train(arguments) => train::run(*arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
     }
 }
