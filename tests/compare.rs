@@ -74,16 +74,14 @@ fn assert_near(got: &Value, want: f64, what: &str) {
 
 #[test]
 fn held_out_losses_are_those_that_the_run_reported() {
-    for more in [&[][..], &["--eval-data", &fixture("eval.jsonl").to_str().unwrap().to_owned()]] {
+    let other = fixture("eval.jsonl");
+    for more in [&[][..], &["--eval-data", other.to_str().unwrap()]] {
         let tuned = Tuned::train(more);
         let got = json(&tuned.compare(&["--json"]));
         let (before, after) = tuned.held_out();
         assert_near(&got["base"]["held_out"]["loss"], before, "base");
         assert_near(&got["tuned"]["held_out"]["loss"], after, "tuned");
-        assert!(
-            after < before,
-            "the run must have learnt something, or this test could not tell the sides apart"
-        );
+        assert!((after - before).abs() > 1e-3, "too near for this test to tell the sides apart");
         let source = got["held_out_rows"].as_str().unwrap();
         assert!(
             source.contains(if more.is_empty() { "the 4 rows of" } else { "evaluation set" }),
