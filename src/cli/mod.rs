@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod bench;
 mod compare;
 mod decoding;
 mod eval;
@@ -33,6 +34,8 @@ enum Command {
     Train(Box<train::TrainArguments>),
     /// Continue a prompt, token by token
     Generate(generate::GenerateArguments),
+    /// Hold a run against published figures
+    Bench(bench::BenchArguments),
     /// Show two models' answers to the same prompts, with figures
     Compare(compare::CompareArguments),
     /// Loss, perplexity and token accuracy of a model on rows
@@ -73,6 +76,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Train(arguments) => train::run(*arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
     }
