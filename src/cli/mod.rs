@@ -8,7 +8,10 @@ macro_rules! say {
     }};
 }
 
+mod bench;
+mod compare;
 mod decoding;
+mod eval;
 mod generate;
 mod screen;
 mod train;
@@ -31,6 +34,12 @@ enum Command {
     Train(Box<train::TrainArguments>),
     /// Continue a prompt, token by token
     Generate(generate::GenerateArguments),
+    /// Hold a run against published figures
+    Bench(bench::BenchArguments),
+    /// Show two models' answers to the same prompts, with figures
+    Compare(compare::CompareArguments),
+    /// Loss, perplexity and token accuracy of a model on rows
+    Eval(eval::EvalArguments),
 }
 
 /// Flags that every command has.
@@ -88,6 +97,9 @@ pub fn run(arguments: Arguments) -> Result<Ended> {
     match arguments.command {
         Command::Train(arguments) => return train::run(*arguments),
         Command::Generate(arguments) => generate::run(&arguments)?,
+        Command::Bench(arguments) => bench::run(&arguments)?,
+        Command::Compare(arguments) => compare::run(&arguments)?,
+        Command::Eval(arguments) => eval::run(&arguments)?,
     }
     Ok(Ended::Done)
 }

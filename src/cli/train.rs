@@ -209,10 +209,10 @@ fn announce(run: &Run) {
     say!("model: {} ({:.1} M parameters)", r.model, run.pretrained.config.num_parameters() as f64 / 1e6);
     run.pretrained.description.iter().for_each(|line| say!("{line}"));
     let rows = &run.rows;
-    say!("data: {}: {}", r.data, describe(&rows.data));
+    say!("data: {}: {}", r.data, describe(&rows.data.audit));
     rows.data.notes.iter().for_each(|note| say!("{note}"));
     if let (Some(name), Some(data)) = (&r.eval_data, &rows.eval_data) {
-        say!("held out: {name}: {}", describe(data));
+        say!("held out: {name}: {}", describe(&data.audit));
     } else if !rows.held_out.is_empty() {
         say!("held out: {} of these rows, never trained on", rows.held_out.len());
     } else {

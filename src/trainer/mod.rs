@@ -11,7 +11,7 @@ mod state;
 
 pub use folder::{Resumed, RunFolder};
 pub use prepare::{Run, Sample};
-pub use rows::{Rows, Sources};
+pub use rows::{Rows, Sources, load_dataset};
 pub use state::State;
 
 use crate::backend::{Backend, StepParams};
@@ -100,7 +100,7 @@ impl Run {
         let interrupted = || interrupt.load(Ordering::Relaxed);
         if running.state.step == 0 {
             self.evaluate(running, 0.0)?;
-            self.sample(running)?;
+            self.ask(running)?;
             if interrupted() {
                 return Ok(Some(None));
             }
@@ -119,7 +119,7 @@ impl Run {
             }
             let every = self.recipe.sample_every;
             if last || (every > 0 && step.is_multiple_of(every)) {
-                self.sample(running)?;
+                self.ask(running)?;
             }
             let every = self.recipe.save_every;
             if !last && (stops || (every > 0 && (best || step.is_multiple_of(every)))) {
@@ -199,7 +199,7 @@ impl Run {
     }
 
     /// Asks the model something, where that is wanted.
-    fn sample(&self, running: &mut Running<'_>) -> Result<()> {
+    fn ask(&self, running: &mut Running<'_>) -> Result<()> {
         let Some(sampler) = &self.sampler else { return Ok(()) };
         let record = SampleRecord {
             step: running.state.step,

@@ -5,6 +5,7 @@ use crate::dataset::{DataSource, Dataset, Encoder, FieldNames, cache_folder, loa
 use crate::error::Result;
 use crate::pretrained::Pretrained;
 use crate::recipe::{Compat, Recipe};
+use crate::template::ChatTemplate;
 use std::path::PathBuf;
 
 /// What a recipe names, found on this machine.
@@ -52,22 +53,7 @@ impl Rows {
     /// [`Error::Input`](crate::error::Error::Input) for data that cannot be read, that teach nothing, or that the
     /// audit refuses.
     pub fn load(recipe: &Recipe, sources: &Sources, pretrained: &Pretrained) -> Result<Self> {
-        let fields = FieldNames { prompt: recipe.prompt_field.clone(), response: recipe.response_field.clone() };
-        let id = |token: &Option<String>| token.as_deref().and_then(|token| pretrained.tokenizer.id(token));
-        let eos = id(&pretrained.eos_token);
-        let compat = recipe.compat == Compat::Trl017;
-        let encoder = Encoder {
-            tokenizer: &pretrained.tokenizer,
-            template: &pretrained.template,
-            eos,
-            loss_on: recipe.loss_on,
-            max_length: recipe.max_length.min(pretrained.config.max_position_embeddings),
-            system: recipe.system.as_deref(),
-            strip: compat,
-            pad_with: compat.then(|| id(&pretrained.pad_token).or(eos)).flatten(),
-        };
-        let cache = cache_folder();
-        let read = |source| load(source, &encoder, &fields, cache.as_deref());
+        let read = |source| load_dataset(recipe, source, pretrained, &pretrained.template);
         let data = read(&sources.data)?;
         data.audit.refuse(&recipe.allow)?;
         let eval_data = sources.eval_data.as_ref().map(read).transpose()?;
@@ -83,6 +69,33 @@ impl Rows {
     pub fn held_out_examples(&self) -> &Examples {
         &self.eval_data.as_ref().unwrap_or(&self.data).examples
     }
+}
+
+/// A data set as the recipe makes tokens of it, for this model, in conversations as `template` writes them.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_dataset(
+    recipe: &Recipe,
+    source: &DataSource,
+    pretrained: &Pretrained,
+    template: &ChatTemplate,
+) -> Result<Dataset> {
+    let fields = FieldNames { prompt: recipe.prompt_field.clone(), response: recipe.response_field.clone() };
+    let id = |token: &Option<String>| token.as_deref().and_then(|token| pretrained.tokenizer.id(token));
+    let eos = id(&pretrained.eos_token);
+    let compat = recipe.compat == Compat::Trl017;
+    let encoder = Encoder {
+        tokenizer: &pretrained.tokenizer,
+        template,
+        eos,
+        loss_on: recipe.loss_on,
+        max_length: recipe.max_length.min(pretrained.config.max_position_embeddings),
+        system: recipe.system.as_deref(),
+        strip: compat,
+        pad_with: compat.then(|| id(&pretrained.pad_token).or(eos)).flatten(),
+    };
+    load(source, &encoder, &fields, cache_folder().as_deref())
 }
 
 /// The order of the rows in each epoch.

@@ -1,0 +1,108 @@
+//! `smolten compare`: two models, the same prompts, template, decoding and seed.
+
+mod held_out;
+mod page;
+mod prompts;
+mod report;
+mod side;
+
+use super::decoding::DecodingArguments;
+use super::{EngineArguments, with_threads};
+use clap::Args;
+use held_out::{HeldOut, Record};
+use prompts::Prompt;
+use side::{Input, Side};
+use smolten::error::Result;
+use smolten::pretrained::Pretrained;
+use smolten::recipe::EngineChoice;
+use std::path::{Path, PathBuf};
+
+/// Flags of `compare`.
+#[derive(Args)]
+pub struct CompareArguments {
+    /// The model before: a Hugging Face folder or a .gguf file
+    #[arg(long, value_name = "MODEL")]
+    base: String,
+    /// The model after; its chat template is used for both
+    #[arg(long, value_name = "MODEL")]
+    tuned: String,
+    /// Prompts, one a line, or a .jsonl file with a field "prompt" [default: the bundled ones]
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Rows for the held-out loss [default: those that the tuned model's run held out, from its run.json]
+    #[arg(long, value_name = "DATA")]
+    data: Option<String>,
+    /// Print one JSON object: prompts, answers and figures of both models
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    decoding: DecodingArguments,
+    #[command(flatten)]
+    engine: EngineArguments,
+}
+
+/// What both models are given.
+struct Matched {
+    prompts: Vec<Prompt>,
+    /// Turn that the tuned model was trained with.
+    system: Option<String>,
+    decoding: DecodingArguments,
+    /// Whether the base model's own template is that of the tuned one, which both get.
+    same_template: bool,
+    /// Whether both read a text as the same tokens.
+    same_tokens: bool,
+    /// The held-out rows, or why there are none.
+    held_out: std::result::Result<HeldOut, String>,
+}
+
+/// Opens both models and checks everything, then runs one after the other and prints both.
+pub fn run(arguments: &CompareArguments) -> Result<()> {
+    let choice = EngineChoice::resolve(&arguments.engine.overrides())?;
+    with_threads(choice.threads, || compare(arguments, choice))
+}
+
+fn compare(arguments: &CompareArguments, choice: EngineChoice) -> Result<()> {
+    let CompareArguments { base, tuned, data, .. } = arguments;
+    let prompts = prompts::read(arguments.prompts.as_deref())?;
+    let models = [Pretrained::open(Path::new(base))?, Pretrained::open(Path::new(tuned))?];
+    let [of_base, of_tuned] = &models;
+    let record = Record::find(Path::new(tuned))?;
+    let held_out = match data {
+        Some(data) => Ok(HeldOut::of_data(data, record.as_ref(), tuned)?),
+        None => HeldOut::of_run(record.as_ref(), tuned),
+    };
+    let matched = Matched {
+        prompts,
+        system: record.as_ref().and_then(|r| r.recipe.system.clone()),
+        decoding: arguments.decoding,
+        same_template: of_base.template.source() == of_tuned.template.source(),
+        same_tokens: of_base.tokenizer.to_json()? == of_tuned.tokenizer.to_json()?,
+        held_out,
+    };
+    // Whatever is wrong with prompts or rows shows before any weight is read.
+    let inputs = matched.inputs(&models)?;
+    if !arguments.json {
+        say!("base:  {base}\ntuned: {tuned}");
+        say!("{}", report::conditions(&matched));
+    }
+    let [base_input, tuned_input] = &inputs;
+    let base = Side::run(base, "base", of_base, base_input, &matched.decoding, choice)?;
+    let tuned = Side::run(tuned, "tuned", of_tuned, tuned_input, &matched.decoding, choice)?;
+    if arguments.json {
+        say!("{}", report::document(&matched, &base, &tuned));
+    } else {
+        say!("{}", report::page(&matched, &base, &tuned, page::width()));
+    }
+    Ok(())
+}
+
+impl Matched {
+    /// The same for both, in the tokens of each: of the base model, and of the tuned one.
+    fn inputs(&self, models: &[Pretrained; 2]) -> Result<[Input; 2]> {
+        let [base, tuned] = models;
+        let encode = |own: &Pretrained| self.held_out.as_ref().ok().map(|h| h.encode(own, tuned)).transpose();
+        let of_tuned = encode(tuned)?;
+        let of_base = if self.same_tokens { of_tuned.clone() } else { encode(base)? };
+        Ok([Input::new(self, base, tuned, tuned, of_base)?, Input::new(self, tuned, base, tuned, of_tuned)?])
+    }
+}
