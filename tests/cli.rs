@@ -73,7 +73,7 @@ fn a_run_leaves_a_model_and_its_records() {
     let record: Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
     assert_eq!(record["recipe"]["lr"], 1e-2);
     assert_eq!(record["data"]["held_out_rows"], 4);
-    assert_eq!(record["data"]["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(record["data"]["sha256"][0].as_str().unwrap().len(), 64);
     let left: Vec<_> = std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|f| !f.to_string_lossy().starts_with('.')), "temporary files remain: {left:?}");
 
