@@ -17,8 +17,17 @@ use smolten::pretrained::Pretrained;
 use smolten::recipe::EngineChoice;
 use std::path::{Path, PathBuf};
 
+/// What the figures are, under the flags.
+const FIGURES: &str = "\
+Figures, over all answers of a model:
+  ended the turn    answers that the model ended itself, within --max-new-tokens
+  mean new tokens   without the token that ends the turn
+  repeated 4-grams  of all runs of four tokens, the share that stood earlier in the same answer
+  held-out loss     mean over the tokens in the loss, as smolten eval has it";
+
 /// Flags of `compare`.
 #[derive(Args)]
+#[command(after_help = FIGURES)]
 pub struct CompareArguments {
     /// The model before: a Hugging Face folder or a .gguf file
     #[arg(long, value_name = "MODEL")]
