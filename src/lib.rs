@@ -10,6 +10,8 @@ pub mod config;
 
 pub mod recipe;
 
+pub mod hub;
+
 pub mod gguf;
 
 pub mod weights;

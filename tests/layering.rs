@@ -7,6 +7,7 @@ const ORDER: [&str; 24] = [
     "dtype",
     "config",
     "recipe",
+    "hub",
     "gguf",
     "weights",
     "tokenizer",

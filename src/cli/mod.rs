@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod fetch;
 mod generate;
 mod screen;
 mod train;
