@@ -43,25 +43,17 @@ pub fn file(
     cache::make_folder_of(&path)?;
     let out = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let out = &mut out.map_err(Error::io("create", &path))?;
-    let mut failures = 0;
-    let mut wait = repository.hub.retry_wait;
-    loop {
-        let before = download.length(out, &path)?;
-        let found = match download.rest(out, &path, before, observer)? {
-            Outcome::Whole => break,
-            Outcome::Cut(found) => found,
-        };
-        if download.length(out, &path)? > before {
-            (failures, wait) = (0, repository.hub.retry_wait);
+    let continued = download.length(out, &path)? > 0;
+    download.whole(out, &path, observer)?;
+    if let Err(error) = download.check(out, &path)? {
+        out.set_len(0).map_err(Error::io("write", &path))?;
+        if !continued {
+            return Err(error);
         }
-        failures += 1;
-        if failures == TRIES {
-            return Err(download.given_up(&found));
-        }
-        std::thread::sleep(wait);
-        wait *= 2;
+        // What lay there was of something else.
+        download.whole(out, &path, observer)?;
+        download.check(out, &path)??;
     }
-    download.check(out, &path)?;
     out.sync_all().map_err(Error::io("write", &path))?;
     let blob = repository.blob(&file.blob);
     std::fs::rename(&path, &blob).map_err(Error::io("write", &blob))
@@ -83,6 +75,28 @@ impl Download<'_> {
         Ok(out.metadata().map_err(Error::io("read", path))?.len())
     }
 
+    /// Fetches until all bytes are there.
+    fn whole(&self, out: &mut File, path: &Path, observer: Observer<'_>) -> Result<()> {
+        let mut failures = 0;
+        let mut wait = self.repository.hub.retry_wait;
+        loop {
+            let before = self.length(out, path)?;
+            let found = match self.rest(out, path, before, observer)? {
+                Outcome::Whole => return Ok(()),
+                Outcome::Cut(found) => found,
+            };
+            if self.length(out, path)? > before {
+                (failures, wait) = (0, self.repository.hub.retry_wait);
+            }
+            failures += 1;
+            if failures == TRIES {
+                return Err(self.given_up(&found));
+            }
+            std::thread::sleep(wait);
+            wait *= 2;
+        }
+    }
+
     /// Asks for what is missing behind the first `start` bytes and appends what arrives.
     fn rest(&self, out: &mut File, path: &Path, start: u64, observer: Observer<'_>) -> Result<Outcome> {
         let size = self.file.size;
@@ -100,7 +114,9 @@ impl Download<'_> {
             let found = "the answer is another part of the file than was asked for";
             return Err(Error::input(self.asked(), found, "check HF_ENDPOINT and proxies, or try later"));
         }
-        out.set_len(start).map_err(Error::io("write", path))?;
+        if self.length(out, path)? > start {
+            out.set_len(start).map_err(Error::io("write", path))?;
+        }
         out.seek(SeekFrom::Start(start)).map_err(Error::io("write", path))?;
         let mut body = response.body_mut().as_reader();
         let mut piece = vec![0; PIECE];
@@ -114,7 +130,7 @@ impl Download<'_> {
             };
             at += read as u64;
             if at > size {
-                let _ = std::fs::remove_file(path);
+                out.set_len(0).map_err(Error::io("write", path))?;
                 return Err(self.damaged(&format!("more than the {size} bytes that the hub lists arrive")));
             }
             out.write_all(&piece[..read]).map_err(|e| self.not_written(path, e))?;
@@ -169,10 +185,10 @@ impl Download<'_> {
         api.repo(at_commit).url(&escaped(&self.file.path))
     }
 
-    /// Compares the hash, where the blob's name is one of the content alone.
-    fn check(&self, out: &mut File, path: &Path) -> Result<()> {
+    /// Compares the hash, where the blob's name is one of the content alone. The inner error is a wrong hash.
+    fn check(&self, out: &mut File, path: &Path) -> Result<Result<()>> {
         if self.file.blob.len() != 64 {
-            return Ok(());
+            return Ok(Ok(()));
         }
         out.seek(SeekFrom::Start(0)).map_err(Error::io("read", path))?;
         let mut hash = Sha256::new();
@@ -185,10 +201,9 @@ impl Download<'_> {
         }
         let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         if found == self.file.blob {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        let _ = std::fs::remove_file(path);
-        Err(self.damaged(&format!("its SHA-256 is {found}, and the hub lists {}", self.file.blob)))
+        Ok(Err(self.damaged(&format!("its SHA-256 is {found}, and the hub lists {}", self.file.blob))))
     }
 
     fn damaged(&self, found: &str) -> Error {
