@@ -40,6 +40,8 @@ pub mod optimizer;
 
 pub mod checkpoint;
 
+pub mod export;
+
 pub mod metrics;
 
 pub mod generate;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 26] = [
     "error",
     "dtype",
     "config",
@@ -22,6 +22,7 @@ const ORDER: [&str; 24] = [
     "model",
     "optimizer",
     "checkpoint",
+    "export",
     "metrics",
     "generate",
     "eval",

@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod export;
 mod fetch;
 mod generate;
 mod screen;
@@ -30,6 +31,8 @@ enum Command {
     Train(Box<train::TrainArguments>),
     /// Continue a prompt, token by token
     Generate(generate::GenerateArguments),
+    /// Write a model as a GGUF file for llama.cpp and Ollama, or as a folder in another element type
+    Export(export::ExportArguments),
 }
 
 /// Flags that every command has.
@@ -54,6 +57,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Train(arguments) => train::run(*arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
     }
 }
 
