@@ -1,4 +1,4 @@
-//! GGUF, the model file of llama.cpp: metadata, tensor table, weights as `f32`.
+//! GGUF, the model file of llama.cpp: metadata, tensor table, weights as `f32`; read, and written ([`write`]).
 //!
 //! Versions 2 and 3, little endian. Nothing in a file is trusted: every count, length and offset is compared with
 //! the file's length before it is used, and nothing is allocated by a number the file names.
@@ -7,10 +7,12 @@ mod ggml;
 mod llama;
 mod map;
 mod parse;
+mod write;
 
-pub use ggml::{GgmlType, dequantise};
-pub use llama::{hf_name, is_rotary};
+pub use ggml::{GgmlType, dequantise, quantise};
+pub use llama::{ROPE_FACTORS, gguf_name, hf_name, is_rotary};
 pub use map::Mapped;
+pub use write::{Entry, MetaValue, OutTensor, write};
 
 use crate::error::{Error, Result};
 use parse::{Cursor, Value};

@@ -10,6 +10,8 @@ pub mod config;
 
 pub mod recipe;
 
+pub mod hub;
+
 pub mod gguf;
 
 pub mod weights;
@@ -37,6 +39,8 @@ pub mod model;
 pub mod optimizer;
 
 pub mod checkpoint;
+
+pub mod export;
 
 pub mod metrics;
 

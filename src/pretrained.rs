@@ -72,8 +72,7 @@ impl Pretrained {
         } else {
             let found =
                 if path.exists() { "neither a folder nor a .gguf file" } else { "there is no such file" };
-            let remedy = "give a Hugging Face model folder or a .gguf file; hub ids are not supported yet: download \
-                          the model's folder first and give its path";
+            let remedy = "give a Hugging Face model folder, a .gguf file, or a model of the hub as org/name";
             return Err(Error::input(format!("model {}", path.display()), found, remedy));
         };
         Self::assemble(parts, path)

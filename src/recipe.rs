@@ -270,8 +270,8 @@ impl Recipe {
     /// What no single key shows.
     fn check(&self) -> Result<()> {
         for (key, value, example) in [
-            ("model", &self.model, "a Hugging Face folder or a .gguf file"),
-            ("data", &self.data, "a .jsonl, .json, .csv or .parquet file, or builtin:reasoning"),
+            ("model", &self.model, "a Hugging Face folder, a .gguf file, or a hub id: org/name"),
+            ("data", &self.data, "a .jsonl, .json, .csv or .parquet file, a hub id, or builtin:reasoning"),
         ] {
             if value.is_empty() {
                 let remedy = format!("give --{key} or the recipe key `{key}`: {example}");

@@ -2,6 +2,7 @@
 
 mod gguf;
 mod stream;
+mod to_gguf;
 
 pub use stream::DecodeStream;
 

@@ -126,7 +126,7 @@ impl Weights {
             (Source::Folder(shards), Found::Safetensors(name)) => shards.read(name, out),
             (Source::Gguf { file, head_dim, .. }, Found::Gguf(name)) => {
                 let info = file.tensor(name).expect("find saw it");
-                if [".q_proj.weight", ".k_proj.weight"].iter().any(|s| parameter.name.ends_with(s)) {
+                if is_interleaved(parameter) {
                     file.read(info, |row| interleaved_row(row, *head_dim), out);
                 } else {
                     file.read(info, |row| row, out);
@@ -212,11 +212,16 @@ enum Found<'a> {
     Gguf(&'a str),
 }
 
+/// Whether the rows of a parameter stand in another order in a GGUF file: see [`interleaved_row`].
+pub fn is_interleaved(parameter: &Parameter) -> bool {
+    [".q_proj.weight", ".k_proj.weight"].iter().any(|ending| parameter.name.ends_with(ending))
+}
+
 /// The row of a GGUF file that holds row `row` of q or k.
 ///
 /// llama.cpp rotates neighbouring coordinates (2i, 2i + 1) where Hugging Face rotates (i, i + D/2); its converter
 /// interleaves the two halves of each head accordingly.
-fn interleaved_row(row: usize, head_dim: usize) -> usize {
+pub fn interleaved_row(row: usize, head_dim: usize) -> usize {
     let (head, within) = (row / head_dim, row % head_dim);
     let half = head_dim / 2;
     head * head_dim + 2 * (within % half) + within / half

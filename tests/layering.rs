@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 26] = [
     "error",
     "dtype",
     "config",
     "recipe",
+    "hub",
     "gguf",
     "weights",
     "tokenizer",
@@ -21,6 +22,7 @@ const ORDER: [&str; 24] = [
     "model",
     "optimizer",
     "checkpoint",
+    "export",
     "metrics",
     "generate",
     "eval",

@@ -252,7 +252,7 @@ fn what_is_no_model_is_refused_with_the_way_out() {
     let out = tempfile::tempdir().unwrap();
     refused(
         Path::new("HuggingFaceTB/SmolLM2-135M"),
-        &["HuggingFaceTB/SmolLM2-135M", "no such file", "hub ids"],
+        &["HuggingFaceTB/SmolLM2-135M", "no such file", "org/name"],
     );
     let text = out.path().join("model.bin");
     std::fs::write(&text, "x").unwrap();

@@ -7,7 +7,7 @@ mod report;
 mod side;
 
 use super::decoding::DecodingArguments;
-use super::{EngineArguments, with_threads};
+use super::{EngineArguments, fetch, with_threads};
 use clap::Args;
 use held_out::{HeldOut, Record};
 use prompts::Prompt;
@@ -15,7 +15,7 @@ use side::{Input, Side};
 use smolten::error::Result;
 use smolten::pretrained::Pretrained;
 use smolten::recipe::EngineChoice;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What the figures are, under the flags.
 const FIGURES: &str = "\
@@ -29,10 +29,10 @@ Figures, over all answers of a model:
 #[derive(Args)]
 #[command(after_help = FIGURES)]
 pub struct CompareArguments {
-    /// The model before: a Hugging Face folder or a .gguf file
+    /// The model before: a Hugging Face folder, a .gguf file, or the id of a model on the hub: org/name[@revision]
     #[arg(long, value_name = "MODEL")]
     base: String,
-    /// The model after; its chat template is used for both
+    /// The model after, named alike; its chat template is used for both
     #[arg(long, value_name = "MODEL")]
     tuned: String,
     /// Prompts, one a line, or a .jsonl file with a field "prompt" [default: the bundled ones]
@@ -73,9 +73,10 @@ pub fn run(arguments: &CompareArguments) -> Result<()> {
 fn compare(arguments: &CompareArguments, choice: EngineChoice) -> Result<()> {
     let CompareArguments { base, tuned, data, .. } = arguments;
     let prompts = prompts::read(arguments.prompts.as_deref())?;
-    let models = [Pretrained::open(Path::new(base))?, Pretrained::open(Path::new(tuned))?];
+    let places = [fetch::model(base)?, fetch::model(tuned)?];
+    let models = [Pretrained::open(&places[0])?, Pretrained::open(&places[1])?];
     let [of_base, of_tuned] = &models;
-    let record = Record::find(Path::new(tuned))?;
+    let record = Record::find(&places[1])?;
     let held_out = match data {
         Some(data) => Ok(HeldOut::of_data(data, record.as_ref(), tuned)?),
         None => HeldOut::of_run(record.as_ref(), tuned),

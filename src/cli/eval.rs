@@ -1,26 +1,25 @@
 //! `smolten eval`.
 
-use super::{EngineArguments, with_threads};
+use super::{EngineArguments, fetch, with_threads};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use smolten::arena::Plan;
 use smolten::backend;
-use smolten::dataset::{Audit, DataSource};
+use smolten::dataset::Audit;
 use smolten::error::Result;
 use smolten::eval::{self, Evaluation};
 use smolten::model::Model;
 use smolten::pretrained::Pretrained;
 use smolten::recipe::{Recipe, RecipeOverrides};
 use smolten::trainer::load_dataset;
-use std::path::Path;
 
 /// Flags of `eval`.
 #[derive(Args)]
 pub struct EvalArguments {
-    /// A Hugging Face folder or a .gguf file
+    /// A Hugging Face folder, a .gguf file, or the id of a model on the hub: org/name[@revision]
     #[arg(long, value_name = "MODEL")]
     model: String,
-    /// Rows to run: a .jsonl, .json, .csv or .parquet file, or builtin:reasoning
+    /// Rows to run: a .jsonl, .json, .csv or .parquet file, the id of a data set on the hub, or builtin:reasoning
     #[arg(long, value_name = "DATA")]
     data: String,
     /// Which tokens count: completion, assistant (every assistant turn) or all [default: completion]
@@ -52,8 +51,8 @@ pub fn run(arguments: &EvalArguments) -> Result<()> {
 
 fn evaluate(recipe: &Recipe, as_json: bool) -> Result<()> {
     let dtype = backend::precision(recipe.device, recipe.precision)?;
-    let pretrained = Pretrained::open(Path::new(&recipe.model))?;
-    let source = DataSource::local(&recipe.data)?;
+    let pretrained = Pretrained::open(&fetch::model(&recipe.model)?)?;
+    let source = fetch::data(&recipe.data)?;
     let data = load_dataset(recipe, &source, &pretrained, &pretrained.template)?;
     let (examples, all) = (&data.examples, (0..data.examples.len()).collect::<Vec<_>>());
     let capacity = eval::capacity(examples, &all);

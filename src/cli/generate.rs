@@ -1,7 +1,7 @@
 //! `smolten generate`.
 
 use super::decoding::DecodingArguments;
-use super::{EngineArguments, with_threads};
+use super::{EngineArguments, fetch, with_threads};
 use clap::Args;
 use serde_json::json;
 use smolten::backend;
@@ -11,7 +11,6 @@ use smolten::pretrained::Pretrained;
 use smolten::recipe::EngineChoice;
 use smolten::template::Message;
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::Path;
 
 /// Positions that a chat has room for, where the model allows.
 const CHAT_POSITIONS: usize = 4096;
@@ -19,7 +18,7 @@ const CHAT_POSITIONS: usize = 4096;
 /// Flags of `generate`.
 #[derive(Args)]
 pub struct GenerateArguments {
-    /// A Hugging Face folder or a .gguf file
+    /// A Hugging Face folder, a .gguf file, or the id of a model on the hub: org/name[@revision]
     #[arg(long, value_name = "MODEL")]
     model: String,
     /// The user's turn; with --raw the text itself
@@ -56,7 +55,7 @@ pub fn run(arguments: &GenerateArguments) -> Result<()> {
 }
 
 fn generate(arguments: &GenerateArguments, choice: EngineChoice) -> Result<()> {
-    let pretrained = Pretrained::open(Path::new(&arguments.model))?;
+    let pretrained = Pretrained::open(&fetch::model(&arguments.model)?)?;
     let prompt = match &arguments.prompt {
         Some(text) if arguments.raw => Some(pretrained.tokenizer.encode(text, true)?),
         Some(text) => {

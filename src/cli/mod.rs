@@ -12,6 +12,8 @@ mod bench;
 mod compare;
 mod decoding;
 mod eval;
+mod export;
+mod fetch;
 mod generate;
 mod screen;
 mod train;
@@ -40,6 +42,8 @@ enum Command {
     Compare(compare::CompareArguments),
     /// Loss, perplexity and token accuracy of a model on rows
     Eval(eval::EvalArguments),
+    /// Write a model as a GGUF file for llama.cpp and Ollama, or as a folder in another element type
+    Export(export::ExportArguments),
 }
 
 /// Flags that every command has.
@@ -100,6 +104,7 @@ pub fn run(arguments: Arguments) -> Result<Ended> {
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::Compare(arguments) => compare::run(&arguments)?,
         Command::Eval(arguments) => eval::run(&arguments)?,
+        Command::Export(arguments) => export::run(&arguments)?,
     }
     Ok(Ended::Done)
 }

@@ -1,7 +1,7 @@
 //! `smolten train`.
 
 use super::screen::{Progress, duration, sample};
-use super::{Ended, EngineArguments, INTERRUPTED, with_threads};
+use super::{Ended, EngineArguments, INTERRUPTED, fetch, with_threads};
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
@@ -11,7 +11,7 @@ use smolten::dtype::DType;
 use smolten::error::{Error, Result};
 use smolten::metrics::{peak_memory_bytes, processor};
 use smolten::recipe::{OptimizerKind, Recipe, RecipeOverrides};
-use smolten::trainer::{Outcome, Run, RunFolder, Sources};
+use smolten::trainer::{Outcome, Run, RunFolder};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -25,10 +25,11 @@ pub struct TrainArguments {
     /// A recipe file, or the name of a built-in one (quickstart, smollm2-360m-deepthink) [default:
     /// smollm2-360m-deepthink when no --model is given]
     recipe: Option<String>,
-    /// A Hugging Face folder or a .gguf file
+    /// A Hugging Face folder, a .gguf file, or the id of a model on the hub: org/name[@revision]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Rows to learn from: a .jsonl, .json, .csv or .parquet file, or builtin:reasoning
+    /// Rows to learn from: a .jsonl, .json, .csv or .parquet file, the id of a data set on the hub, or
+    /// builtin:reasoning
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
     /// Held-out rows in a file of their own [default: a share of --data, see --set eval_share]
@@ -136,8 +137,8 @@ pub fn run(arguments: TrainArguments) -> Result<Ended> {
 }
 
 fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
-    let sources = Sources::local(&recipe)?;
     if arguments.dry_run {
+        let sources = fetch::sources(&recipe)?;
         let run = Run::prepare(recipe, sources)?;
         announce(&run);
         let recipe = serde_json::to_string_pretty(&run.recipe).expect("plain data");
@@ -153,7 +154,8 @@ fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
     };
     let folder =
         if arguments.resume { RunFolder::resume(out.clone())? } else { RunFolder::create(out.clone())? };
-    let run = Run::prepare(recipe, sources).inspect_err(|_| folder.discard())?;
+    let run = fetch::sources(&recipe).and_then(|sources| Run::prepare(recipe, sources));
+    let run = run.inspect_err(|_| folder.discard())?;
     announce(&run);
     if let Some(state) = folder.state() {
         say!("resumed: step {} of {} is done", state.step, run.total_steps);

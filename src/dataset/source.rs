@@ -127,7 +127,7 @@ fn no_data(data: &str, path: &Path) -> Error {
     let found = match path.metadata() {
         Ok(m) if m.is_dir() => "it is a folder",
         Ok(_) => "the ending of its name is none of those read",
-        Err(_) => "there is no such file, and data sets are not fetched from a hub yet",
+        Err(_) => "there is no such file, and it is no id of the hub (org/name)",
     };
     Error::input(format!("data {data}"), found, format!("give {SOURCES}"))
 }

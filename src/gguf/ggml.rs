@@ -39,6 +39,18 @@ impl GgmlType {
         })
     }
 
+    /// Its number in a file.
+    pub fn id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q8_0 => 8,
+            Self::BF16 => 30,
+        }
+    }
+
     /// What llama.cpp calls it.
     pub fn name(self) -> &'static str {
         match self {
@@ -121,6 +133,38 @@ pub fn dequantise(kind: GgmlType, bytes: &[u8], out: &mut [f32]) {
             nibbles(&block[4..], out, |q| scale * q + minimum);
         }),
     }
+}
+
+/// Appends `data` to `out` in the type `kind`, bit for bit as ggml's reference quantiser does: F16 and BF16 to nearest
+/// even; Q8_0 in blocks of 32 with the scale `d = max|x| / 127` and `q = x · (1/d)` rounded half away from zero,
+/// where `q` comes of the scale in `f32` and the file holds it in fp16.
+///
+/// # Panics
+/// If `data` is no whole number of blocks, or for a type that is only read (Q4_0, Q4_1).
+pub fn quantise(kind: GgmlType, data: &[f32], out: &mut Vec<u8>) {
+    let (elements, _) = kind.block();
+    assert!(data.len().is_multiple_of(elements), "{} elements in {}", data.len(), kind.name());
+    match kind {
+        GgmlType::F32 => out.extend(data.iter().flat_map(|x| x.to_le_bytes())),
+        GgmlType::F16 => out.extend(data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes())),
+        GgmlType::BF16 => out.extend(data.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes())),
+        GgmlType::Q8_0 => data.chunks_exact(BLOCK).for_each(|block| {
+            let scale = block.iter().fold(0.0, |most: f32, x| most.max(x.abs())) / 127.0;
+            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+            out.extend(f16::from_f32(scale).to_le_bytes());
+            out.extend(block.iter().map(|x| whole(x * inverse).cast_unsigned()));
+        }),
+        GgmlType::Q4_0 | GgmlType::Q4_1 => panic!("{} is read only", kind.name()),
+    }
+}
+
+/// Rounded half away from zero.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "at most 127 and a rounding in size, whose integer is 127"
+)]
+fn whole(x: f32) -> i8 {
+    x.round() as i8
 }
 
 /// Plain elements of `N` bytes.

@@ -1,36 +1,52 @@
 //! The Llama family in GGUF: dimensions from the metadata, and tensor names.
 
-use super::{Gguf, TensorInfo};
+use super::{Entry, Gguf, MetaValue, TensorInfo};
 use crate::config::{ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
 
-/// Factors by which llama.cpp's converter divided each rotary frequency, for Llama 3.1 and later.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Tensor of the factors by which llama.cpp divides each rotary frequency, for Llama 3.1 and later.
+pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// Tensors outside of the layers, here and in Hugging Face.
+const OUTER: [(&str, &str); 3] = [
+    ("token_embd.weight", "model.embed_tokens.weight"),
+    ("output_norm.weight", "model.norm.weight"),
+    ("output.weight", "lm_head.weight"),
+];
+
+/// Tensors of a layer, without `blk.N.` and `model.layers.N.` and the ending `.weight` of both.
+const LAYER: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
 
 /// The Hugging Face name of a tensor of the architecture `llama`; `None` for a tensor that is no parameter.
 pub fn hf_name(name: &str) -> Option<String> {
-    let outer = match name {
-        "token_embd.weight" => "model.embed_tokens.weight",
-        "output_norm.weight" => "model.norm.weight",
-        "output.weight" => "lm_head.weight",
-        _ => {
-            let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-            let rest = match rest {
-                "attn_norm.weight" => "input_layernorm",
-                "attn_q.weight" => "self_attn.q_proj",
-                "attn_k.weight" => "self_attn.k_proj",
-                "attn_v.weight" => "self_attn.v_proj",
-                "attn_output.weight" => "self_attn.o_proj",
-                "ffn_norm.weight" => "post_attention_layernorm",
-                "ffn_gate.weight" => "mlp.gate_proj",
-                "ffn_up.weight" => "mlp.up_proj",
-                "ffn_down.weight" => "mlp.down_proj",
-                _ => return None,
-            };
-            return Some(format!("model.layers.{layer}.{rest}.weight"));
-        }
-    };
-    Some(outer.to_owned())
+    if let Some((_, hf)) = OUTER.iter().find(|(gguf, _)| *gguf == name) {
+        return Some((*hf).to_owned());
+    }
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let rest = rest.strip_suffix(".weight")?;
+    let (_, hf) = LAYER.iter().find(|(gguf, _)| *gguf == rest)?;
+    Some(format!("model.layers.{layer}.{hf}.weight"))
+}
+
+/// The name in GGUF of a parameter; `None` for what is none of a Llama.
+pub fn gguf_name(hf: &str) -> Option<String> {
+    if let Some((gguf, _)) = OUTER.iter().find(|(_, name)| *name == hf) {
+        return Some((*gguf).to_owned());
+    }
+    let (layer, rest) = hf.strip_prefix("model.layers.")?.split_once('.')?;
+    let rest = rest.strip_suffix(".weight")?;
+    let (gguf, _) = LAYER.iter().find(|(_, name)| *name == rest)?;
+    Some(format!("blk.{layer}.{gguf}.weight"))
 }
 
 /// Whether a tensor only restates the rotary frequencies, which are computed from the configuration here.
@@ -91,6 +107,41 @@ impl ModelConfig {
         .validated(file.path())?;
         let rope_scaling = rope_scaling(file, &config)?;
         Ok(Self { rope_scaling, ..config })
+    }
+}
+
+impl ModelConfig {
+    /// The metadata `llama.*` of a file of this model, as llama.cpp's converter writes them.
+    pub fn to_gguf(&self) -> Vec<Entry> {
+        let size = |key: &str, n: usize| {
+            let n = u32::try_from(n).expect("dimensions are at most 2^31");
+            (format!("llama.{key}"), MetaValue::U32(n))
+        };
+        let number = |key: &str, x: f32| (format!("llama.{key}"), MetaValue::F32(x));
+        vec![
+            size("vocab_size", self.vocab_size),
+            size("context_length", self.max_position_embeddings),
+            size("embedding_length", self.hidden_size),
+            size("block_count", self.num_hidden_layers),
+            size("feed_forward_length", self.intermediate_size),
+            size("attention.head_count", self.num_attention_heads),
+            size("attention.head_count_kv", self.num_key_value_heads),
+            size("attention.key_length", self.head_dim),
+            size("attention.value_length", self.head_dim),
+            size("rope.dimension_count", self.head_dim),
+            number("rope.freq_base", crate::config::round_f32(self.rope_theta)),
+            number("attention.layer_norm_rms_epsilon", self.rms_norm_eps),
+        ]
+    }
+
+    /// The content of [`ROPE_FACTORS`]; `None` where the frequencies are as they are.
+    pub fn rope_factors(&self) -> Option<Vec<f32>> {
+        if self.rope_scaling == RopeScaling::Default {
+            return None;
+        }
+        let plain = Self { rope_scaling: RopeScaling::Default, ..self.clone() }.rope_frequencies();
+        let factors = plain.iter().zip(self.rope_frequencies()).map(|(plain, scaled)| plain / scaled);
+        Some(factors.map(crate::config::round_f32).collect())
     }
 }
 

@@ -9,11 +9,15 @@ use time::OffsetDateTime;
 /// The one template's name; without an extension nothing is escaped.
 pub const NAME: &str = "chat";
 
+/// Instructions that one rendering may take: seconds of work. A template comes with a model and may loop without end.
+const FUEL: u64 = 20_000_000;
+
 /// An environment that holds the compiled template, and whether that has generation tags.
 pub fn with_template(source: &str) -> Result<(Environment<'static>, bool), Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(python_method);
+    environment.set_fuel(Some(FUEL));
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);

@@ -13,8 +13,8 @@ const LLAMA3_PATTERN: &str = concat!(
 
 /// Values of `tokenizer.ggml.token_type`.
 const UNKNOWN: i64 = 2;
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
+pub(super) const CONTROL: i64 = 3;
+pub(super) const USER_DEFINED: i64 = 4;
 
 impl Tokenizer {
     /// Byte-level BPE from the metadata, the same as the `tokenizer.json` the file was made from.
@@ -38,7 +38,11 @@ fn tokenizer_json(file: &Gguf) -> Result<Value> {
             "only \"gpt2\" (byte-level BPE) is supported",
         ));
     }
-    let (pre_tokenizer, ignore_merges) = pre_tokenizer(file, text("tokenizer.ggml.pre")?)?;
+    let pre = text("tokenizer.ggml.pre")?;
+    let (pre_tokenizer, ignore_merges) = pre_tokenizer(pre).ok_or_else(|| {
+        let rule = "\"smollm\", \"gpt-2\" and \"llama-bpe\" are supported";
+        unsupported(file, "tokenizer.ggml.pre", pre, rule)
+    })?;
     let tokens = file.require("tokenizer.ggml.tokens", file.strings("tokenizer.ggml.tokens")?)?;
     let merges = file.require("tokenizer.ggml.merges", file.strings("tokenizer.ggml.merges")?)?;
     let types = file.require("tokenizer.ggml.token_type", file.integers("tokenizer.ggml.token_type")?)?;
@@ -80,25 +84,25 @@ fn tokenizer_json(file: &Gguf) -> Result<Value> {
     }))
 }
 
+/// What llama.cpp calls the ways of splitting that are known here.
+pub(super) const PRE_TOKENIZERS: [&str; 3] = ["smollm", "gpt-2", "llama-bpe"];
+
 /// How the text is split before merging, and whether a whole word of the vocabulary is taken without merging.
-fn pre_tokenizer(file: &Gguf, pre: &str) -> Result<(Value, bool)> {
+pub(super) fn pre_tokenizer(pre: &str) -> Option<(Value, bool)> {
     let then_bytes = |first: Value, use_regex| {
         let both = [first, byte_level(false, use_regex)];
         json!({"type": "Sequence", "pretokenizers": both})
     };
     match pre {
-        "smollm" => Ok((then_bytes(json!({"type": "Digits", "individual_digits": true}), true), false)),
-        "gpt-2" => Ok((byte_level(false, true), false)),
+        "smollm" => Some((then_bytes(json!({"type": "Digits", "individual_digits": true}), true), false)),
+        "gpt-2" => Some((byte_level(false, true), false)),
         "llama-bpe" => {
             let split = json!({
                 "type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": false,
             });
-            Ok((then_bytes(split, false), true))
+            Some((then_bytes(split, false), true))
         }
-        other => {
-            let rule = "\"smollm\", \"gpt-2\" and \"llama-bpe\" are supported";
-            Err(unsupported(file, "tokenizer.ggml.pre", other, rule))
-        }
+        _ => None,
     }
 }
 

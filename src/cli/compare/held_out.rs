@@ -1,8 +1,9 @@
 //! Rows that the tuned model was not trained on.
 
+use crate::cli::fetch;
 use serde_json::{Value, json};
 use smolten::batch::{Examples, split};
-use smolten::dataset::{DataSource, content_hash};
+use smolten::dataset::content_hash;
 use smolten::error::{Error, Result};
 use smolten::pretrained::Pretrained;
 use smolten::recipe::{Recipe, RecipeOverrides};
@@ -72,7 +73,7 @@ impl HeldOut {
         let record = record.ok_or_else(|| format!("there is no run.json in {tuned}"))?;
         let (file, shared) = record.source().ok_or("the run held no rows out")?;
         let key = if shared { "data" } else { "eval_data" };
-        let found = DataSource::local(file).and_then(|source| content_hash(&source));
+        let found = fetch::data(file).and_then(|source| content_hash(&source));
         let found = found.map_err(|e| format!("the run's rows are not there: {e}"))?;
         if record.json[key]["sha256"] != json!(found) {
             return Err(format!("{file} has changed since the run, and its held-out rows are not known"));
@@ -87,7 +88,7 @@ impl HeldOut {
 
     /// The rows as tokens of `pretrained`, in the template of `tuned`: a store, and which of it were held out.
     pub fn encode(&self, pretrained: &Pretrained, tuned: &Pretrained) -> Result<(Examples, Vec<usize>)> {
-        let source = DataSource::local(&self.data)?;
+        let source = fetch::data(&self.data)?;
         let examples = load_dataset(&self.recipe, &source, pretrained, &tuned.template)?.examples;
         let Some(rows) = self.split_rows else {
             let all = (0..examples.len()).collect();
