@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytemuck::{Zeroable, bytes_of, cast_slice};
 use sha2::{Digest, Sha256};
 
-use super::{ALIGNMENT, Header, Key, MAGIC, VERSION};
+use super::{ALIGNMENT, Header, Key, MAGIC, PADDING, VERSION};
 use crate::batch::Origin;
 use crate::dataset::Audit;
 use crate::dataset::encode::EncodedRow;
@@ -171,7 +171,7 @@ impl Writer {
 
     fn pad(&mut self) -> io::Result<()> {
         let missing = self.written.next_multiple_of(ALIGNMENT) - self.written;
-        self.put(&[0; ALIGNMENT as usize][..usize::try_from(missing).expect("below 64")])
+        self.put(&PADDING[..usize::try_from(missing).expect("below the alignment")])
     }
 }
 
