@@ -200,8 +200,11 @@ fn create(folder: &Path) -> Result<(PathBuf, File)> {
 /// A new file that goes when it is closed, however the program ends.
 fn unnamed(folder: &Path) -> Result<File> {
     let (path, file) = create(folder)?;
-    std::fs::remove_file(&path).map_err(Error::io("create", &path))?;
-    Ok(file)
+    match std::fs::remove_file(&path) {
+        // Another run took it for an orphan and has taken its name already.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(file),
+        removed => removed.map(|()| file).map_err(Error::io("create", &path)),
+    }
 }
 
 /// Removes the files of runs that were killed while they wrote: those that nobody holds a lock on.
