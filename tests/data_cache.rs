@@ -45,13 +45,16 @@ impl Place {
     }
 }
 
-fn all(examples: &Examples) -> Vec<(Vec<u32>, Vec<bool>, u64)> {
+/// Ids, flags and row of each example.
+type All = Vec<(Vec<u32>, Vec<bool>, u64)>;
+
+fn all(examples: &Examples) -> All {
     let one = |i| (examples.ids(i).to_vec(), examples.supervised(i).collect(), examples.origin(i).number);
     (0..examples.len()).map(one).collect()
 }
 
 /// What a fresh cache holds, and where: not mapped any more, so that a test may write into the file.
-fn written(dataset: Dataset) -> (Vec<(Vec<u32>, Vec<bool>, u64)>, PathBuf) {
+fn written(dataset: Dataset) -> (All, PathBuf) {
     (all(&dataset.examples), dataset.path.unwrap())
 }
 

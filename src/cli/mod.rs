@@ -9,7 +9,9 @@ macro_rules! say {
 }
 
 mod generate;
+mod inspect;
 mod screen;
+mod tokens;
 mod train;
 
 use clap::{Args, Parser, Subcommand};
@@ -29,6 +31,8 @@ enum Command {
     Train(Box<train::TrainArguments>),
     /// Continue a prompt, token by token
     Generate(generate::GenerateArguments),
+    /// Show what a model would learn from: rows token by token, and an audit of the data
+    Inspect(inspect::InspectArguments),
 }
 
 /// Flags that every command has.
@@ -53,6 +57,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Train(arguments) => train::run(*arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
     }
 }
 

@@ -60,13 +60,13 @@ impl Run {
     pub fn prepare(recipe: Recipe, folder: impl FnOnce() -> PathBuf) -> Result<Self> {
         let dtype = backend::precision(recipe.device, recipe.precision)?;
         let pretrained = Pretrained::open(Path::new(&recipe.model))?;
-        let max_length = recipe.max_length.min(pretrained.config.max_position_embeddings);
-        let Dataset { examples, audit: stats, .. } =
-            encode_file(&recipe, &pretrained, &recipe.data, max_length)?;
+        let encoder = Encoder::new(&recipe, &pretrained);
+        let max_length = encoder.max_length;
+        let Dataset { examples, audit: stats, .. } = encode_file(&recipe, &encoder, &recipe.data)?;
         // The examples held out, and which of their store those are.
         let (chosen, held_out, eval_stats) = match &recipe.eval_data {
             Some(file) => {
-                let encoded = encode_file(&recipe, &pretrained, file, max_length)?;
+                let encoded = encode_file(&recipe, &encoder, file)?;
                 let held_out: Vec<usize> = (0..encoded.examples.len()).collect();
                 ((0..examples.len()).collect(), (encoded.examples, held_out), Some(encoded.audit))
             }
@@ -75,7 +75,7 @@ impl Run {
                 (chosen, (examples.clone(), held_out), None)
             }
         };
-        let sample = Sample::new(&examples, chosen[0], &pretrained);
+        let sample = Sample::new(&examples, chosen[0], &pretrained)?;
         let held_out_rows = held_out.1.len();
         let batches = Batches::new(
             examples,
@@ -138,26 +138,14 @@ impl Run {
 }
 
 impl Sample {
-    fn new(examples: &Examples, index: usize, pretrained: &Pretrained) -> Self {
-        let ids = examples.ids(index).iter().zip(examples.supervised(index));
-        let tokens = ids.map(|(&id, learnt)| (pretrained.tokenizer.piece(id), learnt));
-        Self { tokens: tokens.collect() }
+    fn new(examples: &Examples, index: usize, pretrained: &Pretrained) -> Result<Self> {
+        let pieces = pretrained.tokenizer.pieces(examples.ids(index))?;
+        Ok(Self { tokens: pieces.into_iter().zip(examples.supervised(index)).collect() })
     }
 }
 
-fn encode_file(recipe: &Recipe, pretrained: &Pretrained, data: &str, max_length: usize) -> Result<Dataset> {
-    let fields = FieldNames { prompt: recipe.prompt_field.clone(), response: recipe.response_field.clone() };
-    let encoder = Encoder {
-        tokenizer: &pretrained.tokenizer,
-        template: &pretrained.template,
-        eos: pretrained.eos_token.as_deref().and_then(|token| pretrained.tokenizer.id(token)),
-        loss_on: recipe.loss_on,
-        max_length,
-        system: recipe.system.as_deref(),
-        strip: false,
-        pad_with: None,
-    };
-    load(&DataSource::local(data)?, &encoder, &fields, cache_folder().as_deref())
+fn encode_file(recipe: &Recipe, encoder: &Encoder<'_>, data: &str) -> Result<Dataset> {
+    load(&DataSource::local(data)?, encoder, &FieldNames::new(recipe), cache_folder().as_deref())
 }
 
 /// Room for the largest micro-batch, and for the longest held-out row.
