@@ -158,7 +158,10 @@ fn every_finding_is_refused_and_can_be_allowed() {
         let clean = audit(&without, &encoder);
         assert!(clean.findings().is_empty() && clean.refuse(&[]).is_ok(), "{:?}", clean.findings());
     }
-    let a = audit(&[short.clone()], &Encoder { eos: Some(EOS), ..endless.encoder(LossOn::Completion, 40) });
+    let a = audit(
+        std::slice::from_ref(&short),
+        &Encoder { eos: Some(EOS), ..endless.encoder(LossOn::Completion, 40) },
+    );
     check(Finding::NoTurnEnd, &a);
     let lossy = Audit { round_trip_failures: 1, round_trips: 5, ..audit(&[short], &encoder(40)) };
     check(Finding::TemplateRoundTrip, &lossy);

@@ -25,7 +25,8 @@ fn memory_does_not_grow_with_the_data() {
     let data = folder.path().join("rows.jsonl");
     let mut file = std::io::BufWriter::new(std::fs::File::create(&data).unwrap());
     for i in 0..10_000 {
-        let text: String = (0..2000u32).map(|t| char::from(b'a' + (t * 31 + i) as u8 % 26)).collect();
+        let text: String =
+            (0..2000u32).map(|t| char::from_digit(10 + (t * 31 + i) % 26, 36).unwrap()).collect();
         writeln!(file, "{{\"prompt\":\"{i}\",\"response\":\"{text}\"}}").unwrap();
     }
     drop(file);

@@ -173,7 +173,7 @@ fn wrong_use_is_explained() {
     let cases: [(&[&str], &[&str]); 8] = [
         (&[], &["--data"]),
         (&["--data", rows, "--text", "x"], &["--text"]),
-        (&["--data", rows, "--chat"], &["--text"]),
+        (&["--data", rows, "--chat"], &["--chat"]),
         (&["--data", "nothing.jsonl"], &["nothing.jsonl"]),
         (&["--data", rows, "--row", "21"], &["row 21", "20 rows were read, the last is 20"]),
         (&["--data", rows, "--loss-on", "everything"], &["--loss-on", "assistant"]),
