@@ -19,6 +19,7 @@ pub use load::{Dataset, cache_folder, load};
 pub use read::{PlacedRow, Rows, read_batches, read_row, read_rows};
 pub use source::{DataKind, DataSource, content_hash};
 
+use crate::recipe::Recipe;
 use crate::template::Message;
 
 /// Names of fields that differ from the usual ones.
@@ -28,6 +29,13 @@ pub struct FieldNames {
     pub prompt: Option<String>,
     /// Field that holds the response.
     pub response: Option<String>,
+}
+
+impl FieldNames {
+    /// As the recipe names them.
+    pub fn new(recipe: &Recipe) -> Self {
+        Self { prompt: recipe.prompt_field.clone(), response: recipe.response_field.clone() }
+    }
 }
 
 /// One row as text.

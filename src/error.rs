@@ -84,6 +84,14 @@ impl Error {
         Self::Run { what: what.to_string(), remedy: remedy.to_string() }
     }
 
+    /// With the place in a file before what was asked of it; any error about a row is the row's to correct.
+    pub fn at(self, place: &str) -> Self {
+        match self {
+            Self::Input { asked, found, remedy } => Self::input(format!("{place}, {asked}"), found, remedy),
+            other => Self::input(place, other, "correct this row or take it out"),
+        }
+    }
+
     /// For `map_err`: [`Error::Io`] that names the action and the path.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();

@@ -94,6 +94,20 @@ impl Tokenizer {
         })
     }
 
+    /// The text of each token of a sequence; a character of several tokens is that of the last of them. Together they
+    /// are [`Tokenizer::decode`] of all.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::decode`].
+    pub fn pieces(&self, ids: &[u32]) -> Result<Vec<String>> {
+        let mut stream = self.decode_stream(false);
+        let mut pieces = ids.iter().map(|&id| stream.push(id)).collect::<Result<Vec<_>>>()?;
+        if let Some(last) = pieces.last_mut() {
+            *last += &stream.finish()?;
+        }
+        Ok(pieces)
+    }
+
     /// A decoder for tokens that come one at a time.
     pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream<'_> {
         DecodeStream::new(self, skip_special_tokens)

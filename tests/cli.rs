@@ -163,6 +163,7 @@ fn a_closed_pipe_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (model, rows, out) = (model(), rows(folder.path()), folder.path().join("run"));
     let mut child = Command::new(env!("CARGO_BIN_EXE_smolten"))
+        .env("SMOLTEN_CACHE", cache())
         .args(["train", "--steps", "3", "--device", "cpu", "--model"])
         .args([&model, Path::new("--data"), &rows, Path::new("--out"), &out])
         .stdout(Stdio::piped())

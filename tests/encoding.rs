@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::bytes::{Setting, encode, source};
+use common::bytes::{EOS, Setting, encode, source};
 use smolten::batch::Example;
-use smolten::dataset::{Dataset, Encoder, FieldNames, load};
+use smolten::dataset::{Dataset, Encoder, FieldNames, Label, load, read_row};
 use smolten::recipe::LossOn;
 use smolten::template::ChatTemplate;
 
@@ -179,4 +179,126 @@ fn the_number_of_threads_changes_nothing() {
     // Row by row on its own gives the same: the order is the file's.
     let first = setting.parts(&one.examples.get(0)).0;
     assert!(first.contains("rainwater tank"), "{first}");
+}
+
+const TALK: &str = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"},{"role":"assistant","content":"d"},{"role":"user","content":"e"}]}"#;
+
+#[test]
+fn every_assistant_turn_is_learnt_up_to_its_end() {
+    let setting = Setting::new();
+    let encoder = setting.encoder(LossOn::Assistant, 512);
+    let (context, learnt) = setting.one(TALK, &encoder);
+    assert_eq!(learnt, "b<|im_end|>\nd<|im_end|>\n");
+    assert!(context.ends_with("<|im_start|>user\ne<|im_end|>\n"));
+    let system = Encoder { system: Some("S"), ..encoder };
+    assert_eq!(setting.one(TALK, &system).1, learnt);
+    // Of a pair the completion's turns only; the prompt's are context.
+    let pair = r#"{"prompt":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}],"completion":[{"role":"assistant","content":"d"},{"role":"user","content":"e"},{"role":"assistant","content":"f"}]}"#;
+    assert_eq!(setting.one(pair, &encoder).1, "d<|im_end|>\nf<|im_end|>\n");
+    assert_eq!(setting.one(pair, &system).1, "d<|im_end|>\nf<|im_end|>\n");
+    // An assistant that begins.
+    let first = r#"{"messages":[{"role":"assistant","content":"x"},{"role":"user","content":"y"}]}"#;
+    assert_eq!(setting.one(first, &encoder).1, "x<|im_end|>\n");
+    // The cut comes after the labels: `b` and its end lie before it, `d` behind.
+    let cut = Encoder { max_length: 32, ..encoder };
+    assert_eq!(setting.one(TALK, &cut).1, "b<|im_end|>\n");
+
+    for (row, found) in [
+        (r#"{"messages":[{"role":"user","content":"a"}]}"#, "no message has the role"),
+        (r#"{"text":"running"}"#, "running text, without turns"),
+        (
+            r#"{"prompt":[{"role":"assistant","content":"a"}],"completion":[{"role":"user","content":"b"}]}"#,
+            "no message has",
+        ),
+    ] {
+        let error = encode(&[row], &encoder).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("rows.jsonl:1, an assistant turn to learn") && text.contains(found), "{text}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}
+
+#[test]
+fn generation_tags_say_what_is_learnt() {
+    let tagged = Setting::with_template(
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}!\
+         {% endgeneration %}{% else %}{{ m.content }}{% endif %}|{% endfor %}\
+         {% if add_generation_prompt %}<assistant>{% endif %}",
+    );
+    let encoder = tagged.encoder(LossOn::Assistant, 512);
+    assert_eq!(tagged.one(TALK, &encoder).1, "b!d!");
+    // Only the tag counts, whatever the role's turn holds besides; the completion alone is learnt otherwise.
+    assert_eq!(tagged.one(TALK, &tagged.encoder(LossOn::Completion, 512)).1, "d!|");
+    let pair = r#"{"prompt":[{"role":"assistant","content":"b"},{"role":"user","content":"c"}],"completion":[{"role":"assistant","content":"d"}]}"#;
+    assert_eq!(tagged.one(pair, &encoder).1, "d!");
+    // A template that marks nothing leaves nothing to learn.
+    let nothing = Setting::with_template(
+        "{% for m in messages %}{{ m.content }}{% if false %}{% generation %}{% endgeneration %}{% endif %}{% endfor %}",
+    );
+    let text = encode(&[TALK], &nothing.encoder(LossOn::Assistant, 512)).unwrap_err().to_string();
+    assert!(text.contains("none of the 1 rows"), "{text}");
+}
+
+/// A template that takes back what it wrote when turns follow: the masks stay within their turns, and it is counted.
+#[test]
+fn turns_that_are_rendered_otherwise_later_are_mismatches() {
+    let setting = Setting::with_template(
+        "{% for m in messages %}{% if m.role == 'user' %}?{{ m.content }}{% else %}:{% if loop.last %}(thought){% endif %}\
+         {{ m.content }};{% endif %}{% endfor %}{% if add_generation_prompt %}:{% endif %}",
+    );
+    let encoder = setting.encoder(LossOn::Assistant, 512);
+    let row = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"},{"role":"assistant","content":"d"}]}"#;
+    let loaded = encode(&[row], &encoder).unwrap();
+    assert_eq!(loaded.audit.boundary_mismatches, 1);
+    assert_eq!(setting.parts(&loaded.examples.get(0)).1, "(thought)d;");
+}
+
+#[test]
+fn compat_strips_and_fills() {
+    let setting = Setting::new();
+    let encoder = Encoder { strip: true, pad_with: Some(EOS), ..setting.encoder(LossOn::All, 30) };
+    let rows = [
+        r#"{"prompt":"\u001f p \n","response":"\u00a0r\u2003"}"#,
+        r#"{"prompt":"p","response":"much longer than thirty tokens"}"#,
+    ];
+    let loaded = encode(&rows, &encoder).unwrap();
+    let short = loaded.examples.get(0);
+    let ids =
+        [setting.tokenizer.encode(&format!("{PROMPT}r<|im_end|>\n"), false).unwrap(), vec![EOS; 7]].concat();
+    assert_eq!(short.ids, ids);
+    assert!(!short.supervised[0] && short.supervised[1..].iter().all(|&s| s));
+    assert_eq!(loaded.examples.tokens_of(1), 30);
+    let a = &loaded.audit;
+    assert_eq!((a.tokens, a.supervised_tokens, a.truncated, a.turn_ends), (60, 58, 1, 2));
+    // Contents that fill what the cut leaves have their end filled in too, but never learn that it is one.
+    assert_eq!(a.lost_turn_ends, 1);
+}
+
+/// What `inspect` shows is what is trained on, and what was cut off.
+#[test]
+fn labels_are_those_of_the_examples() {
+    let setting = Setting::new();
+    let rows = [TALK, r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#];
+    for (loss_on, max_length, pad_with) in [
+        (LossOn::Assistant, 512, None),
+        (LossOn::Completion, 45, None),
+        (LossOn::All, 40, Some(7)),
+        (LossOn::Assistant, 40, Some(7)),
+    ] {
+        let encoder = Encoder { pad_with, ..setting.encoder(loss_on, max_length) };
+        let loaded = encode(&rows, &encoder).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, rows.join("\n")).unwrap();
+        for i in 0..loaded.examples.len() {
+            let placed = read_row(&source(&path), &FieldNames::default(), Some(i as u64 + 1)).unwrap();
+            let tokens = encoder.label(&placed.row).unwrap();
+            let kept = tokens.iter().filter(|t| t.label != Label::Truncated);
+            let example = loaded.examples.get(i);
+            assert_eq!(kept.clone().map(|t| t.id).collect::<Vec<_>>(), example.ids);
+            assert_eq!(kept.map(|t| t.label == Label::Supervised).collect::<Vec<_>>(), example.supervised);
+            let cut = tokens.len() - example.ids.len();
+            assert_eq!(cut > 0, i == 0 && max_length < 46, "row {i} at {max_length}");
+        }
+    }
 }

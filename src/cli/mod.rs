@@ -15,7 +15,9 @@ mod eval;
 mod export;
 mod fetch;
 mod generate;
+mod inspect;
 mod screen;
+mod tokens;
 mod train;
 
 use clap::{Args, Parser, Subcommand};
@@ -44,6 +46,8 @@ enum Command {
     Eval(eval::EvalArguments),
     /// Write a model as a GGUF file for llama.cpp and Ollama, or as a folder in another element type
     Export(export::ExportArguments),
+    /// Show what a model would learn from: rows token by token, and an audit of the data
+    Inspect(inspect::InspectArguments),
 }
 
 /// Flags that every command has.
@@ -105,6 +109,7 @@ pub fn run(arguments: Arguments) -> Result<Ended> {
         Command::Compare(arguments) => compare::run(&arguments)?,
         Command::Eval(arguments) => eval::run(&arguments)?,
         Command::Export(arguments) => export::run(&arguments)?,
+        Command::Inspect(arguments) => inspect::run(arguments)?,
     }
     Ok(Ended::Done)
 }

@@ -1,6 +1,8 @@
 //! What a person sees: colours and a moving bar on a terminal, plain lines elsewhere.
 
+use super::tokens;
 use indicatif::{ProgressBar, ProgressStyle};
+use smolten::dataset::Label;
 use smolten::metrics::{EvalRecord, SampleRecord, StepRecord};
 use smolten::trainer::{Observer, Sample};
 use std::io::IsTerminal;
@@ -21,32 +23,14 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// One row's tokens: learnt ones green, masked ones grey; without colours, learnt ones stand in brackets.
+/// One row's tokens, as far as there is room.
 pub fn sample(sample: &Sample) -> String {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let shown = &sample.tokens[..sample.tokens.len().min(SAMPLE_TOKENS)];
-    let mut text = String::new();
-    for run in shown.chunk_by(|a, b| a.1 == b.1) {
-        let learnt = run[0].1;
-        let tokens: Vec<&str> = run.iter().map(|(t, _)| t.as_str()).collect();
-        // A mark between tokens shows where they end.
-        let joined = if colour { tokens.join("\x1b[2m·\x1b[22m") } else { tokens.concat() };
-        let joined = joined.replace('\n', "⏎\n    ");
-        text += &match (colour, learnt) {
-            (true, true) => format!("\x1b[32m{joined}\x1b[0m"),
-            (true, false) => format!("\x1b[90m{joined}\x1b[0m"),
-            (false, true) => format!("[[{joined}]]"),
-            (false, false) => joined,
-        };
-    }
-    let legend = if colour {
-        "\x1b[90mgrey: read\x1b[0m, \x1b[32mgreen: learnt\x1b[0m, · between tokens"
-    } else {
-        "[[…]]: learnt; the rest is read only"
-    };
+    let label = |learnt| if learnt { Label::Supervised } else { Label::Masked };
+    let tokens = sample.tokens.iter().take(SAMPLE_TOKENS);
+    let shown: Vec<_> = tokens.map(|(text, learnt)| (text.clone(), label(*learnt))).collect();
     let rest = sample.tokens.len() - shown.len();
     let more = if rest > 0 { format!(" … and {rest} tokens more") } else { String::new() };
-    format!("one row ({legend}):\n    {text}{more}")
+    format!("one row ({}):\n    {}{more}", tokens::legend(false), tokens::painted(&shown))
 }
 
 /// Shows a run's progress.

@@ -140,7 +140,7 @@ fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
     if arguments.dry_run {
         let sources = fetch::sources(&recipe)?;
         let run = Run::prepare(recipe, sources)?;
-        announce(&run);
+        announce(&run)?;
         let recipe = serde_json::to_string_pretty(&run.recipe).expect("plain data");
         say!("recipe: {recipe}");
         run.check_memory()?;
@@ -156,7 +156,7 @@ fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
         if arguments.resume { RunFolder::resume(out.clone())? } else { RunFolder::create(out.clone())? };
     let run = fetch::sources(&recipe).and_then(|sources| Run::prepare(recipe, sources));
     let run = run.inspect_err(|_| folder.discard())?;
-    announce(&run);
+    announce(&run)?;
     if let Some(state) = folder.state() {
         say!("resumed: step {} of {} is done", state.step, run.total_steps);
     }
@@ -199,7 +199,7 @@ fn interrupt_flag() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-fn announce(run: &Run) {
+fn announce(run: &Run) -> Result<()> {
     let r = &run.recipe;
     let precision = match run.dtype {
         DType::BF16 => "bf16",
@@ -220,7 +220,7 @@ fn announce(run: &Run) {
     } else {
         say!("held out: no rows, so no held-out loss (--set eval_share=0.05 holds some out)");
     }
-    say!("{}", sample(&run.sample()));
+    say!("{}", sample(&run.sample()?));
     let optimizer = match r.optimizer {
         OptimizerKind::AdamW => "adamw",
         OptimizerKind::AdamW8bit => "adamw_8bit",
@@ -249,6 +249,7 @@ fn announce(run: &Run) {
     if seconds > LONG_SECONDS {
         say!("      for a first look, fewer steps do: --steps 10, or a smaller --max-length");
     }
+    Ok(())
 }
 
 fn category(category: Category) -> &'static str {

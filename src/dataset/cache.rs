@@ -37,8 +37,11 @@ const MAGIC: [u8; 8] = *b"smoltok\n";
 /// Of this layout; to be raised with it, and where the same inputs give other tokens than before.
 pub(super) const VERSION: u64 = 1;
 
+/// Before an array, as many as it takes.
+const PADDING: [u8; 64] = [0; 64];
+
 /// What array starts are multiples of.
-const ALIGNMENT: u64 = 64;
+const ALIGNMENT: u64 = PADDING.len() as u64;
 
 /// Bytes read at a time while a file is checked; a multiple of 4.
 const PIECE: usize = 1 << 20;

@@ -5,7 +5,8 @@ use sha2::{Digest, Sha256};
 
 use super::Row;
 use crate::error::Result;
-use crate::recipe::LossOn;
+use crate::pretrained::Pretrained;
+use crate::recipe::{Compat, LossOn, Recipe};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
@@ -81,7 +82,23 @@ impl EncodedRow {
     }
 }
 
-impl Encoder<'_> {
+impl<'a> Encoder<'a> {
+    /// As the recipe asks for, with the model's tokenizer and template; `max_length` is at most the model's positions.
+    pub fn new(recipe: &'a Recipe, model: &'a Pretrained) -> Self {
+        let id = |token: &Option<String>| token.as_deref().and_then(|token| model.tokenizer.id(token));
+        let compat = recipe.compat == Compat::Trl017;
+        Self {
+            tokenizer: &model.tokenizer,
+            template: &model.template,
+            eos: id(&model.eos_token),
+            loss_on: recipe.loss_on,
+            max_length: recipe.max_length.min(model.config.max_position_embeddings),
+            system: recipe.system.as_deref(),
+            strip: compat,
+            pad_with: id(&model.pad_token).filter(|_| compat),
+        }
+    }
+
     /// Every token of a row and its label, also those that are cut off.
     ///
     /// # Errors

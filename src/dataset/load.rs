@@ -172,7 +172,7 @@ fn encode(
     read_batches(source, fields, &mut |batch| {
         let one = |(i, placed): (usize, &PlacedRow)| {
             let row = encoder.encode(&placed.row, rows + i < ROUND_TRIPS);
-            row.map_err(|e| at_row(&source.place(placed.origin), e))
+            row.map_err(|e| e.at(&source.place(placed.origin)))
         };
         // Collected row by row first, so that the error reported is the first in the file, whichever came first in
         // time.
@@ -198,12 +198,4 @@ fn encode(
         ));
     }
     Ok((writer, audit))
-}
-
-/// Puts the place of the row before what was asked of it.
-fn at_row(place: &str, error: Error) -> Error {
-    match error {
-        Error::Input { asked, found, remedy } => Error::input(format!("{place}, {asked}"), found, remedy),
-        other => Error::input(place, other, "correct this row or take it out"),
-    }
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 const BATCH_ROWS: usize = 4096;
 
 /// Bytes of text after which a batch is full.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// A row, and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +41,7 @@ impl Rows {
     }
 }
 
-/// Reads the rows of a data set into `take`, a batch of at most 4,096 rows or some MiB of text at a time; only a
+/// Reads the rows of a data set into `take`, a batch of at most 4,096 rows or about a MiB of text at a time; only a
 /// `.json` file is held in memory whole.
 ///
 /// Fields by shape, of which the first row's holds for all: prompt + response, prompt + completion,

@@ -110,7 +110,10 @@ impl Run {
     }
 
     /// The first row that is trained on.
-    pub fn sample(&self) -> Sample {
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn sample(&self) -> Result<Sample> {
         Sample::new(&self.rows.data.examples, self.rows.trained[0], &self.pretrained)
     }
 
@@ -182,10 +185,9 @@ impl Run {
 }
 
 impl Sample {
-    fn new(examples: &Examples, index: usize, pretrained: &Pretrained) -> Self {
-        let ids = examples.ids(index).iter().zip(examples.supervised(index));
-        let tokens = ids.map(|(&id, learnt)| (pretrained.tokenizer.piece(id), learnt));
-        Self { tokens: tokens.collect() }
+    fn new(examples: &Examples, index: usize, pretrained: &Pretrained) -> Result<Self> {
+        let pieces = pretrained.tokenizer.pieces(examples.ids(index))?;
+        Ok(Self { tokens: pieces.into_iter().zip(examples.supervised(index)).collect() })
     }
 }
 

@@ -81,21 +81,8 @@ pub fn load_dataset(
     pretrained: &Pretrained,
     template: &ChatTemplate,
 ) -> Result<Dataset> {
-    let fields = FieldNames { prompt: recipe.prompt_field.clone(), response: recipe.response_field.clone() };
-    let id = |token: &Option<String>| token.as_deref().and_then(|token| pretrained.tokenizer.id(token));
-    let eos = id(&pretrained.eos_token);
-    let compat = recipe.compat == Compat::Trl017;
-    let encoder = Encoder {
-        tokenizer: &pretrained.tokenizer,
-        template,
-        eos,
-        loss_on: recipe.loss_on,
-        max_length: recipe.max_length.min(pretrained.config.max_position_embeddings),
-        system: recipe.system.as_deref(),
-        strip: compat,
-        pad_with: compat.then(|| id(&pretrained.pad_token).or(eos)).flatten(),
-    };
-    load(source, &encoder, &fields, cache_folder().as_deref())
+    let encoder = Encoder { template, ..Encoder::new(recipe, pretrained) };
+    load(source, &encoder, &FieldNames::new(recipe), cache_folder().as_deref())
 }
 
 /// The order of the rows in each epoch.

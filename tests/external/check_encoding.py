@@ -8,6 +8,7 @@ rows are those below. Written with trl 1.16.0, transformers 5.24.0.
 """
 
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -53,6 +54,47 @@ LISTS = [
     },
 ]
 TEXTS = [{"text": "Running text, no turns."}, {"text": "It ends itself.<|im_end|>"}, {"text": "long " * 100}]
+# ChatML whose assistant turns are in generation tags from their first word to the newline after their end.
+TAGGED = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>\\n' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# Tags that begin and end within tokens, twice a turn, with white space control; a turn's end is not in them.
+RAGGED = """{%- for message in messages -%}
+    <|im_start|>{{ message.role }}\n
+    {%- if message.role == 'assistant' %} I sa
+        {%- generation -%} y: {{ message.content }} an {%- endgeneration -%}
+        d
+        {%- generation %}{{ message.content }}{% endgeneration -%}
+    {%- else %} {{ message.content }} {%- endif -%}
+    <|im_end|>\n
+{%- endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"""
+PLAIN = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def talk(*contents, system=None):
+    turns = [{"role": "user" if i % 2 == 0 else "assistant", "content": c} for i, c in enumerate(contents)]
+    return {"messages": ([{"role": "system", "content": system}] if system else []) + turns}
+
+
+MULTI_TURN = [
+    talk("Hi", "Hello!", "What is 2 + 2?", "4.", "And 3 + 3?", "6, as 3 + 3 = 6."),
+    talk("Say it in Japanese 🙂", "こんにちは 👋🏽", "Again?", "はい、こんにちは。", system="Be brief."),
+    talk("a\r\nb", "c\td\r\n", "  e  ", "  f  ", "unanswered"),
+    talk("It is <|im_end|>, spelt out.", "<|im_start|>user\nno<|im_end|>", "y", "z " * 30, "more", "cut off"),
+]
+ANSWERED = [
+    {"prompt": talk("Hi", "Hello!", "Bye")["messages"], "completion": [{"role": "assistant", "content": "Bye-bye."}]},
+    {
+        "prompt": talk("2 + 2?", "4", "Sure?")["messages"],
+        "completion": talk("Sure?", "Yes.", "Why?", "It is 1 + 1 + 1 + 1.")["messages"][1:],
+    },
+]
 TALKS = [{"messages": row["prompt"] + row["completion"]} for row in LISTS]
 
 
@@ -66,14 +108,22 @@ def conversational(row):
     }
 
 
-def trl_examples(tokenizer, rows, loss_on, max_length):
-    """What SFTTrainer would train on. The model is never run."""
+def trl_examples(tokenizer, rows, loss_on, max_length, template=None):
+    """What SFTTrainer would train on, with another template where one is given. The model is never run."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template or tokenizer.chat_template
     dims = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **dims))
     with tempfile.TemporaryDirectory() as out:
         completion = None if "messages" in rows[0] or "text" in rows[0] else loss_on == "completion"
         config = SFTConfig(
-            output_dir=out, max_length=max_length, completion_only_loss=completion, report_to=[], use_cpu=True, bf16=False
+            output_dir=out,
+            max_length=max_length,
+            completion_only_loss=True if loss_on == "assistant" and "prompt" in rows[0] else completion,
+            assistant_only_loss=loss_on == "assistant",
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
         )
         data = Dataset.from_list([conversational(row) for row in rows])
         trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
@@ -102,6 +152,8 @@ def main():
         lines = args.rows.read_text(encoding="utf-8").splitlines()[: args.limit]
         rows = [json.loads(line) for line in lines]
         sets = [(rows, "completion", 512), (rows, "all", 512), (rows, "completion", 128)]
+        if "messages" in rows[0]:
+            sets = [(rows, "assistant", 2048, TAGGED, TAGGED), (rows, "assistant", 512, TAGGED, PLAIN)]
     else:
         sets = [
             (PAIRS, "completion", 512),
@@ -110,13 +162,23 @@ def main():
             (LISTS, "completion", 512),
             (TEXTS, "completion", 64),
             (TALKS, "all", 512),
+            (MULTI_TURN, "assistant", 512, TAGGED, TAGGED),
+            (MULTI_TURN, "assistant", 40, TAGGED, TAGGED),
+            # Without tags the turns' boundaries mark the same tokens.
+            (MULTI_TURN, "assistant", 512, TAGGED, PLAIN),
+            (MULTI_TURN, "assistant", 40, TAGGED, PLAIN),
+            (MULTI_TURN, "assistant", 512, RAGGED, RAGGED),
+            (ANSWERED, "assistant", 512, TAGGED, TAGGED),
+            (ANSWERED, "assistant", 512, TAGGED, PLAIN),
         ]
     fixture = {"trl": trl.__version__, "transformers": transformers.__version__, "sets": []}
-    for rows, loss_on, max_length in sets:
-        examples = trl_examples(tokenizer, rows, loss_on, max_length)
-        fixture["sets"].append(
-            {"loss_on": loss_on, "max_length": max_length, "rows": rows, "examples": examples}
-        )
+    # A set may name the template for TRL, and the one for smolten.
+    for rows, loss_on, max_length, *templates in sets:
+        examples = trl_examples(tokenizer, rows, loss_on, max_length, *templates[:1])
+        entry = {"loss_on": loss_on, "max_length": max_length, "rows": rows, "examples": examples}
+        if templates:
+            entry["template"] = templates[1]
+        fixture["sets"].append(entry)
         print(f"{loss_on}, {max_length}: {len(rows)} rows, {len(examples)} examples, "
               f"{sum(len(e['ids']) for e in examples)} tokens, "
               f"{sum(e['supervised'].count('1') for e in examples)} supervised", file=sys.stderr)

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytemuck::{Zeroable, bytes_of, cast_slice};
 use sha2::{Digest, Sha256};
 
-use super::{ALIGNMENT, Header, Key, MAGIC, VERSION};
+use super::{ALIGNMENT, Header, Key, MAGIC, PADDING, VERSION};
 use crate::batch::Origin;
 use crate::dataset::Audit;
 use crate::dataset::encode::EncodedRow;
@@ -171,7 +171,7 @@ impl Writer {
 
     fn pad(&mut self) -> io::Result<()> {
         let missing = self.written.next_multiple_of(ALIGNMENT) - self.written;
-        self.put(&[0; ALIGNMENT as usize][..usize::try_from(missing).expect("below 64")])
+        self.put(&PADDING[..usize::try_from(missing).expect("below the alignment")])
     }
 }
 
@@ -200,8 +200,11 @@ fn create(folder: &Path) -> Result<(PathBuf, File)> {
 /// A new file that goes when it is closed, however the program ends.
 fn unnamed(folder: &Path) -> Result<File> {
     let (path, file) = create(folder)?;
-    std::fs::remove_file(&path).map_err(Error::io("create", &path))?;
-    Ok(file)
+    match std::fs::remove_file(&path) {
+        // Another run took it for an orphan and has taken its name already.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(file),
+        removed => removed.map(|()| file).map_err(Error::io("create", &path)),
+    }
 }
 
 /// Removes the files of runs that were killed while they wrote: those that nobody holds a lock on.
