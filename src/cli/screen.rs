@@ -80,9 +80,6 @@ impl Observer for Progress {
             "step {:>width$}/{total}  epoch {:.2}  loss {:.4}  grad norm {:.3}  lr {:.2e}  {rate:.0} tokens/s",
             r.step, r.epoch, r.loss, r.grad_norm, r.learning_rate
         );
-        if !rows.is_empty() {
-            text += &format!("  SKIPPED: the gradient is not finite; its rows: {}", rows.join(", "));
-        }
         if let Some(bar) = &self.bar {
             bar.set_position(r.step as u64);
             let held_out = self.held_out.map_or(String::new(), |l| format!(" · held-out {l:.4}"));
@@ -93,6 +90,9 @@ impl Observer for Progress {
             ));
         } else if r.step < total {
             text += &format!("  {} left", duration(left));
+        }
+        if !rows.is_empty() {
+            text += &format!("  SKIPPED: the gradient is not finite; its rows: {}", rows.join(", "));
         }
         self.line(&text);
     }
