@@ -67,6 +67,16 @@ pub struct Kernels {
     pub adamw_8bit: Ladder,
 }
 
+/// Refuses a binary without kernels, for which it makes no difference what GPU there is.
+fn check_kernels(images: usize, ordinal: usize) -> Result<()> {
+    if images > 0 {
+        return Ok(());
+    }
+    let found = "this binary was built without nvcc and holds no kernels";
+    let remedy = "run `scripts/get-nvcc target/nvcc` and build again, or use --device cpu";
+    Err(Error::input(format!("--device cuda:{ordinal}"), found, remedy))
+}
+
 /// A GPU that was found fit, before anything is allocated on it.
 pub struct Device {
     context: Arc<CudaContext>,
@@ -92,14 +102,7 @@ impl Device {
             let found = format!("the driver sees {count} GPU(s)");
             return Err(Error::input(asked(), found, "name a GPU from cuda:0 on, or use --device cpu"));
         }
-        if IMAGES.is_empty() {
-            let remedy = "run `scripts/get-nvcc target/nvcc` and build again, or use --device cpu";
-            return Err(Error::input(
-                asked(),
-                "this binary was built without nvcc and holds no kernels",
-                remedy,
-            ));
-        }
+        check_kernels(IMAGES.len(), ordinal)?;
         let context = CudaContext::new(ordinal).map_err(cuda("open the GPU"))?;
         let (major, minor) = context.compute_capability().map_err(cuda("ask for the compute capability"))?;
         let capability = (10 * major + minor).unsigned_abs();

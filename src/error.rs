@@ -17,7 +17,7 @@ pub enum Error {
         remedy: String,
     },
     /// A file could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}\n  {}", path.display(), remedy(source))]
     Io {
         /// `read`, `write`, `create`, `map`, …
         action: &'static str,
@@ -68,6 +68,17 @@ pub enum Error {
         #[source]
         source: cudarc::driver::DriverError,
     },
+}
+
+/// What to do about an error of the file system.
+fn remedy(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match source.kind() {
+        ErrorKind::NotFound => "check the path",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "check its permissions and its owner",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on that disk",
+        _ => "check the path and the disk",
+    }
 }
 
 /// `std::result::Result` with this crate's [`Error`].
