@@ -23,7 +23,7 @@ pub struct StepRecord {
     pub tokens: usize,
     /// Tokens in the loss.
     pub supervised_tokens: usize,
-    /// Tokens that only fill up; none are run here.
+    /// Tokens that only fill up; none but in a compat mode.
     pub padded_tokens: usize,
     /// Share of the supervised tokens that had the largest logit.
     pub mean_token_accuracy: f64,

@@ -151,3 +151,58 @@ fn ten_steps_have_the_losses_and_norms_of_the_reference() {
         assert!(rms <= distance, "{}: rms {rms} over {distance}", parameter.name);
     }
 }
+
+/// The trainer itself: rows stripped and filled up, torch's order, the short last step, the label count before the
+/// shift.
+#[test]
+fn a_compat_run_feeds_what_trl_feeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    let line =
+        |i: usize| format!("{{\"prompt\": \" What is {i}?\\n\", \"response\": \"It is {}. \"}}\n", 2 * i);
+    std::fs::write(&rows, (0..19).map(line).collect::<String>()).unwrap();
+    let out = folder.path().join("run");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-smollm.gguf");
+    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_smolten"))
+        .env("SMOLTEN_CACHE", folder.path().join("cache"))
+        .args(["train", "--set", "compat=trl-0.17", "--max-length", "64", "--steps", "4", "--seed", "3407"])
+        .args(["--device", "cpu", "--precision", "fp32"])
+        .args([Path::new("--model"), &model, Path::new("--data"), &rows, Path::new("--out"), &out])
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(lines.iter().all(|l| l.get("eval_loss").is_none()), "no rows are held out");
+    let steps: Vec<_> = lines.iter().filter(|l| l.get("loss").is_some()).collect();
+    let counts = |key: &str| steps.iter().map(|s| s[key].as_u64().unwrap()).collect::<Vec<_>>();
+    // 10 micro-batches of an epoch: 4, 4, and 2 with 3 rows.
+    assert_eq!(counts("tokens"), [8 * 64, 8 * 64, 3 * 64, 8 * 64]);
+    assert_eq!(counts("supervised_tokens"), [8 * 63, 8 * 63, 3 * 63, 8 * 63]);
+    assert!(counts("padded_tokens").iter().zip(counts("tokens")).all(|(&pads, all)| 0 < pads && pads < all));
+
+    // The same by hand: the first step's rows in torch's order, and their loss before any update.
+    let pretrained = smolten::pretrained::Pretrained::open(&model).unwrap();
+    let pad = pretrained.tokenizer.id("<|im_end|>").unwrap();
+    let examples = Examples::from_examples((0..19).map(|i| {
+        let text = format!(
+            "<|im_start|>user\nWhat is {i}?<|im_end|>\n<|im_start|>assistant\nIt is {}.<|im_end|>\n",
+            2 * i
+        );
+        let mut ids = pretrained.tokenizer.encode(&text, false).unwrap();
+        ids.resize(64, pad);
+        Example { supervised: (0..64).map(|t| t > 0).collect(), ids }
+    }));
+    let order = Order::TorchRandperm(3407);
+    let options = BatchOptions { batch_size: 2, grad_accum: 4, packing: None, order };
+    let window = Batches::new(examples, (0..19).collect(), options).windows(0).next().unwrap();
+    let mut plan = Plan::default();
+    let capacity = Capacity { tokens: 128, sequences: 128, positions: 64 };
+    let model = Model::plan(&mut plan, &pretrained.config, DType::F32, capacity, false);
+    let mut cpu = Cpu::new(&plan, DType::F32).unwrap();
+    model.load(&mut cpu, |p, out| pretrained.weights.read(p, out)).unwrap();
+    let evaluation = smolten::eval::evaluate(&model, &mut cpu, &window.micro_batches).unwrap();
+    let (got, want) = (steps[0]["loss"].as_f64().unwrap(), evaluation.loss * 63.0 / 64.0);
+    // Two f64 roundings apart: the sums are the same.
+    assert!((got - want).abs() <= 1e-15 * want.abs() * 4.0, "{got} {want}");
+}

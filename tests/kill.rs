@@ -17,8 +17,11 @@ use std::time::Duration;
 
 const KILLS: usize = 50;
 
-/// Long enough that fifty kills come first.
-const STEPS: &str = "5000";
+/// Steps of the runs that are interrupted once.
+const STEPS: &str = "600";
+
+/// Long enough that fifty kills come first, also where a checkpoint takes no time.
+const KILLED_STEPS: &str = "5000";
 
 fn resume(folder: &Path, out: &Path) -> Command {
     let mut command = program(folder);
@@ -66,7 +69,8 @@ fn random(state: &mut u64) -> u64 {
 fn killed_fifty_times_it_ends_in_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let flags = ["--steps", STEPS, "--save-every", "1", "--set", "eval_every=7", "--set", "eval_share=0.2"];
+    let flags =
+        ["--steps", KILLED_STEPS, "--save-every", "1", "--set", "eval_every=7", "--set", "eval_share=0.2"];
     let whole = folder.join("whole");
     let unsaved = ["--save-every", "0"];
     let ran = train(folder, &whole, &[&flags[..2], &flags[4..], &unsaved].concat()).output().unwrap();

@@ -168,7 +168,7 @@ impl Run {
             learning_rate,
             tokens,
             supervised_tokens: supervised,
-            padded_tokens: 0,
+            padded_tokens: self.rows.padded_tokens(&window.examples),
             mean_token_accuracy: output.correct as f64 / supervised as f64,
             tokens_per_second: tokens as f64 / seconds,
             step_seconds: seconds,

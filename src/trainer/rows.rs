@@ -44,6 +44,8 @@ pub struct Rows {
     pub trained: Vec<usize>,
     /// Examples of `eval_data`, or else of `data`, that are held out.
     pub held_out: Vec<usize>,
+    /// The token that rows are filled up with, where they are.
+    pad: Option<u32>,
 }
 
 impl Rows {
@@ -62,7 +64,15 @@ impl Rows {
             Some(eval_data) => ((0..all).collect(), (0..eval_data.examples.len()).collect()),
             None => split(all, recipe.eval_share, recipe.seed),
         };
-        Ok(Self { data, eval_data, trained, held_out })
+        let pad = Encoder::new(recipe, pretrained).pad_with;
+        Ok(Self { data, eval_data, trained, held_out, pad })
+    }
+
+    /// How many tokens of these examples only fill up: the run of pads at the end of each.
+    pub(super) fn padded_tokens(&self, examples: &[usize]) -> usize {
+        let Some(pad) = self.pad else { return 0 };
+        let filled = |&i: &usize| self.data.examples.ids(i).iter().rev().take_while(|&&id| id == pad).count();
+        examples.iter().map(filled).sum()
     }
 
     /// The examples that `held_out` indexes.
