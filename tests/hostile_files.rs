@@ -146,7 +146,8 @@ fn fuzz(
         MOST.set(before);
         read(&path);
         let (most, limit) = (MOST.get() - before, 2 * bytes.len() + (64 << 20));
-        prop_assert!(most <= limit.cast_signed(), "{most} bytes for a file of {}", bytes.len());
+        let text = || String::from_utf8_lossy(&bytes[..bytes.len().min(400)]).into_owned();
+        prop_assert!(most <= limit.cast_signed(), "{most} bytes for a file of {}: {}", bytes.len(), text());
         Ok(())
     });
     println!("{reader}: {cases} inputs");
@@ -300,6 +301,11 @@ fn template() {
         "[1:0:-1]",
         "|tojson(indent=99999999)",
         "|indent(99999999)",
+        "|indent(width=99999999)",
+        "{{ '%99999999d'|format(1) }}",
+        ".center(99999999)",
+        ".zfill(99999999)",
+        "(1, 2) * 99999999",
         ".split('')",
         "loop.index",
         "{% if ",

@@ -9,8 +9,9 @@ use time::OffsetDateTime;
 /// The one template's name; without an extension nothing is escaped.
 pub const NAME: &str = "chat";
 
-/// Instructions that one rendering may take: seconds of work. A template comes with a model and may loop without end.
-const FUEL: u64 = 20_000_000;
+/// Instructions and bytes that one rendering may take: a template comes with a model, and may loop without end or make
+/// much of little.
+const FUEL: u64 = 40_000_000;
 
 /// An environment that holds the compiled template, and whether that has generation tags.
 pub fn with_template(source: &str) -> Result<(Environment<'static>, bool), Error> {
@@ -21,6 +22,7 @@ pub fn with_template(source: &str) -> Result<(Environment<'static>, bool), Error
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
+    environment.add_filter("indent", indent);
     environment.add_filter(GENERATION, generation);
     // Jinja reads every kind of line end as \n.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
@@ -77,6 +79,29 @@ fn strftime_now(format: &str) -> Result<String, Error> {
     now.format(&format).map_err(|e| wrong(&e))
 }
 
+/// Refuses a width that would make a long text of a short template.
+fn check_width(width: usize) -> Result<(), Error> {
+    const WIDEST: usize = 256;
+    if width <= WIDEST {
+        return Ok(());
+    }
+    let message = format!("an indent of {width} spaces; {WIDEST} is the most");
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// The library's filter, with a limit on the width, for which it charges no fuel.
+fn indent(
+    text: minijinja::value::StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    let named: Option<usize> = options.get("width")?;
+    check_width(width.or(named).unwrap_or(0))?;
+    minijinja::filters::indent(text, width, first, blank, options)
+}
+
 /// `json.dumps(value, ensure_ascii=False, indent=…)`: Python's spacing, nothing escaped for HTML.
 fn tojson(value: Value, arguments: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
     if !arguments.is_empty() {
@@ -84,6 +109,7 @@ fn tojson(value: Value, arguments: Rest<Value>, options: Kwargs) -> Result<Value
     }
     let indent: Option<usize> = options.get("indent")?;
     options.assert_all_used()?;
+    check_width(indent.unwrap_or(0))?;
     let mut bytes = Vec::new();
     let written = match indent {
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Spaced)),
