@@ -82,6 +82,22 @@ fn the_modelfile_has_a_template_where_it_is_the_models() {
         }
     }
     assert_eq!(chatml, ["smollm2", "chatml"]);
+    // Templates that only look like it: the last is it again, with the changes taken back.
+    let plain = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}";
+    for (from, to) in [
+        ("{{ m.content }}", "{{ m.content | trim }}"),
+        ("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}"),
+        ("{{ m.role }}", "{{ 'user' if m.role == 'system' else m.role }}"),
+        ("{% for", "{{ bos_token }}{% for"),
+        ("assistant\n", "assistant\n<think>\n"),
+        ("{% for", "<|im_start|>system\n{{ strftime_now('%Y') }}<|im_end|>\n{% for"),
+        ("<|im_end|>\n{%", "<|im_end|>\n{{ '' if loop.last else '-' }}{%"),
+        ("x", "x"),
+    ] {
+        std::fs::write(out.path().join("chat_template.jinja"), plain.replace(from, to)).unwrap();
+        let text = export::modelfile(&Pretrained::open(out.path()).unwrap(), "x.gguf");
+        assert_eq!(text.contains("TEMPLATE \"\"\""), from == to, "{from} → {to}: {text}");
+    }
 }
 
 fn smolten(arguments: &[&str]) -> Output {
