@@ -291,7 +291,7 @@ impl Repository<'_> {
             });
         }
         for file in &missing {
-            let _lock = self.lock(&file.blob)?;
+            let _lock = self.lock(file, observer)?;
             if !self.blob(&file.blob).exists() {
                 fetch::file(self, &listing.commit, file, what, observer)?;
             }

@@ -1,9 +1,9 @@
 //! The cache on disk: blobs by their hash, snapshots that link to them, revisions that name a snapshot.
 
-use super::Repository;
 use super::listing::{RemoteFile, is_hash};
+use super::{Event, Observer, Repository};
 use crate::error::{Error, Result};
-use std::fs::{File, create_dir_all};
+use std::fs::{File, TryLockError, create_dir_all};
 use std::path::{Component, Path, PathBuf};
 
 /// The folder of one commit.
@@ -102,15 +102,29 @@ impl Repository<'_> {
         }
     }
 
-    /// Waits until no other process fetches the blob, and keeps others waiting as long as the value lives.
-    pub fn lock(&self, hash: &str) -> Result<File> {
-        let path =
-            self.cache.path().join(".locks").join(self.repo.folder_name()).join(format!("{hash}.lock"));
+    /// Waits until no other process fetches the file, and keeps others waiting as long as the value lives.
+    ///
+    /// The lock is that of `huggingface_hub`. Where the file system has none, two processes may fetch the same file
+    /// at once; then its hash tells whether they got in each other's way.
+    pub fn lock(&self, file: &RemoteFile, observer: Observer<'_>) -> Result<File> {
+        let name = format!("{}.lock", file.blob);
+        let path = self.cache.path().join(".locks").join(self.repo.folder_name()).join(name);
         make_folder_of(&path)?;
-        let file = File::options().write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(Error::io("create", &path))?;
-        file.lock().map_err(Error::io("lock", &path))?;
-        Ok(file)
+        let lock = File::options().write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(Error::io("create", &path))?;
+        let waited = match lock.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("another process is fetching {}; waiting for it", file.path);
+                observer(Event::Notice(&text));
+                lock.lock()
+            }
+            Err(TryLockError::Error(e)) => Err(e),
+        };
+        match waited {
+            Err(e) if e.kind() != std::io::ErrorKind::Unsupported => Err(Error::io("lock", &path)(e)),
+            _ => Ok(lock),
+        }
     }
 }
 
