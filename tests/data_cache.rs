@@ -199,6 +199,53 @@ fn any_damage_is_noticed_and_mended() {
     check(&std::fs::read(other).unwrap(), "the cache of other data");
 }
 
+/// Puts words of 8 bytes into a file, and the checksum that belongs to them.
+fn forge(path: &Path, words: &[(usize, u64)]) {
+    let mut bytes = std::fs::read(path).unwrap();
+    for &(at, value) in words {
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    }
+    let digest = Sha256::new().chain_update(&bytes[HEADER..]).chain_update(&bytes[..HEADER - 32]).finalize();
+    bytes[HEADER - 32..HEADER].copy_from_slice(&digest);
+    std::fs::write(path, &bytes).unwrap();
+}
+
+/// Whoever can compute the checksum cannot give ids that are no tokens, examples that are empty, too long or out of
+/// order, or files that are not there.
+#[test]
+fn forged_numbers_are_refused() {
+    let (setting, place) = (Setting::new(), Place::new());
+    let encoder = setting.encoder(LossOn::Completion, 64);
+    let (want, path) = written(place.load(&encoder));
+    let tokens = want.iter().map(|(ids, ..)| ids.len()).sum::<usize>();
+    let flags = (HEADER + 4 * tokens).next_multiple_of(64);
+    let offsets = (flags + tokens).next_multiple_of(64);
+    let origins = (offsets + 8 * (want.len() + 1)).next_multiple_of(64);
+    let offset = |i: usize| want[..i].iter().map(|(ids, ..)| ids.len() as u64).sum::<u64>();
+    for (what, words) in [
+        ("an id beyond the vocabulary", vec![(HEADER, 259)]),
+        ("an example of no token", vec![(offsets + 8, offset(2))]),
+        ("an example of one token", vec![(offsets + 8, offset(2) - 1)]),
+        (
+            "an example that is too long",
+            (1..=3).map(|i| (offsets + 8 * i, offset(4) - 8 + 2 * i as u64)).collect(),
+        ),
+        ("offsets out of order", vec![(offsets + 8, offset(3))]),
+        ("a first offset that is not 0", vec![(offsets, 1)]),
+        ("a last offset beyond the tokens", vec![(offsets + 8 * want.len(), tokens as u64 + 1)]),
+        ("a file that is not there", vec![(origins, 1)]),
+        ("more examples", vec![(56, want.len() as u64 + 1)]),
+        ("fewer tokens", vec![(48, tokens as u64 - 1)]),
+        ("impossible counts", vec![(48, u64::MAX / 4), (56, u64::MAX / 8)]),
+        ("an audit cut short", vec![(64, 1)]),
+    ] {
+        forge(&path, &words);
+        let loaded = place.load(&encoder);
+        assert!(!loaded.cached && loaded.notes.len() == 1, "{what} was taken");
+        assert_eq!(all(&loaded.examples), want, "{what}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -210,16 +257,10 @@ proptest! {
         let (setting, place) = (Setting::new(), Place::new());
         let encoder = setting.encoder(LossOn::Completion, 64);
         let (want, path) = written(place.load(&encoder));
-        let mut bytes = std::fs::read(&path).unwrap();
-        for (at, value, shift) in changes {
-            // The key and the magic stay, or nothing behind them would be looked at.
-            let words = (bytes.len() - 48) / 8;
-            let at = 48 + at % words * 8;
-            bytes[at..at + 8].copy_from_slice(&(value >> shift).to_le_bytes());
-        }
-        let digest = Sha256::new().chain_update(&bytes[HEADER..]).chain_update(&bytes[..HEADER - 32]).finalize();
-        bytes[HEADER - 32..HEADER].copy_from_slice(&digest);
-        std::fs::write(&path, &bytes).unwrap();
+        let words = (std::fs::read(&path).unwrap().len() - 48) / 8;
+        // The key and the magic stay, or nothing behind them would be looked at.
+        let changes: Vec<_> = changes.into_iter().map(|(at, value, shift)| (48 + at % words * 8, value >> shift)).collect();
+        forge(&path, &changes);
         let loaded = place.load(&encoder);
         for (ids, supervised, _) in all(&loaded.examples) {
             prop_assert!(ids.len() == supervised.len() && (2..=64).contains(&ids.len()));
