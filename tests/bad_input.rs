@@ -212,7 +212,7 @@ fn folder_model(edit: impl FnOnce(&mut serde_json::Value)) -> (TempDir, PathBuf)
     .unwrap();
     let path = out.join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
     let mut header = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     edit(&mut header);
     let text = header.to_string();

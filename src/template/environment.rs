@@ -23,6 +23,7 @@ pub fn with_template(source: &str) -> Result<(Environment<'static>, bool), Error
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
     environment.add_filter("indent", indent);
+    environment.add_filter("format", format);
     environment.add_filter(GENERATION, generation);
     // Jinja reads every kind of line end as \n.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
@@ -87,6 +88,22 @@ fn check_width(width: usize) -> Result<(), Error> {
     }
     let message = format!("an indent of {width} spaces; {WIDEST} is the most");
     Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// The library's filter, with a limit on widths and precisions; none may come from the arguments.
+fn format(
+    state: &mut State,
+    text: Value,
+    arguments: Rest<minijinja::value::ValueOrKwargs>,
+) -> Result<Value, Error> {
+    for spec in text.as_str().unwrap_or_default().split('%').skip(1) {
+        let spec: String = spec.chars().take_while(|c| !c.is_alphabetic()).collect();
+        check_width(if spec.contains('*') { usize::MAX } else { 0 })?;
+        for number in spec.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()) {
+            check_width(number.parse().unwrap_or(usize::MAX))?;
+        }
+    }
+    minijinja::filters::format(state, &text, arguments)
 }
 
 /// The library's filter, with a limit on the width, for which it charges no fuel.
