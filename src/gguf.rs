@@ -1,4 +1,4 @@
-//! GGUF, the model file of llama.cpp: metadata, tensor table, weights as `f32`; read, and written ([`write`]).
+//! GGUF, the model file of llama.cpp: metadata, tensor table, weights as `f32`; read, and written ([`write()`]).
 //!
 //! Versions 2 and 3, little endian. Nothing in a file is trusted: every count, length and offset is compared with
 //! the file's length before it is used, and nothing is allocated by a number the file names.

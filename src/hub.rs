@@ -155,7 +155,7 @@ impl Hub {
         })
     }
 
-    /// The folder of a model `org/name[@revision]`: of its files those that opening a model reads
+    /// The folder of a model `org/name[@revision]`: of its files those that opening it reads
     /// (configuration, tokenizer, template, safetensors), fetched as far as the cache lacks them.
     ///
     /// # Errors
