@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use smolten::batch::{
-    BatchOptions, Batches, Example, Examples, NO_TARGET, Order, Window, best_fit_decreasing, permutation,
-    split,
+    Arrays, BatchOptions, Batches, Example, Examples, NO_TARGET, Order, Window, best_fit_decreasing,
+    permutation, split,
 };
 
 /// Examples of these lengths, each token unique: example index · 1000 + position.
@@ -250,4 +250,38 @@ fn packed_sequences_stay_apart() {
 #[should_panic(expected = "a row holds 6")]
 fn an_example_beyond_the_capacity_is_a_bug() {
     best_fit_decreasing(&[3, 7], 6);
+}
+
+/// A mapped store is one only where its arrays agree; two examples of two and three tokens here.
+#[test]
+fn arrays_that_contradict_one_another_are_no_store() {
+    let map = |offsets: [u64; 3]| {
+        let mut bytes = memmap2::MmapMut::map_anon(96).unwrap();
+        bytes[..24].copy_from_slice(bytemuck::cast_slice(&offsets));
+        bytes[24..56].copy_from_slice(bytemuck::cast_slice(&[0u64, 7, 1, 9]));
+        bytes[56..76].copy_from_slice(bytemuck::cast_slice(&[1u32, 2, 3, 4, 5]));
+        bytes[76..81].copy_from_slice(&[0, 1, 0, 1, 1]);
+        bytes.make_read_only().unwrap()
+    };
+    let arrays = Arrays { offsets: 0..24, origins: 24..56, ids: 56..76, supervised: 76..81 };
+    let store = Examples::from_map(map([0, 2, 5]), arrays.clone()).unwrap();
+    assert_eq!((store.len(), store.tokens(), store.tokens_of(1)), (2, 5, 3));
+    assert_eq!(store.get(1), Example { ids: vec![3, 4, 5], supervised: vec![false, true, true] });
+    assert_eq!((store.origin(1).file, store.origin(1).number), (1, 9));
+
+    for offsets in [[1, 2, 5], [0, 6, 5], [0, 2, 4], [0, 2, 6], [0, 2, u64::MAX]] {
+        assert!(Examples::from_map(map(offsets), arrays.clone()).is_none(), "{offsets:?}");
+    }
+    for wrong in [
+        Arrays { supervised: 76..80, ..arrays.clone() },
+        Arrays { supervised: 76..97, ..arrays.clone() },
+        Arrays { ids: 57..77, ..arrays.clone() },
+        Arrays { ids: 56..75, ..arrays.clone() },
+        Arrays { ids: 56..72, ..arrays.clone() },
+        Arrays { origins: 24..40, ..arrays.clone() },
+        Arrays { offsets: 0..0, ..arrays.clone() },
+        Arrays { offsets: 96..usize::MAX, ..arrays },
+    ] {
+        assert!(Examples::from_map(map([0, 2, 5]), wrong.clone()).is_none(), "{wrong:?}");
+    }
 }

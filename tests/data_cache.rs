@@ -158,11 +158,9 @@ fn the_key_changes_with_everything_that_matters() {
         path
     };
     other(&source(&named("more.jsonl", &[&text[..], b"\n"].concat())), &encoder, &names);
-    let array = b"[{\"text\":\"abc\"}]";
-    other(&source(&named("a.json", array)), &encoder, &names);
-    let csv = b"[{\"text\":\"abc\"}]\n1\n";
-    let as_text = FieldNames::default();
-    assert!(load(&source(&named("a.csv", csv)), &encoder, &as_text, Some(&cache)).is_err());
+    let both = br#"{"text":"abc","data":[{"text":"def"}]}"#; // a row of one format, a list of rows in the other
+    other(&source(&named("a.jsonl", both)), &encoder, &names);
+    other(&source(&named("a.json", both)), &encoder, &names);
     let twice = DataKind::Files(vec![place.data(), place.data()]);
     other(&DataSource { name: "twice".to_owned(), kind: twice }, &encoder, &names);
     let count = paths.len();
@@ -306,12 +304,14 @@ fn runs_beside_one_another_do_no_harm() {
 fn orphans_are_removed() {
     let (setting, place) = (Setting::new(), Place::new());
     std::fs::create_dir(place.cache()).unwrap();
-    let [orphan, written] = [".1-0.part", ".2-0.part"].map(|name| place.cache().join(name));
+    let names = [".smolten-1-0.part", ".smolten-2-0.part", "other.part"];
+    let [orphan, written, foreign] = names.map(|name| place.cache().join(name));
     std::fs::write(&orphan, "half").unwrap();
+    std::fs::write(&foreign, "not ours").unwrap();
     let file = std::fs::File::create(&written).unwrap();
     file.lock().unwrap();
     place.load(&setting.encoder(LossOn::Completion, 64));
-    assert!(!orphan.exists() && written.exists());
+    assert!(!orphan.exists() && written.exists() && foreign.exists());
 }
 
 #[test]

@@ -7,9 +7,7 @@ use crate::recipe::Finding;
 impl Audit {
     /// What of the data would most likely spoil a run: each finding with its counts, its first places and what to do.
     pub fn findings(&self) -> Vec<(Finding, String)> {
-        let Self { rows, max_length, .. } = self;
-        let most = |n: usize| 2 * n > self.rows;
-        let all = [
+        let single = [
             (
                 self.turn_ends == 0,
                 Finding::NoTurnEnd,
@@ -19,6 +17,28 @@ impl Audit {
                     self.examples, self.truncated
                 ),
             ),
+            (
+                self.round_trip_failures > 0,
+                Finding::TemplateRoundTrip,
+                format!(
+                    "{} of the first {} conversations do not decode to the text the template wrote{}: the tokenizer \
+                     changes that text; clean those rows, or take tokenizer and template from one model",
+                    self.round_trip_failures,
+                    self.round_trips,
+                    self.places_of("round_trip_failures", self.round_trip_failures)
+                ),
+            ),
+        ];
+        let mut all: Vec<_> = single.into_iter().chain(self.of_most_rows()).collect();
+        all.retain(|(holds, ..)| *holds);
+        all.into_iter().map(|(_, finding, text)| (finding, text)).collect()
+    }
+
+    /// Findings that hold when more than half of the rows are of that kind, and whether they do.
+    fn of_most_rows(&self) -> [(bool, Finding, String); 4] {
+        let Self { rows, max_length, .. } = self;
+        let most = |n: usize| 2 * n > self.rows;
+        [
             (
                 most(self.lost_turn_ends),
                 Finding::LostTurnEnds,
@@ -62,19 +82,7 @@ impl Audit {
                     self.places_of("boundary_mismatches", self.boundary_mismatches)
                 ),
             ),
-            (
-                self.round_trip_failures > 0,
-                Finding::TemplateRoundTrip,
-                format!(
-                    "{} of the first {} conversations do not decode to the text the template wrote{}: the tokenizer \
-                     changes that text; clean those rows, or take tokenizer and template from one model",
-                    self.round_trip_failures,
-                    self.round_trips,
-                    self.places_of("round_trip_failures", self.round_trip_failures)
-                ),
-            ),
-        ];
-        all.into_iter().filter(|(holds, ..)| *holds).map(|(_, finding, text)| (finding, text)).collect()
+        ]
     }
 
     /// ` (rows.jsonl:3, rows.jsonl:8, …)`: the first of `count` places.

@@ -14,8 +14,8 @@ use crate::dataset::Audit;
 use crate::dataset::encode::EncodedRow;
 use crate::error::{Error, Result};
 
-/// Ending of files that are being written.
-const PART: &str = "part";
+/// Start and end of the names of files that are being written.
+const PART: [&str; 2] = [".smolten-", ".part"];
 
 /// A token file in the making. Ids go straight into it; the other arrays into files of their own that have no name,
 /// and behind the ids in the end, as only then their places are known. Memory holds a few buffers.
@@ -187,8 +187,9 @@ impl Drop for Writer {
 fn create(folder: &Path) -> Result<(PathBuf, File)> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     loop {
-        let name = format!(".{}-{}.{PART}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = folder.join(name);
+        let [start, end] = PART;
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = folder.join(format!("{start}{process}-{number}{end}"));
         match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
             Ok(file) => return Ok((path, file)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -211,7 +212,9 @@ fn unnamed(folder: &Path) -> Result<File> {
 fn remove_orphans(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        if path.extension().is_some_and(|ending| ending == PART)
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(PART[0])
+            && name.ends_with(PART[1])
             && let Ok(file) = File::open(&path)
             && file.try_lock().is_ok()
         {
