@@ -1,7 +1,7 @@
 //! Chat templates: the Jinja of Hugging Face tokenizers, rendered as transformers' `apply_chat_template` does.
 
 mod environment;
-mod folding;
+mod limits;
 
 use crate::error::{Error, Result};
 use minijinja::value::Serde;
@@ -43,8 +43,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Input`] with the line, when it is no template.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
-        if let Some(tag) = folding::overgrown(source) {
-            let found = format!("`{tag}` repeats a text beyond any use");
+        if let Some((what, tag)) = limits::refuse(source) {
+            let found = format!("`{tag}` {what}");
             return Err(Error::input("chat template", found, "take chat_template.jinja of another model"));
         }
         let (environment, marks_generation) = environment::with_template(source).map_err(|e| {

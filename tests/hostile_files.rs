@@ -316,6 +316,8 @@ fn template() {
         "{% set x = ",
         "{% macro f(a) %}",
         "{{ f(f) }}",
+        "{% set ns.a = ns %}",
+        "{{ ns }}",
         "namespace(",
         ".replace('', 'xxxxxxxxxxxxxxxx')",
         "**99",

@@ -18,7 +18,7 @@ impl Audit {
                 ),
             ),
             (
-                self.round_trip_failures > 0,
+                2 * self.round_trip_failures > self.round_trips,
                 Finding::TemplateRoundTrip,
                 format!(
                     "{} of the first {} conversations do not decode to the text the template wrote{}: the tokenizer \

@@ -85,7 +85,7 @@ choices! {
         Duplicates = "duplicates",
         /// More than half of the rows have a prompt that is tokenised differently before its response.
         BoundaryMismatches = "boundary_mismatches",
-        /// What the template writes and the tokenizer reads is not the text it was given.
+        /// Of more than half of the conversations, the tokens do not decode to the text that the template wrote.
         TemplateRoundTrip = "template_round_trip",
     }
 }

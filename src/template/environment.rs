@@ -19,6 +19,7 @@ pub fn with_template(source: &str) -> Result<(Environment<'static>, bool), Error
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(python_method);
     environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(64);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
