@@ -11,7 +11,7 @@ import threading
 
 import pyte
 
-CELL_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 19, 14
+CELL_WIDTH, LINE_HEIGHT, MARGIN = 8.43, 19, 14
 BACKGROUND, FOREGROUND = "#16181d", "#d7dae0"
 COLOURS = {
     "black": "#5c6370", "red": "#ef6b73", "green": "#8cc265", "brown": "#e5c07b", "blue": "#61afef",

@@ -140,6 +140,22 @@ fn nothing_to_learn() {
     );
 }
 
+/// What the audit finds stops a run, until the recipe allows it by name.
+#[test]
+fn findings_stop_a_run_unless_they_are_allowed() {
+    let rows = GOOD.repeat(5);
+    refused_data("rows.jsonl", rows.as_bytes(), &["duplicates", "4 of 5 rows", "rows.jsonl:2", "--set allow"]);
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    std::fs::write(&data, rows).unwrap();
+    let ran = program(folder.path())
+        .args(["train", "--device", "cpu", "--dry-run", "--set", "allow=[\"duplicates\"]"])
+        .args([Path::new("--model"), &tiny_model(), Path::new("--data"), &data])
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", said(&ran));
+}
+
 #[test]
 fn learning_rate_not_a_number() {
     refused_flags(&["--lr", "nan"], &["--lr", "nan", "0 or more"]);
