@@ -144,7 +144,11 @@ fn nothing_to_learn() {
 #[test]
 fn findings_stop_a_run_unless_they_are_allowed() {
     let rows = GOOD.repeat(5);
-    refused_data("rows.jsonl", rows.as_bytes(), &["duplicates", "4 of 5 rows", "rows.jsonl:2", "--set allow"]);
+    refused_data(
+        "rows.jsonl",
+        rows.as_bytes(),
+        &["duplicates", "4 of 5 rows", "rows.jsonl:2", "--set allow"],
+    );
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("rows.jsonl");
     std::fs::write(&data, rows).unwrap();

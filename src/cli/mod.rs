@@ -36,18 +36,18 @@ pub struct Arguments {
 enum Command {
     /// Fine-tune a model and save it as a folder that transformers loads
     Train(Box<train::TrainArguments>),
-    /// Continue a prompt, token by token
-    Generate(generate::GenerateArguments),
-    /// Hold a run against published figures
-    Bench(bench::BenchArguments),
+    /// Show what a model would learn from: rows token by token, and an audit of the data
+    Inspect(inspect::InspectArguments),
     /// Show two models' answers to the same prompts, with figures
     Compare(compare::CompareArguments),
     /// Loss, perplexity and token accuracy of a model on rows
     Eval(eval::EvalArguments),
+    /// Continue a prompt, token by token
+    Generate(generate::GenerateArguments),
     /// Write a model as a GGUF file for llama.cpp and Ollama, or as a folder in another element type
     Export(export::ExportArguments),
-    /// Show what a model would learn from: rows token by token, and an audit of the data
-    Inspect(inspect::InspectArguments),
+    /// Hold a run against published figures
+    Bench(bench::BenchArguments),
 }
 
 /// Flags that every command has.
