@@ -6,8 +6,11 @@ mod runs;
 
 use runs::{program, said, sums, tiny_model, train, weights};
 use serde_json::Value;
+use smolten::checkpoint::save_pretrained;
+use smolten::dtype::DType;
 use smolten::error::Error;
 use smolten::metrics::{EvalRecord, SampleRecord, StepRecord};
+use smolten::pretrained::Pretrained;
 use smolten::recipe::{Recipe, RecipeOverrides};
 use smolten::trainer::{Observer, Outcome, Run, RunFolder, Sources};
 use std::path::{Path, PathBuf};
@@ -34,14 +37,14 @@ impl Observer for Interrupter<'_> {
 /// One sitting of a run in `out`, new or taken up, on `threads` threads.
 fn sitting(folder: &Path, out: &Path, sets: &[&str], threads: usize, interrupt_at: usize) -> Outcome {
     let flags = RecipeOverrides {
-        model: Some(tiny_model().display().to_string()),
         data: Some(sums(folder).display().to_string()),
         steps: Some(STEPS),
         lr: Some(1e-2),
         device: Some("cpu".into()),
         ..RecipeOverrides::default()
     };
-    let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+    let model = format!("model={}", tiny_model().display());
+    let sets: Vec<String> = [model.as_str()].iter().chain(sets).map(|s| s.to_string()).collect();
     let (recipe, run_folder) = if out.join("run.json").exists() {
         (
             RunFolder::recipe(out, None, &[], &RecipeOverrides::default()).unwrap(),
@@ -98,6 +101,31 @@ fn interrupted_anywhere_it_ends_in_the_same_bytes() {
             assert_eq!(log(&whole), log(&cut), "{name}, interrupted after step {at}");
         }
     }
+}
+
+/// A model whose fp16 gradients overflow until the loss scale has come down: that scale goes on too.
+#[test]
+fn the_loss_scale_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = Pretrained::open(&tiny_model()).unwrap();
+    let loud = folder.path().join("loud");
+    save_pretrained(&loud, &tiny, DType::F32, |p| {
+        let mut values = vec![0.0; p.shape[0] * p.shape[1]];
+        tiny.weights.read(p, &mut values)?;
+        let factor = if p.name == "model.embed_tokens.weight" { 40.0 } else { 1.0 };
+        Ok(values.into_iter().map(|x| factor * x).collect())
+    })
+    .unwrap();
+    let model = format!("model={}", loud.display());
+    let sets = [model.as_str(), "precision=fp16"];
+    let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
+    let state = sitting(folder.path(), &whole, &sets, 2, 0).state;
+    assert!(state.skipped > 0 && state.loss_scale.value < 65_536.0, "{state:?}");
+    let before = sitting(folder.path(), &cut, &sets, 2, 5).state;
+    assert!(before.loss_scale.value < 65_536.0, "{before:?}");
+    assert_eq!(sitting(folder.path(), &cut, &sets, 1, 0).state.loss_scale, state.loss_scale);
+    assert!(weights(&whole) == weights(&cut));
+    assert_eq!(log(&whole), log(&cut));
 }
 
 /// Looking at the model, or saving it, changes nothing.
