@@ -109,6 +109,10 @@ mod tests {
         }
         let failing = |folder: &Path| fill(folder).and_then(|()| Err(Error::run("disk full", "")));
         assert!(checkpoints.write(12, failing).is_err());
+        assert!(
+            !checkpoints.names().unwrap().iter().any(|name| name.contains("12")),
+            "its remains take up room"
+        );
         // What a kill leaves.
         std::fs::create_dir(run.path().join("checkpoints/step-13.part")).unwrap();
         assert_eq!(checkpoints.steps().unwrap(), [9, 10, 11]);
