@@ -186,8 +186,11 @@ fn unwritable_output() {
 #[test]
 fn output_folder_in_use() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("metrics.jsonl"), "").unwrap();
     let out = folder.path().to_str().unwrap();
+    std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
+    refused_flags(&["--out", out], &["--out", "holds a run already", "--resume"]);
+    std::fs::remove_dir(folder.path().join("checkpoints")).unwrap();
+    std::fs::write(folder.path().join("metrics.jsonl"), "").unwrap();
     refused_flags(&["--out", out], &["--out", "holds a run already", "--resume"]);
 }
 

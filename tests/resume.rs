@@ -277,7 +277,15 @@ fn a_dry_run_writes_nothing() {
     let ran = train(folder.path(), &out, &["--dry-run"]).output().unwrap();
     assert!(ran.status.success(), "{}", said(&ran));
     let screen = String::from_utf8(ran.stdout).unwrap();
-    for part in ["engine: CPU", "data: ", "memory planned", "\"lr\": 0.01", "dry run"] {
+    for part in [
+        "engine: CPU",
+        "data: ",
+        "audit of",
+        "lengths in tokens",
+        "memory planned",
+        "\"lr\": 0.01",
+        "dry run",
+    ] {
         assert!(screen.contains(part), "`{part}` is not in:\n{screen}");
     }
     assert!(!out.exists());

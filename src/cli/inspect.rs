@@ -120,7 +120,7 @@ fn inspect_data(arguments: &InspectArguments, recipe: &Recipe) -> Result<()> {
 }
 
 /// The audit as text.
-fn report(name: &str, dataset: &Dataset) -> String {
+pub(super) fn report(name: &str, dataset: &Dataset) -> String {
     let a = &dataset.audit;
     let cached = if dataset.cached { " (tokens from the cache)" } else { "" };
     let mut text = format!("audit of {name}{cached}\n{}", table(a));

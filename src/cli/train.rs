@@ -1,5 +1,6 @@
 //! `smolten train`.
 
+use super::inspect::report;
 use super::screen::{Progress, duration, sample};
 use super::{Ended, EngineArguments, INTERRUPTED, fetch, with_threads};
 use clap::Args;
@@ -141,6 +142,7 @@ fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
         let sources = fetch::sources(&recipe)?;
         let run = Run::prepare(recipe, sources)?;
         announce(&run)?;
+        say!("\n{}\n", report(&run.recipe.data, &run.rows.data));
         let recipe = serde_json::to_string_pretty(&run.recipe).expect("plain data");
         say!("recipe: {recipe}");
         run.check_memory()?;
@@ -211,7 +213,8 @@ fn announce(run: &Run) -> Result<()> {
     say!("model: {} ({:.1} M parameters)", r.model, run.pretrained.config.num_parameters() as f64 / 1e6);
     run.pretrained.description.iter().for_each(|line| say!("{line}"));
     let rows = &run.rows;
-    say!("data: {}: {}", r.data, describe(&rows.data.audit));
+    let cached = if rows.data.cached { " (tokens from the cache)" } else { "" };
+    say!("data: {}: {}{cached}", r.data, describe(&rows.data.audit));
     rows.data.notes.iter().for_each(|note| say!("{note}"));
     if let (Some(name), Some(data)) = (&r.eval_data, &rows.eval_data) {
         say!("held out: {name}: {}", describe(&data.audit));
@@ -272,6 +275,7 @@ fn describe(stats: &Audit) -> String {
         (stats.lost_turn_ends, "rows lost the end of their turn to the cut, so do not teach to stop"),
         (stats.dropped, "rows dropped, with nothing to learn left in them"),
         (stats.boundary_mismatches, "rows whose prompt is tokenised differently before its response"),
+        (stats.duplicates, "rows are copies of an earlier one"),
     ] {
         if count > 0 {
             text += &format!("; {count} {what}");

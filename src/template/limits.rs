@@ -40,10 +40,11 @@ fn tags(source: &str) -> Vec<Tag<'_>> {
 
 impl Tag<'_> {
     /// A constant of a tag is at most as long as the tag times the product of all its whole numbers, each plus one
-    /// (which also covers sums of them); powers are not bounded so, and no chat template needs any.
+    /// (which also covers sums of them); powers are not bounded so, and no chat template repeats by one.
     fn overgrown(&self) -> bool {
         let length = (self.text.len() as u64).max(1);
-        self.code.contains("**") || (self.code.contains('*') && growth(&self.code) > LIMIT / length)
+        let repeats = self.code.replace("**", " ").contains('*');
+        repeats && (self.code.contains("**") || growth(&self.code) > LIMIT / length)
     }
 
     /// The variable in `set NAME = namespace(…)`.
@@ -127,6 +128,7 @@ mod tests {
         }
         for good in [
             "{{ '-' * 40 }}",
+            "{{ 2 ** 3 }}",
             "{{ loop.index0 * 2 }} 99999999 * 99999999 {{ '2024072600000 * 9' }}",
             "{% for m in messages[1:] %}{{ '**' ~ m.content ~ '**' }}{% endfor %}",
             "no tag at all, { or {# '* 999999999 #}",

@@ -38,7 +38,9 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Input`] when it holds a run or cannot be written.
     pub fn create(path: PathBuf) -> Result<Self> {
-        if let Some(file) = [RECORD, "metrics.jsonl", MODEL].iter().find(|f| path.join(f).exists()) {
+        if let Some(file) =
+            [RECORD, "metrics.jsonl", MODEL, "checkpoints"].iter().find(|f| path.join(f).exists())
+        {
             return Err(Error::input(
                 format!("--out {}", path.display()),
                 format!("the folder holds a run already ({file})"),
