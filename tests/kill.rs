@@ -13,12 +13,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const KILLS: usize = 50;
 
 /// Steps of the runs that are interrupted once.
-const STEPS: &str = "600";
+const STEPS: &str = "2000";
 
 /// Long enough that fifty kills come first, also where a checkpoint takes no time.
 const KILLED_STEPS: &str = "5000";
@@ -81,11 +81,22 @@ fn killed_fifty_times_it_ends_in_the_same_bytes() {
     println!("seed {seed}");
     let out = folder.join("killed");
     let (mut moments, mut last) = (0, 0);
+    // Set by the first start: kills fall as often into the start of a run as into its steps, however slow the machine.
+    let mut window = Duration::ZERO;
     for kill in 0..KILLS {
         let started = out.join("run.json").exists();
         let mut command = if started { resume(folder, &out) } else { train(folder, &out, &flags) };
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(random(&mut seed) % 400_000));
+        if kill == 0 {
+            let start = Instant::now();
+            while whole_steps(&out) == 0 {
+                assert!(start.elapsed() < Duration::from_secs(120), "no checkpoint is written");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            window = 3 * start.elapsed();
+        } else {
+            std::thread::sleep(window.mul_f64((random(&mut seed) >> 11) as f64 / (1u64 << 53) as f64));
+        }
         child.kill().unwrap();
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), Some(9), "the run ended by itself before kill {kill}: {status}");
