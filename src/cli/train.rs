@@ -250,7 +250,7 @@ fn announce(run: &Run) -> Result<()> {
     let seconds = run.forecast_seconds();
     say!("time: about {} on this machine (a forecast)", duration(seconds));
     if seconds > LONG_SECONDS {
-        say!("      for a first look, fewer steps do: --steps 10, or a smaller --max-length");
+        say!("      for a first look, fewer steps do: --steps 10");
     }
     Ok(())
 }
