@@ -72,6 +72,7 @@ pub fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::R
 }
 
 /// `metrics.jsonl`: a line is written whole, and at once.
+#[derive(Debug)]
 pub struct Log {
     file: File,
     path: PathBuf,
@@ -88,16 +89,22 @@ impl Log {
         Self { file, path }.locked()
     }
 
-    /// The file of a run that goes on after step `step`; lines of later steps, and a last half line, are taken off.
+    /// The file of a run that goes on, locked for as long as that lasts.
     ///
     /// # Errors
-    /// [`Error::Input`] when another process still writes it; [`Error::Io`] when it cannot be read or written.
-    pub fn reopen(folder: &Path, step: usize) -> Result<Self> {
+    /// [`Error::Input`] when another process still writes it; [`Error::Io`] when it cannot be opened.
+    pub fn reopen(folder: &Path) -> Result<Self> {
         let path = folder.join("metrics.jsonl");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut log = Self { file: file.map_err(Error::io("open", &path))?, path }.locked()?;
-        log.cut_after(step).map_err(Error::io("write", &log.path))?;
-        Ok(log)
+        Self { file: file.map_err(Error::io("open", &path))?, path }.locked()
+    }
+
+    /// Takes off the lines of steps after `step`, and a last half line; what is written next follows.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read or written.
+    pub fn cut_after(&mut self, step: usize) -> Result<()> {
+        self.cut(step).map_err(Error::io("write", &self.path))
     }
 
     fn locked(self) -> Result<Self> {
@@ -113,7 +120,7 @@ impl Log {
         }
     }
 
-    fn cut_after(&mut self, step: usize) -> std::io::Result<()> {
+    fn cut(&mut self, step: usize) -> std::io::Result<()> {
         let (mut kept, mut line) = (0, Vec::new());
         let mut reader = BufReader::new(&self.file);
         while reader.read_until(b'\n', &mut line)? > 0 {
@@ -221,8 +228,9 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         let text = "{\"step\":0,\"eval_loss\":2}\n{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"eval_loss\":1}\n";
         std::fs::write(&path, format!("{text}{{\"step\":3}}\n{{\"st")).unwrap();
-        let mut log = Log::reopen(folder.path(), 2).unwrap();
-        assert!(matches!(Log::reopen(folder.path(), 2), Err(Error::Input { .. })), "it is locked");
+        let mut log = Log::reopen(folder.path()).unwrap();
+        assert!(matches!(Log::reopen(folder.path()), Err(Error::Input { .. })), "it is locked");
+        log.cut_after(2).unwrap();
         log.write(&serde_json::json!({"step": 3})).unwrap();
         log.sync().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{text}{{\"step\":3}}\n"));

@@ -3,6 +3,7 @@
 use super::state::State;
 use crate::checkpoint::Checkpoints;
 use crate::error::{Error, Result};
+use crate::metrics::Log;
 use crate::recipe::{Recipe, RecipeOverrides};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub struct RunFolder {
     pub path: PathBuf,
     /// The run that is taken up again.
     pub resumed: Option<Resumed>,
+    /// Its log, whose lock keeps other processes from the folder.
+    pub(super) log: Option<Log>,
 }
 
 /// Where a run goes on.
@@ -48,7 +51,7 @@ impl RunFolder {
             ));
         }
         check_writable(&path)?;
-        Ok(Self { path, resumed: None })
+        Ok(Self { path, resumed: None, log: None })
     }
 
     /// Takes up the run in a folder, from its latest checkpoint.
@@ -58,9 +61,11 @@ impl RunFolder {
     pub fn resume(path: PathBuf) -> Result<Self> {
         let record = read_json(&path.join(RECORD))?;
         check_writable(&path)?;
+        // Before the checkpoints are looked at: a process that still trains would remove them meanwhile.
+        let log = Some(Log::reopen(&path)?);
         let checkpoints = Checkpoints::of(&path);
         let Some(&step) = checkpoints.steps()?.last() else {
-            return Ok(Self { path, resumed: Some(Resumed { record, checkpoint: None }) });
+            return Ok(Self { path, resumed: Some(Resumed { record, checkpoint: None }), log });
         };
         let checkpoint = checkpoints.path(step);
         let place = checkpoint.join(STATE);
@@ -68,7 +73,7 @@ impl RunFolder {
         if state.step != step {
             return Err(damaged(&place, format!("it is of step {}", state.step)));
         }
-        Ok(Self { path, resumed: Some(Resumed { record, checkpoint: Some((checkpoint, state)) }) })
+        Ok(Self { path, resumed: Some(Resumed { record, checkpoint: Some((checkpoint, state)) }), log })
     }
 
     /// How far the run had come that goes on here.

@@ -80,8 +80,11 @@ impl Run {
         self.write_record(&folder.path, &record)?;
         let state = folder.state().cloned();
         let state = state.unwrap_or_else(|| State::new(self.total_steps, self.recipe.seed, self.dtype));
-        let log = match folder.resumed {
-            Some(_) => Log::reopen(&folder.path, state.step)?,
+        let log = match folder.log {
+            Some(mut log) => {
+                log.cut_after(state.step)?;
+                log
+            }
             None => Log::create(&folder.path)?,
         };
         let saver = Saver::new(self, &folder.path);
