@@ -17,7 +17,7 @@ pub use audit::{Audit, LengthBin};
 pub use encode::{Encoder, Label, LabelledToken};
 pub use load::{Dataset, cache_folder, load};
 pub use read::{PlacedRow, Rows, read_batches, read_row, read_rows};
-pub use source::{DataKind, DataSource, content_hash};
+pub use source::{DataKind, DataSource, content_hash, hash_file};
 
 use crate::recipe::Recipe;
 use crate::template::Message;

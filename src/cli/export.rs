@@ -8,7 +8,7 @@ use smolten::error::{Error, Result};
 use smolten::export;
 use smolten::gguf::GgmlType;
 use smolten::pretrained::Pretrained;
-use smolten::recipe::{EngineChoice, RecipeOverrides};
+use smolten::recipe::EngineChoice;
 use std::path::{Path, PathBuf};
 
 /// Flags of `export`.
@@ -47,15 +47,8 @@ enum Kind {
 
 /// Checks where it is to go, opens the model and writes it.
 pub fn run(arguments: &ExportArguments) -> Result<()> {
-    let engine = &arguments.engine;
-    let flags = RecipeOverrides {
-        device: engine.device.clone(),
-        precision: engine.precision.clone(),
-        threads: engine.threads,
-        ..RecipeOverrides::default()
-    };
     // Nothing is computed, so of these only the threads matter.
-    let threads = EngineChoice::resolve(&flags)?.threads;
+    let threads = EngineChoice::resolve(&arguments.engine.overrides())?.threads;
     let out = &arguments.out;
     let asked = || format!("--out {}", out.display());
     let modelfile = (arguments.format == Format::Gguf).then(|| out.with_extension("Modelfile"));

@@ -95,7 +95,7 @@ impl<'a> Encoder<'a> {
             max_length: recipe.max_length.min(model.config.max_position_embeddings),
             system: recipe.system.as_deref(),
             strip: compat,
-            pad_with: id(&model.pad_token).filter(|_| compat),
+            pad_with: id(&model.pad_token).or(id(&model.eos_token)).filter(|_| compat),
         }
     }
 

@@ -143,7 +143,11 @@ pub fn content_hash(source: &DataSource) -> Result<Vec<String>> {
     }
 }
 
-fn hash_file(path: &Path) -> Result<String> {
+/// SHA-256 of a file's bytes, in hexadecimal.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read.
+pub fn hash_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

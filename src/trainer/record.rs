@@ -3,11 +3,9 @@
 use super::folder::RECORD;
 use super::{Resumed, Run};
 use crate::checkpoint::{sync_folder, write_beside};
+use crate::dataset::hash_file;
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use std::fmt::Write;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 impl Run {
@@ -67,24 +65,4 @@ fn weight_files(model: &Path) -> Result<Vec<PathBuf>> {
     files.retain(|f| f.extension().is_some_and(|e| e == "safetensors"));
     files.sort();
     Ok(files)
-}
-
-fn hash_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = std::io::Read::read(&mut file, &mut buffer).map_err(Error::io("read", path))?;
-        if n == 0 {
-            return Ok(hex(hasher.finalize()));
-        }
-        hasher.update(&buffer[..n]);
-    }
-}
-
-fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String");
-        text
-    })
 }
