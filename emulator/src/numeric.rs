@@ -1,0 +1,1 @@
+//! Arithmetic of single values and of matrix tiles, on bits.
