@@ -1,6 +1,7 @@
 //! PTX text to syntax tree.
 
 pub mod ast;
+mod print;
 
 /// Text that is not PTX, or PTX beyond what is read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

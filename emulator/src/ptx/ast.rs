@@ -1,5 +1,7 @@
 //! The syntax tree of a PTX module: names resolved, nothing decoded yet.
 
+use std::sync::Arc;
+
 /// `.b8`, `.u32`, `.f16x2`, ... of registers, variables and parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are PTX's")]
@@ -87,18 +89,22 @@ pub struct Function {
     pub name: String,
     /// `.entry` rather than `.func`.
     pub is_entry: bool,
-    /// Returned parameters of a device function (a register parameter counts as one too).
+    /// Returned parameters of a device function. A register parameter counts as one too; it is also the
+    /// register of the same name.
     pub returns: Vec<Variable>,
     /// Parameters. Those of an entry are laid out in order, each at its alignment.
     pub params: Vec<Variable>,
     /// `.maxntid` or `.reqntid` (then `exact`): threads per block.
     pub max_threads: Option<MaxThreads>,
-    /// Type of every register; [`Operand::Register`] is an index into it.
+    /// Type of every register that is used, in the order of first use; [`Operand::Register`] is an index into
+    /// it. The register parameters of a device function come first.
     pub registers: Vec<Type>,
-    /// Names of the registers, for messages.
+    /// Names of the registers, unique: the second `t` of a scope of its own is `t$1`.
     pub register_names: Vec<String>,
-    /// `.shared`, `.local` and `.param` variables declared in the body.
+    /// `.shared`, `.local` and `.param` variables declared in the body, under unique names.
     pub variables: Vec<Variable>,
+    /// Unique names of the labels, each with the index of the instruction after it; ascending.
+    pub labels: Vec<(String, u32)>,
     /// Instructions; branch targets are indices into it (or its length).
     pub instructions: Vec<Instruction>,
     /// Line of the name.
@@ -181,8 +187,31 @@ pub struct Location {
     /// From 1.
     pub line: u32,
     /// Where the code was inlined: the place of the call, and of the calls around that.
-    pub inlined_at: Option<Box<Location>>,
+    pub inlined_at: Option<Arc<Location>>,
 }
+
+const TYPES: [(&str, Type); 20] = [
+    ("pred", Type::Pred),
+    ("b8", Type::B8),
+    ("b16", Type::B16),
+    ("b32", Type::B32),
+    ("b64", Type::B64),
+    ("b128", Type::B128),
+    ("u8", Type::U8),
+    ("u16", Type::U16),
+    ("u32", Type::U32),
+    ("u64", Type::U64),
+    ("s8", Type::S8),
+    ("s16", Type::S16),
+    ("s32", Type::S32),
+    ("s64", Type::S64),
+    ("f16", Type::F16),
+    ("f16x2", Type::F16x2),
+    ("bf16", Type::BF16),
+    ("bf16x2", Type::BF16x2),
+    ("f32", Type::F32),
+    ("f64", Type::F64),
+];
 
 impl Type {
     /// Size; 0 for a predicate.
@@ -195,5 +224,10 @@ impl Type {
             Type::B64 | Type::U64 | Type::S64 | Type::F64 => 8,
             Type::B128 => 16,
         }
+    }
+
+    /// The type of a name without its point, e.g. `u32`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        TYPES.iter().find(|(n, _)| *n == name).map(|&(_, t)| t)
     }
 }
