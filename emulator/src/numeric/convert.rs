@@ -129,11 +129,8 @@ impl Conversion {
             }
             (Kind::Integer { bits: width, signed }, Kind::Float(format)) => {
                 let value = integer(bits, width, signed);
-                let finite = exact::Finite {
-                    negative: value < 0,
-                    significand: value.unsigned_abs(),
-                    exponent: 0,
-                };
+                let finite =
+                    exact::Finite { negative: value < 0, significand: value.unsigned_abs(), exponent: 0 };
                 self.finish(finite.round(format, self.round), format)
             }
             (Kind::Float(format), Kind::Integer { bits: to, signed }) => {
@@ -153,9 +150,17 @@ impl Conversion {
         let high = if signed { (1i128 << (bits - 1)) - 1 } else { (1i128 << bits) - 1 };
         let value = match value {
             // The ISA: 0, but 2^(bits - 1) if either type has 64 bits.
-            Value::Nan if from == exact::F64 || bits == 64 => return integer(1 << (bits - 1), bits, signed) as u64,
+            Value::Nan if from == exact::F64 || bits == 64 => {
+                return integer(1 << (bits - 1), bits, signed) as u64;
+            }
             Value::Nan => 0,
-            Value::Infinity { negative } => if negative { low } else { high },
+            Value::Infinity { negative } => {
+                if negative {
+                    low
+                } else {
+                    high
+                }
+            }
             Value::Finite(x) => {
                 let beyond = if x.negative { low } else { high };
                 x.to_integer(self.round).unwrap_or(beyond).clamp(low, high)
@@ -169,7 +174,9 @@ impl Conversion {
             // A double keeps its payload.
             Value::Nan if from == exact::F64 && to == exact::F64 => bits | 1 << 51,
             Value::Nan => to.nan & (to.sign() - 1) | if to == exact::F64 { 1 << 63 } else { 0 },
-            Value::Infinity { negative } => sign(negative, to) | if self.satfinite { to.max } else { to.overflow },
+            Value::Infinity { negative } => {
+                sign(negative, to) | if self.satfinite { to.max } else { to.overflow }
+            }
             Value::Finite(x) if self.to_integral => {
                 let whole = x.to_integer(self.round).map(|whole| exact::Finite {
                     significand: whole.unsigned_abs(),

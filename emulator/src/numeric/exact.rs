@@ -140,6 +140,12 @@ impl Finite {
         Some(if self.negative { -magnitude } else { magnitude })
     }
 
+    /// The whole units of `2^unit` in it, toward zero; `None` if there are none. They fit in 127 bits.
+    pub fn to_units(self, unit: i32) -> Option<i128> {
+        let magnitude = (self.significand != 0).then(|| shifted(self, unit, Round::Zero) as i128)?;
+        Some(if self.negative { -magnitude } else { magnitude })
+    }
+
     /// The product: both significands are below 2^64.
     pub fn times(self, other: Self) -> Self {
         Finite {

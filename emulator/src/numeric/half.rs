@@ -96,7 +96,7 @@ pub fn relu<T: Sixteen>(a: u16) -> u16 {
 
 /// An f64 as an f32 whose further rounding to 16 bits is right: inexact ones have their lowest bit set.
 #[inline(always)]
-fn to_odd(x: f64) -> f32 {
+pub(super) fn to_odd(x: f64) -> f32 {
     let nearest = x as f32;
     let (bits, back) = (nearest.to_bits(), f64::from(nearest));
     let truncated = if back.abs() > x.abs() { bits.wrapping_sub(1) } else { bits };

@@ -1,5 +1,7 @@
 //! Which vector instructions this machine has.
 
+use std::sync::OnceLock;
+
 /// A set of vector instructions that code is compiled for. All sets give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Simd {
@@ -14,19 +16,22 @@ pub enum Simd {
 impl Simd {
     /// The widest set of this machine.
     pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
-            if avx2 {
-                return if avx512 { Simd::Avx512 } else { Simd::Avx2 };
+        static DETECTED: OnceLock<Simd> = OnceLock::new();
+        *DETECTED.get_or_init(|| {
+            #[cfg(target_arch = "x86_64")]
+            {
+                let avx2 = is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c");
+                let avx512 = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl");
+                if avx2 {
+                    return if avx512 { Simd::Avx512 } else { Simd::Avx2 };
+                }
             }
-        }
-        Simd::Baseline
+            Simd::Baseline
+        })
     }
 }
