@@ -110,8 +110,9 @@ impl<'p, 'a> Body<'p, 'a> {
                 self.close_scope()
             }
             Token::Directive(word) => {
+                let line = cursor.line();
                 cursor.advance()?;
-                self.directive(word)
+                self.directive(word, line)
             }
             Token::Word(name) if cursor.following() == Token::Mark(':') => {
                 let line = cursor.line();
@@ -124,27 +125,22 @@ impl<'p, 'a> Body<'p, 'a> {
         }
     }
 
-    fn directive(&mut self, word: &str) -> Result<(), ParseError> {
+    fn directive(&mut self, word: &str, line: u32) -> Result<(), ParseError> {
         match (word, space_named(word)) {
             ("reg", _) => self.registers(),
             ("loc", _) => self.locations.read(&mut self.parser.cursor),
             ("pragma", _) => self.parser.cursor.skip_strings(),
             (_, Some(space)) => self.variables(space),
-            _ => Err(self
-                .parser
-                .cursor
-                .error(format!("`.{word}` isn't a directive that is read in a function"))),
+            _ => {
+                let message = format!("`.{word}` isn't a directive that is read in a function");
+                Err(ParseError { line, message })
+            }
         }
     }
 
     /// `.b32 %r<14>, t;`
     fn registers(&mut self) -> Result<(), ParseError> {
-        let Token::Directive(word) = self.parser.cursor.token() else {
-            return Err(self.parser.cursor.expected("the type of registers"));
-        };
-        let element = Type::from_name(word).filter(|t| t.bytes() != 1);
-        let element = element.ok_or_else(|| self.parser.cursor.expected("the type of registers"))?;
-        self.parser.cursor.advance()?;
+        let element = self.parser.register_type()?;
         loop {
             let line = self.parser.cursor.line();
             let name = self.parser.cursor.word("the name of a register")?;

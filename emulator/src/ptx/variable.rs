@@ -4,7 +4,7 @@ use super::ParseError;
 use super::ast::{Initializer, Space, Type, Variable};
 use super::constant::Constant;
 use super::cursor::MAX_DEPTH;
-use super::lexer::Token;
+use super::lexer::{Token, shortened};
 use super::module::Parser;
 
 /// Zeros that partial inner groups of all initializers of a module may stand for.
@@ -46,14 +46,14 @@ impl<'a> Parser<'a> {
         let (mut align, mut vector, mut element) = (None, None, None);
         let mut points = false;
         while let Token::Directive(word) = self.cursor.token() {
+            let line = self.cursor.line();
             self.cursor.advance()?;
+            let error = |message| Err(ParseError { line, message });
             match word {
                 "align" => {
                     let bytes = u64::from(self.cursor.u32("an alignment")?);
                     if !bytes.is_power_of_two() || bytes > 1 << 20 {
-                        return Err(self
-                            .cursor
-                            .error(format!("alignment {bytes} isn't a power of two up to 2^20")));
+                        return error(format!("alignment {bytes} isn't a power of two up to 2^20"));
                     }
                     align = if points { align } else { Some(bytes) };
                 }
@@ -64,9 +64,7 @@ impl<'a> Parser<'a> {
                 _ => match Type::from_name(word) {
                     Some(t) if element.is_none() && t != Type::Pred => element = Some(t),
                     _ => {
-                        return Err(self
-                            .cursor
-                            .error(format!("`.{word}` has no meaning in this declaration")));
+                        return error(format!("`.{word}` has no meaning in this declaration"));
                     }
                 },
             }
@@ -99,13 +97,16 @@ impl<'a> Parser<'a> {
             Some(Some(first)) => Some(*first),
             Some(None) if !init.is_empty() => Some((init.len() as u64).div_ceil(rest.unwrap_or(1))),
             Some(None) if unsized_is_fine => None,
-            Some(None) => return Err(self.cursor.error(format!("`{name}` has no size"))),
+            Some(None) => {
+                return Err(ParseError { line, message: format!("`{}` has no size", shortened(name)) });
+            }
         };
         let count = rest.and_then(|rest| first.unwrap_or(1).checked_mul(rest));
         let limit = max_bytes(space);
         let bytes = count.and_then(|count| count.checked_mul(head.element.bytes()));
         if bytes.is_none_or(|bytes| bytes > limit) {
-            return Err(self.cursor.error(format!("`{name}` has more than {limit} bytes")));
+            let message = format!("`{}` has more than {limit} bytes", shortened(name));
+            return Err(ParseError { line, message });
         }
         let align = head.align.unwrap_or(1).max(head.element.bytes() * head.vector.unwrap_or(1));
         let count = first.and(count);
