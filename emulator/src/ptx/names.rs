@@ -134,10 +134,11 @@ impl<'a> Names<'a> {
     fn member(&self, name: &str) -> Option<(usize, Type)> {
         let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
         let digits = &name[prefix.len()..];
-        let (depth, range) = self.ranges.get(prefix)?.last()?;
+        let ranges = self.ranges.get(prefix)?;
         let leading_zero = digits.len() > 1 && digits.starts_with('0');
         let number: u32 = digits.parse().ok().filter(|_| !leading_zero)?;
-        (number < range.count).then_some((*depth, range.element))
+        let (depth, range) = ranges.iter().rev().find(|(_, range)| number < range.count)?;
+        Some((*depth, range.element))
     }
 
     fn register(
