@@ -1,7 +1,22 @@
 //! PTX text to syntax tree.
+//!
+//! The text goes through a lexer and a cursor that sees two tokens ahead. A module's own level, its variables, its
+//! functions, their bodies and operands have a file each. Names and labels are resolved while reading: what a scope
+//! repeats gets a name of its own. Time and memory are linear in the length of the text.
 
 pub mod ast;
+mod body;
+mod constant;
+mod cursor;
+mod function;
+mod labels;
+mod lexer;
+mod location;
+mod module;
+mod names;
+mod operand;
 mod print;
+mod variable;
 
 /// Text that is not PTX, or PTX beyond what is read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +32,6 @@ pub struct ParseError {
 ///
 /// # Errors
 /// [`ParseError`] with the line.
-pub fn parse(_text: &str) -> Result<ast::Module, ParseError> {
-    todo!("helper: ptx")
+pub fn parse(text: &str) -> Result<ast::Module, ParseError> {
+    module::Parser::new(text)?.parse()
 }
