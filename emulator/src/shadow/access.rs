@@ -128,7 +128,8 @@ impl Shadow {
                 !self.order.is_before(past, alone)
             })
         };
-        let lane = conflict.past.as_ref().and_then(guilty).unwrap_or(party.lanes.trailing_zeros());
+        let past = conflict.past.as_ref().filter(|_| conflict.kind == FaultKind::Race);
+        let lane = past.and_then(guilty).unwrap_or(party.lanes.trailing_zeros());
         let now = Party { warp: party.warp, lanes: 1 << lane };
         let who = thread(now);
         let does = match action {
