@@ -290,7 +290,7 @@ fn addresses(random: &mut Lcg, space: u32, bytes: u32, align: u32) -> [u32; 32] 
             0 | 1 => base % (last + 1).saturating_sub(31 * step).max(1) + lane * step,
             2 => base,
             3 => base + lane / 8 * step,
-            4 => lane * step ^ 3,
+            4 => (lane * step) ^ 3,
             _ => random.below(last + 1),
         };
         at % (last + 1) * align

@@ -23,9 +23,9 @@ fn naive_wavefronts(lanes: u32, addresses: &[u32; 32], bytes: u32) -> u32 {
     let mut sum = 0;
     for group in 0..32 / lanes_per_group {
         let mut banks: BTreeMap<u32, HashSet<u32>> = BTreeMap::new();
-        for lane in group * lanes_per_group..(group + 1) * lanes_per_group {
-            for byte in (0..bytes).filter(|_| is_active(lanes, lane)) {
-                let word = (addresses[lane] + byte) / 4;
+        let of_group = |&(lane, _): &(usize, &u32)| lane / lanes_per_group == group && is_active(lanes, lane);
+        for (_, address) in addresses.iter().enumerate().filter(of_group) {
+            for word in (0..bytes).map(|byte| (address + byte) / 4) {
                 banks.entry(word % 32).or_default().insert(word);
             }
         }
