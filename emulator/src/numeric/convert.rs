@@ -105,7 +105,7 @@ pub struct Conversion {
 
 impl Conversion {
     /// Without modifiers.
-    pub fn new(to: Scalar, from: Scalar) -> Self {
+    pub const fn new(to: Scalar, from: Scalar) -> Self {
         Conversion {
             to,
             from,

@@ -1,7 +1,7 @@
 //! Where variables and parameters lie.
 
 use super::Param;
-use super::lower::Place;
+use super::lower::{Place, qualified};
 use crate::memory::{Memory, MemoryError};
 use crate::ptx::ast::{Function, Initializer, Module, Operand, Space, Variable};
 use std::collections::{HashMap, HashSet};
@@ -27,9 +27,13 @@ pub struct Variables {
 /// [`MemoryError`]; then nothing stays allocated.
 pub fn variables(module: &Module, memory: &Memory) -> Result<Variables, MemoryError> {
     let mut all = Variables { places: HashMap::new(), globals: Vec::new(), const_bytes: 0 };
-    let in_memory = |v: &&Variable| matches!(v.space, Space::Global | Space::Const);
-    let of_functions = module.functions.iter().flat_map(|f| &f.variables);
-    let wanted: Vec<&Variable> = module.variables.iter().chain(of_functions).filter(in_memory).collect();
+    let in_memory = |v: &Variable| matches!(v.space, Space::Global | Space::Const);
+    let of_functions = module.functions.iter().flat_map(|f| {
+        f.variables.iter().map(|v| (qualified(&f.name, &v.name), v))
+    });
+    let of_module = module.variables.iter().map(|v| (v.name.clone(), v));
+    let wanted: Vec<(String, &Variable)> =
+        of_module.chain(of_functions).filter(|(_, v)| in_memory(v)).collect();
     let filled = allocate(&wanted, memory, &mut all).and_then(|()| fill(&wanted, memory, &all));
     if let Err(error) = filled {
         for (_, address, bytes) in &all.globals {
@@ -42,12 +46,12 @@ pub fn variables(module: &Module, memory: &Memory) -> Result<Variables, MemoryEr
     Ok(all)
 }
 
-fn allocate(wanted: &[&Variable], memory: &Memory, all: &mut Variables) -> Result<(), MemoryError> {
-    for variable in wanted {
+fn allocate(wanted: &[(String, &Variable)], memory: &Memory, all: &mut Variables) -> Result<(), MemoryError> {
+    for (name, variable) in wanted {
         let bytes = variable.count.unwrap_or(0).saturating_mul(variable.element.bytes());
         let address = if bytes == 0 { 0 } else { memory.alloc(bytes)? };
-        all.places.insert(variable.name.clone(), Place::Global(address));
-        all.globals.push((variable.name.clone(), address, bytes));
+        all.places.insert(name.clone(), Place::Global(address));
+        all.globals.push((name.clone(), address, bytes));
         if variable.space == Space::Const {
             all.const_bytes = all.const_bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         }
@@ -56,8 +60,8 @@ fn allocate(wanted: &[&Variable], memory: &Memory, all: &mut Variables) -> Resul
 }
 
 /// Writes the initial contents: zeros where nothing is said.
-fn fill(wanted: &[&Variable], memory: &Memory, all: &Variables) -> Result<(), MemoryError> {
-    for (variable, &(_, address, bytes)) in wanted.iter().zip(&all.globals) {
+fn fill(wanted: &[(String, &Variable)], memory: &Memory, all: &Variables) -> Result<(), MemoryError> {
+    for ((_, variable), &(_, address, bytes)) in wanted.iter().zip(&all.globals) {
         if bytes == 0 {
             continue;
         }
@@ -104,15 +108,11 @@ pub(super) fn params(function: &Function) -> Result<(Vec<Param>, usize, HashMap<
 pub(super) fn shared(module: &Module, kernel: usize) -> Result<(HashMap<String, Place>, u32), String> {
     let by_name: HashMap<&str, usize> =
         module.functions.iter().enumerate().map(|(i, f)| (f.name.as_str(), i)).collect();
-    let of_functions = module.functions.iter().flat_map(|f| &f.variables);
-    let variables: HashMap<&str, &Variable> = (module.variables.iter().chain(of_functions))
-        .filter(|v| v.space == Space::Shared)
-        .map(|v| (v.name.as_str(), v))
-        .collect();
     let (mut seen, mut queue, mut used) = (HashSet::from([kernel]), vec![kernel], Vec::new());
     let mut named = HashSet::new();
     while let Some(function) = queue.pop() {
-        for instruction in &module.functions[function].instructions {
+        let function = &module.functions[function];
+        for instruction in &function.instructions {
             let mut names = Vec::new();
             instruction.operands.iter().for_each(|operand| symbols(operand, &mut names));
             for name in names {
@@ -121,10 +121,13 @@ pub(super) fn shared(module: &Module, kernel: usize) -> Result<(HashMap<String, 
                 {
                     queue.push(callee);
                 }
-                if let Some(&variable) = variables.get(name)
-                    && named.insert(name)
+                let own = function.variables.iter().find(|v| v.name == name);
+                let key = own.map_or(name.to_owned(), |v| qualified(&function.name, &v.name));
+                let variable = own.or_else(|| module.variables.iter().find(|v| v.name == name));
+                if let Some(variable) = variable.filter(|v| v.space == Space::Shared)
+                    && named.insert(key.clone())
                 {
-                    used.push(variable);
+                    used.push((key, variable));
                 }
             }
         }
@@ -132,21 +135,21 @@ pub(super) fn shared(module: &Module, kernel: usize) -> Result<(HashMap<String, 
     place(&used)
 }
 
-fn place(used: &[&Variable]) -> Result<(HashMap<String, Place>, u32), String> {
+fn place(used: &[(String, &Variable)]) -> Result<(HashMap<String, Place>, u32), String> {
     let (mut places, mut end) = (HashMap::new(), 0u64);
-    for variable in used.iter().filter(|v| v.count.is_some()) {
+    for (name, variable) in used.iter().filter(|(_, v)| v.count.is_some()) {
         let bytes = variable.count.unwrap_or(0).saturating_mul(variable.element.bytes());
         let offset = end.next_multiple_of(variable.align.clamp(1, 1 << 16));
         end = offset.saturating_add(bytes);
         if end > MOST_SHARED {
             return Err(format!("more than {MOST_SHARED} bytes of static shared memory"));
         }
-        places.insert(variable.name.clone(), Place::Shared(u32::try_from(offset).expect("small")));
+        places.insert(name.clone(), Place::Shared(u32::try_from(offset).expect("small")));
     }
-    let align = used.iter().filter(|v| v.count.is_none()).map(|v| v.align.clamp(1, 1 << 16)).max();
+    let align = used.iter().filter(|(_, v)| v.count.is_none()).map(|(_, v)| v.align.clamp(1, 1 << 16)).max();
     let dynamic = u32::try_from(end.next_multiple_of(align.unwrap_or(1))).expect("small");
-    for variable in used.iter().filter(|v| v.count.is_none()) {
-        places.insert(variable.name.clone(), Place::Shared(dynamic));
+    for (name, _) in used.iter().filter(|(_, v)| v.count.is_none()) {
+        places.insert(name.clone(), Place::Shared(dynamic));
     }
     Ok((places, dynamic))
 }

@@ -122,12 +122,19 @@ pub struct Frame<'a> {
     /// Virtual register and file of each of its registers.
     registers: Vec<(Virtual, Type)>,
     places: HashMap<String, Place>,
+    /// The carry flag of `add.cc` and the like, a predicate.
+    pub carry: Virtual,
     /// Draft of each instruction.
     starts: Vec<u32>,
     /// Branches to patch: draft, instruction (the function's length for its end).
     branches: Vec<(usize, usize)>,
     /// Table entries to patch.
     table_entries: Vec<(usize, usize)>,
+}
+
+/// Key of a function's own variable among the module's.
+pub(super) fn qualified(function: &str, variable: &str) -> String {
+    format!("{function}/{variable}")
 }
 
 /// Lowers one kernel. `places` holds the module's variables and the functions' shared ones; `params` the kernel's.
@@ -193,6 +200,7 @@ impl<'a> Lowerer<'a> {
             function,
             registers: Vec::with_capacity(function.registers.len()),
             places,
+            carry: self.register(Type::Pred),
             starts: Vec::with_capacity(function.instructions.len()),
             branches: Vec::new(),
             table_entries: Vec::new(),
@@ -202,8 +210,12 @@ impl<'a> Lowerer<'a> {
             frame.registers.push((register, ty));
         }
         for variable in &function.variables {
-            if matches!(variable.space, Space::Local | Space::Param) {
-                let place = self.local(variable).map_err(here)?;
+            let place = if matches!(variable.space, Space::Local | Space::Param) {
+                Some(self.local(variable).map_err(here)?)
+            } else {
+                self.places.get(&qualified(&function.name, &variable.name)).copied()
+            };
+            if let Some(place) = place {
                 frame.places.insert(variable.name.clone(), place);
             }
         }

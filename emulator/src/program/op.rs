@@ -1,5 +1,6 @@
 //! Decoded instructions: what the machine executes.
 
+use super::lanes::LaneOp;
 use crate::numeric::mma::Mma;
 
 /// File a register lives in, and whether an instruction reads or writes it.
@@ -45,9 +46,6 @@ pub struct Instr {
     /// Where they start: vectors, matrix fragments.
     pub wide: u32,
 }
-
-/// A function of single lanes: immediate, then up to three sources (zero-extended) to a result.
-pub type LaneFn = fn(u64, [u64; 3]) -> u64;
 
 /// What an instruction does. Registers are in [`Instr::r`]: `d` is `r[0]`, `a`, `b`, `c` follow.
 #[derive(Clone, Copy, Debug)]
@@ -103,20 +101,29 @@ pub enum Op {
     /// Predicate constant.
     PredConst(bool),
     /// Any other lane-wise instruction.
-    Lanes {
-        /// Its function.
-        function: LaneFn,
-        /// Passed to it.
-        immediate: u64,
+    Lanes(LaneOp),
+    /// `mov {a, b}, c`: parts of so many bits of `a` to the registers of the pool.
+    Split {
+        /// 16 or 32.
+        part_bits: u8,
     },
+    /// `mov c, {a, b, c, d}`: four 16-bit registers of the pool to a 64-bit one.
+    Join16,
+    /// `bfi`: a into b at the position `c`, of the length in the pool.
+    Bfi {
+        /// 64 bits.
+        wide: bool,
+    },
+    /// With the carry: `d = a op b (op c) + carry`; the carry in and out are predicates in the pool.
+    Carry(CarryOp, bool),
     /// `setp` with a combining predicate, two destinations, rare types: `d | wide[0] = test(a, b) op c`.
     SetpLanes {
-        /// Bit 0 of the result.
-        function: LaneFn,
-        /// Passed to it.
-        immediate: u64,
-        /// How `c` is combined.
+        /// Bits 0 and 1 of the result.
+        function: LaneOp,
+        /// How `c` is combined, and whether it is complemented first.
         combine: Option<(Logic, bool)>,
+        /// The second predicate is the upper half's result, not the complement.
+        packed: bool,
     },
     /// `%clock`, `%clock64`, `%globaltimer`: grows with every instruction of the block.
     Clock,
@@ -129,7 +136,7 @@ pub enum Op {
         /// Where.
         access: Access,
         /// New value of (old, b, c).
-        function: LaneFn,
+        function: LaneOp,
         /// Result does not depend on the order: integer operations.
         exact: bool,
     },
@@ -180,13 +187,23 @@ pub enum Op {
         wide: bool,
     },
     /// `redux.sync`: value in `a`, member mask in `b`.
-    Redux(LaneFn),
+    Redux(LaneOp),
     /// `activemask`.
     ActiveMask,
     /// `bar.warp.sync`: mask in `a`.
     WarpSync,
     /// `bar`/`barrier`: number in `a`, threads in `b` (or none).
     Barrier(BarrierMode),
+}
+
+/// Operations of the extended-precision forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum CarryOp {
+    Add,
+    Sub,
+    MadLo,
+    MadHi { signed: bool },
 }
 
 /// `bar` forms.
@@ -324,9 +341,8 @@ pub enum Unary32 {
     AbsF32,
     SqrtF32,
     RcpF32,
-    RsqrtApprox,
     Ex2Approx,
-    Lg2Approx,
+    Ex2ApproxFtz,
     F32FromS32,
     F32FromU32,
     S32FromF32Rz,
@@ -338,12 +354,8 @@ pub enum Unary32 {
     Low16,
     /// Keep the low 8 bits.
     Low8,
-    /// Bits 16 to 31.
-    High16,
     /// Low half of a 64-bit source.
     Low32Of64,
-    /// High half of a 64-bit source.
-    High32Of64,
     /// Rounded to nearest.
     F32FromF64,
 }

@@ -2,12 +2,11 @@
 
 use super::lanes;
 use super::lower::{Constant, Frame, Lowerer, Result};
-use super::op::{BarrierAction, BarrierMode, Kind, NONE, Op, Reduction, ShuffleMode, VoteMode};
+use super::op::{BarrierAction, BarrierMode, Kind, Op, Reduction, ShuffleMode, VoteMode};
 use super::registers::{Draft, NO_REGISTER, Virtual};
 use crate::numeric::mma::Mma;
 use crate::ptx::ast::{Instruction, Operand};
 
-const _: () = assert!(NONE == u16::MAX);
 const NO: (Virtual, Kind) = (NO_REGISTER, Kind::None);
 
 pub(super) fn lower<'a>(

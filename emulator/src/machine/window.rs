@@ -1,0 +1,32 @@
+//! Windows of the generic address space. Global memory lies outside of all of them.
+
+/// Start of shared memory.
+pub const SHARED: u64 = 0x7e00_0000_0000;
+/// Start of the thread's local memory.
+pub const LOCAL: u64 = 0x7d00_0000_0000;
+/// Start of the kernel's parameters.
+pub const PARAM: u64 = 0x7c00_0000_0000;
+/// Bytes of a window.
+const BYTES: u64 = 1 << 32;
+
+use crate::program::op::Space;
+
+/// Space of a generic address.
+pub(super) fn space(address: u64) -> Space {
+    match address {
+        a if a.wrapping_sub(SHARED) < BYTES => Space::Shared,
+        a if a.wrapping_sub(LOCAL) < BYTES => Space::Local,
+        a if a.wrapping_sub(PARAM) < BYTES => Space::Param,
+        _ => Space::Global,
+    }
+}
+
+/// Generic address of the start of a space.
+pub(super) fn start(space: Space) -> u64 {
+    match space {
+        Space::Shared => SHARED,
+        Space::Local => LOCAL,
+        Space::Param => PARAM,
+        Space::Global | Space::Generic => 0,
+    }
+}
