@@ -252,8 +252,9 @@ pub fn cos(a: u32, ftz: bool) -> u32 {
 #[inline(always)]
 fn hyperbolic_tangent(x: f64) -> f64 {
     let y = x * x;
-    let series = polynomial(y, [-1382.0 / 155_925.0, 62.0 / 2835.0, -17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0]);
-    let small = x + x * y * series;
+    let series =
+        polynomial(y, [-1382.0 / 155_925.0, 62.0 / 2835.0, -17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0, 1.0]);
+    let small = x * series; // -0 stays
     let large = 1.0 - 2.0 / (exp2(x.abs() * (2.0 * LOG2_E)) + 1.0);
     if x.abs() < 0.05 { small } else { large.copysign(x) }
 }
