@@ -32,7 +32,7 @@ const SHIFT: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
 
 /// ln(2)^k / k!, for k from 11 down to 0.
 const EX2: [f64; 12] = [
-    4.455_438_271_870_811_6e-10,
+    4.455_438_271_870_812e-10,
     7.054_911_620_801_123e-9,
     1.017_808_600_923_97e-7,
     1.321_548_679_014_431e-6,
@@ -182,7 +182,8 @@ fn reduced_large(x: f32) -> (u64, f64) {
                 _ => 0,
             }
     });
-    let turns = significand * (window & ((1 << 100) - 1)) & ((1 << 100) - 1);
+    let mask = (1 << 100) - 1;
+    let turns = (significand * (window & mask)) & mask;
     let quarter = (turns + (1 << 97)) >> 98;
     let rest = turns as i128 - (quarter << 98) as i128;
     let angle = rest as f64 * (FRAC_PI_2 / (1u128 << 98) as f64);
