@@ -32,7 +32,7 @@ const SHIFT: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
 
 /// ln(2)^k / k!, for k from 11 down to 0.
 const EX2: [f64; 12] = [
-    4.455_438_271_870_811_6e-10,
+    4.455_438_271_870_812e-10,
     7.054_911_620_801_123e-9,
     1.017_808_600_923_97e-7,
     1.321_548_679_014_431e-6,
@@ -182,7 +182,8 @@ fn reduced_large(x: f32) -> (u64, f64) {
                 _ => 0,
             }
     });
-    let turns = significand * (window & ((1 << 100) - 1)) & ((1 << 100) - 1);
+    let mask = (1 << 100) - 1;
+    let turns = (significand * (window & mask)) & mask;
     let quarter = (turns + (1 << 97)) >> 98;
     let rest = turns as i128 - (quarter << 98) as i128;
     let angle = rest as f64 * (FRAC_PI_2 / (1u128 << 98) as f64);
@@ -252,8 +253,9 @@ pub fn cos(a: u32, ftz: bool) -> u32 {
 #[inline(always)]
 fn hyperbolic_tangent(x: f64) -> f64 {
     let y = x * x;
-    let series = polynomial(y, [-1382.0 / 155_925.0, 62.0 / 2835.0, -17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0]);
-    let small = x + x * y * series;
+    let series =
+        polynomial(y, [-1382.0 / 155_925.0, 62.0 / 2835.0, -17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0, 1.0]);
+    let small = x * series; // -0 stays
     let large = 1.0 - 2.0 / (exp2(x.abs() * (2.0 * LOG2_E)) + 1.0);
     if x.abs() < 0.05 { small } else { large.copysign(x) }
 }

@@ -142,7 +142,7 @@ impl Conversion {
 
     fn unpacked(&self, bits: u64, format: Format) -> Value {
         let bits = if format == exact::TF32 { bits >> 13 } else { bits };
-        unpack(bits & (2 * format.sign() - 1), format, self.ftz && format == exact::F32)
+        unpack(bits & (format.sign() | (format.sign() - 1)), format, self.ftz && format == exact::F32)
     }
 
     fn float_to_integer(&self, value: Value, from: Format, bits: u32, signed: bool) -> u64 {

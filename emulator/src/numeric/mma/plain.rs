@@ -79,11 +79,11 @@ fn run_inline(mma: &Mma, tile: &Tile) -> Option<Output> {
     }
     let mut c = tile.c;
     for step in 0..mma.steps {
-        for n in 0..N {
-            let accumulator = if mma.half { c[n].map(half) } else { c[n] };
+        for (n, c) in c.iter_mut().enumerate() {
+            let accumulator = if mma.half { c.map(half) } else { *c };
             let sum = Step { a: &a, b: &b, n, first: step * mma.step_k() };
             let lowest = if mma.half { -14 } else { -126 };
-            c[n] = match (mma.element, mma.half) {
+            *c = match (mma.element, mma.half) {
                 (Element::Tf32, _) => sum.run::<4, false>(&accumulator, lowest)?,
                 (_, false) => sum.run::<8, false>(&accumulator, lowest)?,
                 (_, true) => sum.run::<8, true>(&accumulator, lowest)?,

@@ -61,7 +61,7 @@ impl Output {
         for lane in 0..32 {
             let (g, t) = (lane / 4, lane % 4);
             for upper in 0..2 {
-                let (even, odd) = (self.0[2 * t][g + 8 * upper], self.0[2 * t + 1][g + 8 * upper]);
+                let [even, odd] = [0, 1].map(|odd| self.0[2 * t + odd][g + 8 * upper]);
                 if mma.half {
                     d[upper][lane] = even | odd << 16;
                 } else {

@@ -201,7 +201,7 @@ fn fused_dot_add(a: &A, b: &B, n: usize, c: __m512i, range: &mut Range) -> __m51
     }
     let exponent = _mm512_max_epi32(largest, lowest);
     let up = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(2 * BIAS + FRACTION_BITS), exponent), 23);
-    let down = _mm512_sub_epi32(_mm512_set1_epi32(2 * BIAS << 23), up);
+    let down = _mm512_sub_epi32(_mm512_set1_epi32((2 * BIAS) << 23), up);
     let up = _mm512_castsi512_ps(up);
     let mut sum = _mm512_cvttps_epi32(_mm512_mul_ps(_mm512_castsi512_ps(c), up));
     for t in 0..4 {
