@@ -1,7 +1,7 @@
 //! A function's body: declarations, labels and instructions.
 
 use super::ParseError;
-use super::ast::{Function, Guard, Instruction, Space, Type};
+use super::ast::{Function, Guard, Instruction, Space, Type, Variable};
 use super::cursor::MAX_DEPTH;
 use super::function::Formal;
 use super::labels::Labels;
@@ -70,7 +70,7 @@ impl<'p, 'a> Body<'p, 'a> {
         self.labels.close_scope(&mut self.function)
     }
 
-    fn declare_formal(&mut self, formal: Formal<'a>) -> Result<super::ast::Variable, ParseError> {
+    fn declare_formal(&mut self, formal: Formal<'a>) -> Result<Variable, ParseError> {
         let Formal { name, mut variable, is_register } = formal;
         variable.name = if is_register {
             let declared = self.names.declare(name, Name::Unused(variable.element));
