@@ -9,6 +9,7 @@
 mod access;
 mod bytes;
 mod fast;
+mod message;
 mod order;
 mod stamp;
 
@@ -40,6 +41,16 @@ pub enum Access {
     Strong,
 }
 
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx2() -> bool {
+    false
+}
+
 /// The shadow of one block's shared memory. One is kept by every worker thread and reused for block after block.
 ///
 /// Every range an access names must lie within the bytes of the block. After a [`Hazard`] the state is good for
@@ -47,6 +58,7 @@ pub enum Access {
 pub struct Shadow {
     order: Order,
     bytes: Bytes,
+    has_avx2: bool,
 }
 
 impl Default for Shadow {
@@ -63,7 +75,7 @@ impl Shadow {
 
     /// Empty; checks reads of what nothing was written to (`initialised`), or races and copies in flight, or both.
     pub fn with_checks(initialised: bool, races: bool) -> Self {
-        Self { order: Order::new(), bytes: Bytes::new(initialised, races) }
+        Self { order: Order::new(), bytes: Bytes::new(initialised, races), has_avx2: has_avx2() }
     }
 
     /// A new block of `threads` threads with `bytes` of shared memory, all unwritten.
@@ -136,8 +148,10 @@ impl Shadow {
             (Access::Weak, 4) => self.weak::<4, false>(warp, lanes, addresses),
             (Access::Weak, 8) => self.weak::<8, false>(warp, lanes, addresses),
             (Access::Weak, 16) => self.weak::<16, false>(warp, lanes, addresses),
-            (Access::Weak, _) => self.each(warp, lanes, addresses, bytes, Action::Read),
-            (Access::Strong, _) => self.each(warp, lanes, addresses, bytes, Action::StrongRead),
+            (access, _) => {
+                let action = if access == Access::Weak { Action::Read } else { Action::StrongRead };
+                self.any(warp, lanes, addresses, bytes, action)
+            }
         }
     }
 
@@ -160,8 +174,28 @@ impl Shadow {
             (Access::Weak, 4) => self.weak::<4, true>(warp, lanes, addresses),
             (Access::Weak, 8) => self.weak::<8, true>(warp, lanes, addresses),
             (Access::Weak, 16) => self.weak::<16, true>(warp, lanes, addresses),
-            (Access::Weak, _) => self.each(warp, lanes, addresses, bytes, Action::Write),
-            (Access::Strong, _) => self.each(warp, lanes, addresses, bytes, Action::StrongWrite),
+            (access, _) => {
+                let action = if access == Access::Weak { Action::Write } else { Action::StrongWrite };
+                self.any(warp, lanes, addresses, bytes, action)
+            }
+        }
+    }
+
+    fn any(
+        &mut self,
+        warp: u32,
+        lanes: Lanes,
+        addresses: &[u32; 32],
+        bytes: u32,
+        action: Action,
+    ) -> Result<(), Hazard> {
+        match bytes {
+            1 => self.each::<1>(warp, lanes, addresses, action),
+            2 => self.each::<2>(warp, lanes, addresses, action),
+            4 => self.each::<4>(warp, lanes, addresses, action),
+            8 => self.each::<8>(warp, lanes, addresses, action),
+            16 => self.each::<16>(warp, lanes, addresses, action),
+            _ => unreachable!("no instruction accesses {bytes} bytes a lane"),
         }
     }
 
@@ -170,7 +204,7 @@ impl Shadow {
     /// # Errors
     /// The [`Hazard`] found first.
     pub fn read_rows(&mut self, warp: u32, addresses: &[u32]) -> Result<(), Hazard> {
-        addresses.iter().enumerate().try_for_each(|(row, &address)| self.read_row(warp, row, address))
+        self.rows(warp, addresses)
     }
 
     /// `stmatrix`: lane 4i..4i+4 of the warp write the 16 bytes of row i of each group of 8 rows.
@@ -193,7 +227,7 @@ impl Shadow {
         addresses: &[u32; 32],
         bytes: u32,
     ) -> Result<(), Hazard> {
-        self.each(warp, lanes, addresses, bytes, Action::Issue)
+        self.any(warp, lanes, addresses, bytes, Action::Issue)
     }
 
     /// The copy has been waited for: its bytes were written by the lane, now.
@@ -207,6 +241,6 @@ impl Shadow {
         addresses: &[u32; 32],
         bytes: u32,
     ) -> Result<(), Hazard> {
-        self.each(warp, lanes, addresses, bytes, Action::Complete)
+        self.any(warp, lanes, addresses, bytes, Action::Complete)
     }
 }

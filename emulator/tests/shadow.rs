@@ -110,9 +110,9 @@ struct Block {
     copies: Vec<(u32, u32, [u32; 32], u32)>,
 }
 
-fn is_broadcast(lanes: u32, to: &[u32; 32]) -> bool {
-    let first = to[lanes.trailing_zeros() as usize];
-    (0..32).all(|lane| lanes >> lane & 1 == 0 || to[lane] == first)
+fn has_broadcast(lanes: u32, to: &[u32; 32]) -> bool {
+    let active = || (0..32).filter(|lane| lanes >> lane & 1 != 0);
+    active().any(|lane| active().any(|other| lane != other && to[lane] == to[other]))
 }
 
 fn threads_of(warp: u32, lanes: u32) -> Vec<usize> {
@@ -204,7 +204,7 @@ impl Block {
         let found = found.err().map(|hazard| (hazard.kind, hazard.lane));
         let same = match (what, found, expected) {
             // Lanes that read the same address are taken at once: of several hazards, another may come first.
-            (What::Read(Access::Weak), Some(_), Some(_)) if is_broadcast(lanes, to) => true,
+            (What::Read(Access::Weak), Some(_), Some(_)) if has_broadcast(lanes, to) => true,
             _ => found == expected,
         };
         assert!(same, "{found:?} for {expected:?}: {what:?} by {lanes:#x} of warp {warp} at {to:?}, {size}");

@@ -1,5 +1,6 @@
 //! The state of every byte, and what an access does to it: the general case, byte by byte or run by run.
 
+use super::fast::{run, run_mut};
 use super::order::{CLOCK_END, Order, Party, Past, bits};
 use super::stamp::{self, IN_FLIGHT, KIND, LIST, STRONG, WARPS, WEAK};
 use crate::fault::FaultKind;
@@ -42,6 +43,14 @@ struct List {
     bytes: usize,
 }
 
+/// The state of a byte, or of several: what `writes`, `reads` and `masks` of [`Bytes`] say.
+#[derive(Clone, Copy)]
+struct State {
+    write: u32,
+    read: u32,
+    mask: u32,
+}
+
 /// By byte: the last write, and the reads that are not followed by a later read they are ordered before.
 pub(super) struct Bytes {
     pub writes: Vec<u32>,
@@ -50,7 +59,7 @@ pub(super) struct Bytes {
     pub masks: Vec<u32>,
     lists: Vec<List>,
     /// Bytes that are the destination of a copy.
-    in_flight: usize,
+    pub in_flight: usize,
     /// Whether reads of unwritten bytes are refused.
     pub initialised: bool,
     /// Whether races are, and accesses to copies in flight.
@@ -93,47 +102,77 @@ impl Bytes {
         }
     }
 
-    /// The state of a byte, dead parts alike: last write, readers, mask.
-    fn state(&self, order: &Order, byte: usize) -> (u32, u32, u32) {
-        let (write, read) = (self.writes[byte], self.reads[byte]);
-        let written = if write < stamp::at(order.start) { 0 } else { stamp::at(order.start) };
-        let floor = stamp::at(order.floor);
-        let write = if write < floor { written } else { write };
-        match read {
-            _ if read < floor => (write, 0, 0),
-            _ if stamp::has_mask(read) => (write, read, self.masks[byte]),
-            _ => (write, read, 0),
+    /// The state of `N` bytes if it is the same: last write, reads, mask. What is dead counts as 0, old writes of this
+    /// block as one of its start.
+    #[inline(always)]
+    fn alike<const N: usize>(&self, order: &Order, byte: usize) -> Option<State> {
+        let (writes, reads): (&[u32; N], &[u32; N]) = (run(&self.writes, byte), run(&self.reads, byte));
+        let (start, floor) = (stamp::at(order.start), stamp::at(order.floor));
+        let write = if are_all(writes, |write| write < start) {
+            0
+        } else if are_all(writes, |write| write >= start && write < floor) {
+            start
+        } else if are_all(writes, |write| write == writes[0]) {
+            writes[0]
+        } else {
+            return None;
+        };
+        if are_all(reads, |read| read < floor) {
+            return Some(State { write, read: 0, mask: 0 });
         }
+        let read = reads[0];
+        if !are_all(reads, |other| other == read) {
+            return None;
+        }
+        if !stamp::has_mask(read) {
+            return Some(State { write, read, mask: 0 });
+        }
+        let masks: &[u32; N] = run(&self.masks, byte);
+        are_all(masks, |mask| mask == masks[0]).then_some(State { write, read, mask: masks[0] })
     }
 
-    /// `bytes` bytes from `byte` on are accessed. Bytes in the same state are treated as one.
-    pub fn access(
+    /// `N` bytes from `byte` on are accessed. Bytes in the same state are treated as one.
+    #[inline(always)]
+    pub fn access<const N: usize>(
         &mut self,
         order: &Order,
         byte: usize,
-        bytes: usize,
         party: Party,
         action: Action,
     ) -> Result<(), Conflict> {
-        let first = self.state(order, byte);
-        let alike = (1..bytes).all(|i| self.state(order, byte + i) == first);
-        let step = if alike { bytes } else { 1 };
-        for byte in (byte..byte + bytes).step_by(step) {
-            let state = self.state(order, byte);
-            self.access_alike(order, byte, step, state, party, action)?;
+        if let Some(state) = self.alike::<N>(order, byte) {
+            // The commonest is done here: a read after old writes.
+            if action == Action::Read
+                && state.write == stamp::at(order.start)
+                && order.start < order.floor
+                && self.races
+                && state.read & KIND != LIST
+                && let Some((read, mask)) = joined(order, state.read, state.mask, party)
+            {
+                *run_mut(&mut self.reads, byte) = [read; N];
+                *run_mut(&mut self.masks, byte) = [mask; N];
+                return Ok(());
+            }
+            return self.access_alike(order, byte, N, state, party, action);
+        }
+        for byte in byte..byte + N {
+            let state = self.alike::<1>(order, byte).expect("one byte is like itself");
+            self.access_alike(order, byte, 1, state, party, action)?;
         }
         Ok(())
     }
 
+    #[inline(never)]
     fn access_alike(
         &mut self,
         order: &Order,
         byte: usize,
         bytes: usize,
-        (write, read, mask): (u32, u32, u32),
+        state: State,
         party: Party,
         action: Action,
     ) -> Result<(), Conflict> {
+        let State { write, read, mask } = state;
         let refuse = |kind, past| Err(Conflict { kind, byte, past });
         let clock = order.clock[party.warp as usize];
         let lane = party.lanes.trailing_zeros();
@@ -159,7 +198,7 @@ impl Bytes {
         let race = if listed {
             conflict(order, &self.lists[mask as usize].past, party, action)
         } else {
-            conflict_of_stamps(order, (write, read, mask), party, action)
+            conflict_of_stamps(order, state, party, action)
         };
         if let Some(past) = race {
             return refuse(FaultKind::Race, Some(past));
@@ -191,7 +230,7 @@ impl Bytes {
             }
             _ => {}
         }
-        let list = self.list(order, range.clone(), (write, read, mask));
+        let list = self.list(order, range.clone(), state);
         add(order, &mut self.lists[list].past, party, action);
         if action == Action::StrongWrite {
             self.writes[range].fill(stamp::of(clock, STRONG, party.warp, lane));
@@ -200,12 +239,8 @@ impl Bytes {
     }
 
     /// The list of these bytes and no others, made if need be.
-    fn list(
-        &mut self,
-        order: &Order,
-        range: std::ops::Range<usize>,
-        (write, read, mask): (u32, u32, u32),
-    ) -> usize {
+    fn list(&mut self, order: &Order, range: std::ops::Range<usize>, state: State) -> usize {
+        let State { write, read, mask } = state;
         let mut past = Vec::new();
         if read & KIND == LIST {
             let list = &mut self.lists[mask as usize];
@@ -235,6 +270,12 @@ fn past_reads(read: u32, mask: u32) -> impl Iterator<Item = Past> {
     bits(warps).map(move |warp| Past { warp, lanes, clock, write: false, strong: false })
 }
 
+/// Without branches, for vector code.
+#[inline(always)]
+fn are_all<const N: usize>(values: &[u32; N], property: impl Fn(u32) -> bool) -> bool {
+    values.iter().fold(true, |all, &value| all & property(value))
+}
+
 fn races(order: &Order, past: &Past, party: Party, action: Action) -> bool {
     (past.write || action.writes()) && !(past.strong && action.is_strong()) && !order.is_before(past, party)
 }
@@ -248,12 +289,8 @@ fn conflict(order: &Order, list: &[Past], party: Party, action: Action) -> Optio
     found(false).or_else(|| found(true))
 }
 
-fn conflict_of_stamps(
-    order: &Order,
-    (write, read, mask): (u32, u32, u32),
-    party: Party,
-    action: Action,
-) -> Option<Past> {
+fn conflict_of_stamps(order: &Order, state: State, party: Party, action: Action) -> Option<Past> {
+    let State { write, read, mask } = state;
     let past = stamp::write(write);
     if races(order, &past, party, action) {
         return Some(past);
@@ -271,18 +308,29 @@ fn conflict_of_stamps(
 ///
 /// Of several warps only the warps are kept, not their lanes. That is enough: a warp that is ordered after the other
 /// warps' reads of an interval has since been at a barrier of whole warps, which orders its own lanes, too.
+#[inline]
 fn joined(order: &Order, read: u32, mask: u32, party: Party) -> Option<(u32, u32)> {
-    let clock = order.clock[party.warp as usize];
-    if past_reads(read, mask).all(|past| order.not_before(&past, party) == 0) {
-        return Some(stamp::read(clock, party.warp, party.lanes));
+    let Party { warp, lanes } = party;
+    let (clock, then) = (order.clock[warp as usize], stamp::clock(read));
+    let all_warps = |warps| (stamp::of(order.interval, WARPS, 0, 0), warps | 1 << warp);
+    if read & KIND == WARPS {
+        if then >= order.interval {
+            // Nothing orders warps within an interval.
+            return Some(all_warps(mask));
+        }
+        let ordered = past_reads(read, mask).all(|past| order.not_before(&past, party) == 0);
+        return ordered.then(|| stamp::read(clock, warp, lanes));
     }
-    let (warps, lanes) = stamp::readers(read, mask);
-    let one = read & KIND != WARPS;
-    if one && stamp::warp(read) == party.warp {
-        return (stamp::clock(read) == clock).then(|| stamp::read(clock, party.warp, lanes | party.lanes));
+    let (past_warps, past_lanes) = stamp::readers(read, mask);
+    let past_warp = stamp::warp(read);
+    let past = Past { warp: past_warp, lanes: past_lanes, clock: then, write: false, strong: false };
+    if read == 0 || order.not_before(&past, party) == 0 {
+        return Some(stamp::read(clock, warp, lanes));
     }
-    (stamp::clock(read) >= order.interval)
-        .then(|| (stamp::of(order.interval, WARPS, 0, 0), warps | 1 << party.warp))
+    if past_warp == warp {
+        return (then == clock).then(|| stamp::read(clock, warp, past_lanes | lanes));
+    }
+    (then >= order.interval).then(|| all_warps(past_warps))
 }
 
 /// Adds an access to a list; what is ordered before it and conflicts with no more than it does is dropped.

@@ -173,6 +173,8 @@ impl Order {
     pub fn not_before(&self, past: &Past, party: Party) -> Lanes {
         if past.clock < self.floor || self.knows[party.warp as usize][past.warp as usize] >= past.clock {
             0
+        } else if past.warp == party.warp && self.partial[past.warp as usize] < self.floor {
+            past.lanes & !party.lanes
         } else if past.warp == party.warp {
             bits(party.lanes)
                 .fold(past.lanes, |rest, lane| rest & !self.known_lanes(past.warp, lane, past.clock))
