@@ -1,13 +1,14 @@
 //! The driver's C interface: what libcuda.so.1 exports.
 //!
-//! Every operation runs at the call, on the calling thread: one of the schedules a card may choose. So streams keep
-//! their order and a synchronise has nothing to wait for, but a fault inside a kernel is kept in the context and
-//! returned from the next call on, as a card does, with the diagnosis on standard error at once.
+//! Every operation runs at the call, on the calling thread: one of the schedules a card may choose. So
+//! streams keep their order and a synchronise has nothing to wait for, but a fault inside a kernel is kept in
+//! the context and returned from the next call on, as a card does, with the diagnosis on standard error at
+//! once.
 //!
-//! In the order of the flow: arguments ([`abi`]), result codes ([`errors`]), handles ([`registry`]), what there is
-//! in all ([`state`]), then the interface by the driver's own chapters, and what of it is not built
-//! ([`unsupported`]). Functions keep the names, arguments and meaning of the driver API's reference, so they have no
-//! documentation of their own.
+//! In the order of the flow: arguments ([`abi`]), result codes ([`errors`]), handles ([`registry`]), what
+//! there is in all ([`state`]), then the interface by the driver's own chapters, and what of it is not built
+//! ([`unsupported`]). Functions keep the names, arguments and meaning of the driver API's reference, so they
+//! have no documentation of their own.
 
 mod abi;
 mod capture;
@@ -88,16 +89,14 @@ struct Entry {
     address: *const (),
 }
 
-/// Exported functions: version of CUDA that introduced it, name, arguments, body. Where there is a variant whose
-/// default stream is the thread's own, both names in brackets. Makes `entries()`, which lists them.
+/// Exported functions: version of CUDA that introduced it, name, arguments, body. Where there is a variant
+/// whose default stream is the thread's own, both names in brackets. Makes `list`, which lists them.
 macro_rules! exports {
     ($($since:literal fn $name:tt $args:tt $body:block)*) => {
         $($crate::driver::export!($name $args $body);)*
 
-        pub(super) fn entries() -> Vec<$crate::driver::Entry> {
-            let mut entries = Vec::new();
+        pub(super) fn list(entries: &mut Vec<$crate::driver::Entry>) {
             $($crate::driver::enter!(entries $since $name);)*
-            entries
         }
     };
 }
@@ -127,10 +126,12 @@ macro_rules! enter {
     ($entries:ident $since:literal [$name:ident $variant:ident]) => {
         $crate::driver::enter!($entries $since $name);
         let since = std::cmp::max($since, 7000);
-        $entries.push($crate::driver::Entry { name: stringify!($variant), since, address: $variant as *const () });
+        let (name, address) = (stringify!($variant), $variant as *const ());
+        $entries.push($crate::driver::Entry { name, since, address });
     };
     ($entries:ident $since:literal $name:ident) => {
-        $entries.push($crate::driver::Entry { name: stringify!($name), since: $since, address: $name as *const () });
+        let (name, address) = (stringify!($name), $name as *const ());
+        $entries.push($crate::driver::Entry { name, since: $since, address });
     };
 }
 use enter;

@@ -1,12 +1,12 @@
 //! Arguments as C passes them, and the only unsafe reads and writes of the caller's memory.
 //!
-//! A function of the driver is called by C (or through another language's C interface), so a pointer argument comes
-//! with the promise that the driver API's reference makes its caller give: null, or valid for what the function
-//! reads or writes through it. Handles and device addresses carry no such promise and are never followed: they are
-//! plain numbers, looked up in registries. The types here wrap the pointers. Their fields are private and they have
-//! no constructors beside those from other such arguments, so every value is an argument of an exported function
-//! (or part of a structure one points to), and that promise holds for it. This is what the SAFETY comments call "the
-//! caller's promise".
+//! A function of the driver is called by C (or through another language's C interface), so a pointer argument
+//! comes with the promise that the driver API's reference makes its caller give: null, or valid for what the
+//! function reads or writes through it. Handles and device addresses carry no such promise and are never
+//! followed: they are plain numbers, looked up in registries. The types here wrap the pointers. Their fields
+//! are private and they have no constructors beside those from other such arguments, so every value is an
+//! argument of an exported function (or part of a structure one points to), and that promise holds for it.
+//! This is what the SAFETY comments call "the caller's promise".
 
 use super::errors::{Error, Result};
 use std::ffi::{CStr, c_char, c_void};
@@ -88,7 +88,8 @@ impl<T> Out<T> {
     /// Writes unless null.
     pub(super) fn set_if_wanted(self, value: T) {
         if !self.0.is_null() {
-            // SAFETY: not null, so by the caller's promise valid for a write of `T`; alignment is not asked for.
+            // SAFETY: not null, so by the caller's promise valid for a write of `T`; alignment is not asked
+            // for.
             unsafe { self.0.write_unaligned(value) };
         }
     }
@@ -150,8 +151,8 @@ impl<T: Copy> In<T> {
         }
         // SAFETY: an index below the count the caller gave with the pointer, so inside what it promised.
         let slot = unsafe { self.0.add(index) };
-        // SAFETY: not null and promised valid for reads; `T` is an integer, a wrapper of this module or a structure
-        // of those, for which every bit pattern is a value; alignment is not asked for.
+        // SAFETY: not null and promised valid for reads; `T` is an integer, a wrapper of this module or a
+        // structure of those, for which every bit pattern is a value; alignment is not asked for.
         Ok(unsafe { slot.read_unaligned() })
     }
 
@@ -229,24 +230,24 @@ impl SharedOfBlock {
 
 /// Host memory of a copy: an address, which a function has said to be one of the host.
 ///
-/// Copies run at the call, so the caller's promise for the pointer holds. Those of a graph run later: the driver
-/// API's reference makes the caller keep the memory while the graph is launched.
+/// Copies run at the call, so the caller's promise for the pointer holds. Those of a graph run later: the
+/// driver API's reference makes the caller keep the memory while the graph is launched.
 pub(super) mod host {
     use std::slice;
 
     /// The caller's bytes.
     pub(in super::super) fn source<'a>(address: u64, bytes: usize) -> &'a [u8] {
         let pointer = std::ptr::with_exposed_provenance::<u8>(index(address));
-        // SAFETY: the caller's promise for the source of a copy: `bytes` bytes to read, not written meanwhile. The
-        // copy refused null and device addresses.
+        // SAFETY: the caller's promise for the source of a copy: `bytes` bytes to read, not written
+        // meanwhile. The copy refused null and device addresses.
         unsafe { slice::from_raw_parts(pointer, bytes) }
     }
 
     /// The caller's room.
     pub(in super::super) fn target<'a>(address: u64, bytes: usize) -> &'a mut [u8] {
         let pointer = std::ptr::with_exposed_provenance_mut::<u8>(index(address));
-        // SAFETY: the caller's promise for the target of a copy: `bytes` bytes to write, not used meanwhile. The
-        // copy refused null and device addresses.
+        // SAFETY: the caller's promise for the target of a copy: `bytes` bytes to write, not used meanwhile.
+        // The copy refused null and device addresses.
         unsafe { slice::from_raw_parts_mut(pointer, bytes) }
     }
 
@@ -268,7 +269,7 @@ pub(super) fn at_exit(function: extern "C" fn()) {
     unsafe extern "C" {
         fn atexit(function: extern "C" fn()) -> i32;
     }
-    // SAFETY: `atexit` takes any function without arguments; that one never unwinds, being `extern "C"`. The library
-    // is not unloaded before: libc calls the functions of a library that is closed at that time.
+    // SAFETY: `atexit` takes any function without arguments; that one never unwinds, being `extern "C"`. The
+    // library is not unloaded before: libc calls the functions of a library that is closed at that time.
     unsafe { atexit(function) };
 }

@@ -1,4 +1,5 @@
-//! Capture of streams into graphs: which streams are captured, what depends on what, what is refused meanwhile.
+//! Capture of streams into graphs: which streams are captured, what depends on what, what is refused
+//! meanwhile.
 
 use super::context::Context;
 use super::errors::{Error, Result};

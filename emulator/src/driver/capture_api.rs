@@ -68,12 +68,15 @@ exports! {
         let stream = driver.stream(stream)?;
         out.set(number(driver.captures.status(&stream).as_ref()))
     }
-    10010 fn [cuStreamGetCaptureInfo cuStreamGetCaptureInfo_ptsz](stream: u64, status: Out<u32>, id: Out<u64>) {
+    10010 fn [cuStreamGetCaptureInfo cuStreamGetCaptureInfo_ptsz](
+        stream: u64, status: Out<u32>, id: Out<u64>
+    ) {
         let (graph, nodes, count) = (Out::none(), Out::none(), Out::none());
         info(stream, &Wanted { status, id, graph, nodes, count })
     }
     11030 fn [cuStreamGetCaptureInfo_v2 cuStreamGetCaptureInfo_v2_ptsz](
-        stream: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<*const u64>, count: Out<usize>
+        stream: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<*const u64>,
+        count: Out<usize>
     ) {
         info(stream, &Wanted { status, id, graph, nodes, count })
     }

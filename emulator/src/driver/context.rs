@@ -36,12 +36,12 @@ pub(super) struct Primary {
     pub(super) flags: u32,
 }
 
-/// Stack, printf buffer, heap, synchronisation depth, pending launches, L2 granularity, persisting L2: a card's
-/// defaults. The emulator keeps them, and takes what it needs.
+/// Stack, printf buffer, heap, synchronisation depth, pending launches, L2 granularity, persisting L2: a
+/// card's defaults. The emulator keeps them, and takes what it needs.
 const LIMITS: [usize; 7] = [1024, 1 << 20, 8 << 20, 2, 2048, 128, 0];
 
-/// Flags of `cuCtxCreate` that exist: scheduling (no two of them), mapped host memory, local memory kept, core dumps
-/// and synchronous copies.
+/// Flags of `cuCtxCreate` that exist: scheduling (no two of them), mapped host memory, local memory kept,
+/// core dumps and synchronous copies.
 fn check_flags(flags: u32) -> Result<()> {
     let schedule = flags & 7;
     if flags & !0xff != 0 || !matches!(schedule, 0 | 1 | 2 | 4) { Err(Error::INVALID_VALUE) } else { Ok(()) }
@@ -279,7 +279,8 @@ exports! {
         if config > 2 {
             return Err(Error::INVALID_VALUE);
         }
-        Ok(context.bank_size.store(1, Ordering::Relaxed)) // banks of 4 bytes are all there are
+        context.bank_size.store(1, Ordering::Relaxed); // banks of 4 bytes are all there are
+        Ok(())
     }
     5050 fn cuCtxGetStreamPriorityRange(least: Out<i32>, greatest: Out<i32>) {
         driver()?.current()?;

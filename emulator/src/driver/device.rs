@@ -50,8 +50,8 @@ impl Limits {
     }
 }
 
-/// `CU_DEVICE_ATTRIBUTE_*`: those that ask for what the emulator has, or a card of that capability would say. What is
-/// absent of the features that can be asked for is 0.
+/// `CU_DEVICE_ATTRIBUTE_*`: those that ask for what the emulator has, or a card of that capability would say.
+/// What is absent of the features that can be asked for is 0.
 fn attribute(attribute: u32, capability: u32) -> Result<u32> {
     const LAST: u32 = 147;
     let limits = Limits::new(capability);

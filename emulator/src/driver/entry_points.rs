@@ -22,29 +22,33 @@ struct Version {
 
 /// By name without version and variant.
 static TABLE: LazyLock<HashMap<&'static str, Vec<Version>>> = LazyLock::new(|| {
+    let mut entries = Vec::new();
     let chapters = [
-        errors::entries(),
-        device::entries(),
-        context::entries(),
-        primary::entries(),
-        stream::entries(),
-        event::entries(),
-        capture_api::entries(),
-        graph_api::entries(),
-        memory::entries(),
-        copy_api::entries(),
-        pointer::entries(),
-        pool::entries(),
-        module::entries(),
-        library::entries(),
-        function::entries(),
-        launch::entries(),
-        occupancy::entries(),
-        unsupported::entries(),
-        entries(),
+        errors::list,
+        device::list,
+        context::list,
+        primary::list,
+        stream::list,
+        event::list,
+        capture_api::list,
+        graph_api::list,
+        memory::list,
+        copy_api::list,
+        pointer::list,
+        pool::list,
+        module::list,
+        library::list,
+        function::list,
+        launch::list,
+        occupancy::list,
+        unsupported::list,
+        list,
     ];
+    for list in chapters {
+        list(&mut entries);
+    }
     let mut table: HashMap<_, Vec<_>> = HashMap::new();
-    for Entry { name, since, address } in chapters.into_iter().flatten() {
+    for Entry { name, since, address } in entries {
         let (versioned, is_per_thread) = match name.strip_suffix("_ptsz").or(name.strip_suffix("_ptds")) {
             Some(rest) => (rest, true),
             None => (name, false),

@@ -127,9 +127,9 @@ errors! {
     903 STREAM_CAPTURE_UNMATCHED "capture was not ended in the same stream as it began";
     904 STREAM_CAPTURE_UNJOINED "capturing stream has unjoined work";
     905 STREAM_CAPTURE_ISOLATION "dependency created on uncaptured work in another stream";
-    906 STREAM_CAPTURE_IMPLICIT "operation would make the legacy stream depend on a capturing blocking stream";
+    906 STREAM_CAPTURE_IMPLICIT "operation would make the legacy stream depend on a capturing stream";
     907 CAPTURED_EVENT "operation not permitted on an event last recorded in a capturing stream";
-    908 STREAM_CAPTURE_WRONG_THREAD "attempt to terminate a thread-local capture sequence from another thread";
+    908 STREAM_CAPTURE_WRONG_THREAD "thread-local capture sequence ended from another thread";
     909 TIMEOUT "timeout";
     910 GRAPH_EXEC_UPDATE_FAILURE "graph exec update failure";
     911 EXTERNAL_DEVICE "external device";

@@ -124,7 +124,9 @@ exports! {
     12040 fn cuFuncGetParamInfo(handle: u64, index: usize, offset: Out<usize>, bytes: Out<usize>) {
         function(handle)?.param(index, offset, bytes)
     }
-    13020 fn cuFuncGetParamCount(handle: u64, out: Out<usize>) { out.set(function(handle)?.kernel.params.len()) }
+    13020 fn cuFuncGetParamCount(handle: u64, out: Out<usize>) {
+        out.set(function(handle)?.kernel.params.len())
+    }
     12040 fn cuFuncIsLoaded(out: Out<u32>, handle: u64) {
         function(handle)?;
         out.set(1)

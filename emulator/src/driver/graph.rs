@@ -190,8 +190,8 @@ impl Exec {
         Self { flags, nodes: graph.nodes() }
     }
 
-    /// Runs the nodes in the order they were captured in: each comes after those it depends on. Stops at a fault,
-    /// which the context keeps; so it does with memory that is gone, as a card would fault on it.
+    /// Runs the nodes in the order they were captured in: each comes after those it depends on. Stops at a
+    /// fault, which the context keeps; so it does with memory that is gone, as a card would fault on it.
     pub(super) fn run(&self, driver: &Driver, context: &Context) -> Result<()> {
         for node in &self.nodes {
             if context.check().is_err() {

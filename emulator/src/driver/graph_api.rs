@@ -47,7 +47,7 @@ fn launch(exec: u64, stream: u64) -> Result<()> {
 }
 
 /// The CUDA way to give a list: a count alone without room, else as many as there is room for, the rest null.
-fn list(values: &[u64], out: Out<u64>, count: Out<usize>) -> Result<()> {
+fn give(values: &[u64], out: Out<u64>, count: Out<usize>) -> Result<()> {
     if out.is_null() {
         return count.set(values.len());
     }
@@ -75,10 +75,10 @@ fn edges(graph: u64, from: Out<u64>, to: Out<u64>, count: Out<usize>) -> Result<
         nodes.iter().enumerate().flat_map(|(i, node)| node.after.iter().map(move |&before| (before, i)));
     let (before, after): (Vec<_>, Vec<_>) = pairs.unzip();
     let room = if from.is_null() { 0 } else { count.as_in().get()? };
-    list(&graph.names(driver, &before), from, count)?;
+    give(&graph.names(driver, &before), from, count)?;
     if !to.is_null() {
         count.set(room)?;
-        list(&graph.names(driver, &after), to, count)?;
+        give(&graph.names(driver, &after), to, count)?;
     }
     Ok(())
 }
@@ -92,7 +92,7 @@ fn relatives(handle: u64, out: Out<u64>, count: Out<usize>, dependents: bool) ->
     } else {
         nodes[name.index].after.clone()
     };
-    list(&graph.names(driver, &found), out, count)
+    give(&graph.names(driver, &found), out, count)
 }
 
 exports! {
@@ -127,7 +127,9 @@ exports! {
         error_node.set_if_wanted(0);
         instantiate(out, graph, 0)
     }
-    11040 fn cuGraphInstantiateWithFlags(out: Out<u64>, graph: u64, flags: u64) { instantiate(out, graph, flags) }
+    11040 fn cuGraphInstantiateWithFlags(out: Out<u64>, graph: u64, flags: u64) {
+        instantiate(out, graph, flags)
+    }
     12000 fn [cuGraphInstantiateWithParams cuGraphInstantiateWithParams_ptsz](
         out: Out<u64>, graph: u64, params: Out<InstantiateParams>
     ) {
@@ -149,14 +151,14 @@ exports! {
         let driver = driver()?;
         let graph = driver.graphs.get(graph)?;
         let all: Vec<usize> = (0..graph.nodes().len()).collect();
-        list(&graph.names(driver, &all), out, count)
+        give(&graph.names(driver, &all), out, count)
     }
     10000 fn cuGraphGetRootNodes(graph: u64, out: Out<u64>, count: Out<usize>) {
         let driver = driver()?;
         let graph = driver.graphs.get(graph)?;
         let nodes = graph.nodes();
         let roots: Vec<usize> = (0..nodes.len()).filter(|&i| nodes[i].after.is_empty()).collect();
-        list(&graph.names(driver, &roots), out, count)
+        give(&graph.names(driver, &roots), out, count)
     }
     10000 fn cuGraphGetEdges(graph: u64, from: Out<u64>, to: Out<u64>, count: Out<usize>) {
         edges(graph, from, to, count)

@@ -1,8 +1,8 @@
 //! Occupancy: how many blocks a processor holds at once.
 //!
-//! blocks = min(blocks of a processor, threads of a processor / threads of the block in whole warps, shared memory
-//! of a processor / (static + dynamic + reserved)). Registers are left out: PTX does not say how many a card's
-//! compiler would use.
+//! blocks = min(blocks of a processor, threads of a processor / threads of the block in whole warps, shared
+//! memory of a processor / (static + dynamic + reserved)). Registers are left out: PTX does not say how many
+//! a card's compiler would use.
 
 use super::abi::{In, Out, SharedOfBlock};
 use super::device::{Limits, PROCESSORS};
@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 const WARP: u32 = 32;
 
-/// Blocks of `threads` threads and `dynamic` bytes that a processor holds; 0 if such a block cannot be launched.
+/// Blocks of `threads` threads and `dynamic` bytes that a processor holds; 0 if such a block cannot be
+/// launched.
 fn active_blocks(limits: Limits, function: &Function, threads: u32, dynamic: usize) -> u32 {
     let Ok(dynamic) = u32::try_from(dynamic) else { return 0 };
     if threads > function.kernel.max_threads {

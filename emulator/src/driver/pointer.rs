@@ -133,7 +133,9 @@ exports! {
     12020 fn cuMemAdvise_v2(address: u64, bytes: usize, _advice: u32, location: Location) {
         advise(address, bytes, location)
     }
-    8000 fn [cuMemPrefetchAsync cuMemPrefetchAsync_ptsz](address: u64, bytes: usize, device: i32, stream: u64) {
+    8000 fn [cuMemPrefetchAsync cuMemPrefetchAsync_ptsz](
+        address: u64, bytes: usize, device: i32, stream: u64
+    ) {
         driver()?.stream(stream)?;
         advise(address, bytes, location(device)?)
     }

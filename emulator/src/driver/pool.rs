@@ -117,7 +117,9 @@ fn set_attribute(handle: u64, attribute: u32, value: In<u64>) -> Result<()> {
 }
 
 exports! {
-    11020 fn cuDeviceGetDefaultMemPool(out: Out<u64>, device: i32) { out.set(check_device(device)?.default_pool) }
+    11020 fn cuDeviceGetDefaultMemPool(out: Out<u64>, device: i32) {
+        out.set(check_device(device)?.default_pool)
+    }
     11020 fn cuDeviceGetMemPool(out: Out<u64>, device: i32) {
         out.set(*lock(&check_device(device)?.current_pool))
     }

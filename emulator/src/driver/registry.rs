@@ -17,8 +17,8 @@ pub(super) struct Registry<T> {
 }
 
 impl<T> Registry<T> {
-    /// Handles start at `kind << 40`: none looks like null, a default stream or device memory, and none of one kind
-    /// is one of another.
+    /// Handles start at `kind << 40`: none looks like null, a default stream or device memory, and none of
+    /// one kind is one of another.
     pub(super) fn new(kind: u64) -> Self {
         Self { next: AtomicU64::new(kind << 40), objects: Mutex::default() }
     }
@@ -60,8 +60,6 @@ impl<T> Registry<T> {
 
     /// Takes out all that `keep` refuses.
     pub(super) fn retain(&self, keep: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
-        let gone =
-            lock(&self.objects).extract_if(|_, object| !keep(object)).map(|(_, object)| object).collect();
-        gone
+        lock(&self.objects).extract_if(|_, object| !keep(object)).map(|(_, object)| object).collect()
     }
 }

@@ -107,8 +107,8 @@ impl Driver {
         }
     }
 
-    /// Says on standard error why a call was refused: codes alone say little. The first few times; a program that
-    /// probes for what works would flood it.
+    /// Says on standard error why a call was refused: codes alone say little. The first few times; a program
+    /// that probes for what works would flood it.
     pub(super) fn note(&self, message: &str) {
         const MOST: u32 = 20;
         match self.notes.fetch_add(1, Ordering::Relaxed) {

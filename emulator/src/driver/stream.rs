@@ -106,7 +106,9 @@ fn launch_host_function(stream: u64, function: HostFunction, data: UserData) -> 
 
 exports! {
     2000 fn cuStreamCreate(out: Out<u64>, flags: u32) { create(out, flags, 0) }
-    5050 fn cuStreamCreateWithPriority(out: Out<u64>, flags: u32, priority: i32) { create(out, flags, priority) }
+    5050 fn cuStreamCreateWithPriority(out: Out<u64>, flags: u32, priority: i32) {
+        create(out, flags, priority)
+    }
     4000 fn cuStreamDestroy_v2(stream: u64) {
         let driver = driver()?;
         let stream = driver.streams.remove(stream)?;

@@ -1,13 +1,13 @@
-//! The rest of what libcuda exports: functions that exist, so that clients which look everything up find it, and do
-//! nothing but say so. Textures, arrays, graphics, external memory, virtual memory, clusters, several devices, calls
-//! older than 64-bit addresses.
+//! The rest of what libcuda exports: functions that exist, so that clients which look everything up find it,
+//! and do nothing but say so. Textures, arrays, graphics, external memory, virtual memory, clusters, several
+//! devices, calls older than 64-bit addresses.
 
 use super::Call;
 use super::errors::Error;
 use super::state::driver;
 
-/// Version of CUDA that introduced it, name. The arguments are ignored: in the C calling conventions of 64-bit
-/// systems it is the caller who removes them.
+/// Version of CUDA that introduced it, name. The arguments are ignored: in the C calling conventions of
+/// 64-bit systems it is the caller who removes them.
 macro_rules! unsupported {
     ($($since:literal $name:ident)*) => {
         $(
@@ -21,8 +21,8 @@ macro_rules! unsupported {
             }
         )*
 
-        pub(super) fn entries() -> Vec<super::Entry> {
-            vec![$(super::Entry { name: stringify!($name), since: $since, address: $name as *const () },)*]
+        pub(super) fn list(entries: &mut Vec<super::Entry>) {
+            $(super::enter!(entries $since $name);)*
         }
     };
 }
