@@ -44,10 +44,9 @@ impl Module {
 /// What a failed load is to the client.
 fn code(error: &LoadError) -> Error {
     match error {
-        LoadError::Parse(_) => Error::INVALID_PTX,
-        LoadError::Unsupported { .. } => Error::NOT_SUPPORTED,
         LoadError::Target { .. } => Error::NO_BINARY_FOR_GPU,
         LoadError::Memory(_) => Error::OUT_OF_MEMORY,
+        _ => Error::INVALID_PTX,
     }
 }
 
