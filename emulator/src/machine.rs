@@ -112,7 +112,7 @@ impl Launch<'_> {
                 }
                 let index = self.block_of_turn(turn, blocks);
                 if let Err(stop) = block.run(index) {
-                    let fault = self.fault(stop, self.block_index(index));
+                    let fault = self.fault(*stop, self.block_index(index));
                     stop_at.fetch_min(turn, Ordering::Relaxed);
                     let mut outcome = outcome.lock().expect("no worker panics with the lock");
                     if outcome.1.as_ref().is_none_or(|(first, _)| turn < *first) {

@@ -1,7 +1,7 @@
 //! Syntax tree to decoded kernels.
 
 mod alu;
-mod lanes;
+pub mod lanes;
 pub mod layout;
 pub mod lower;
 mod memory;
@@ -180,7 +180,7 @@ impl Kernel {
         let Some(instruction) = function.instructions.get(origin.index as usize) else {
             return (origin.line, String::new(), Vec::new());
         };
-        let lines = lower::chain(&self.source, instruction.location.as_deref());
+        let lines = lower::chain(&self.source, instruction.location.as_ref());
         let lines = lines.into_iter().map(|(file, line)| SourceLine { file, line }).collect();
         (origin.line, function.text_of(instruction), lines)
     }

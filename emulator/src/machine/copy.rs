@@ -111,10 +111,10 @@ impl Core<'_> {
             if !copy.moved {
                 self.move_bytes(&copy);
             }
-            if self.launch.settings.checks.races || self.launch.settings.checks.initialised {
+            if self.shadowed {
                 let done =
                     self.shadow.complete_async(warp, copy.lanes, &copy.to, u32::from(copy.bytes));
-                done.map_err(|hazard| self.hazard(warp, hazard))?;
+                self.watched(warp, done)?;
             }
         }
         Ok(())

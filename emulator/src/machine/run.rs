@@ -313,7 +313,9 @@ impl Core<'_> {
             warp.splits.push(Split { pc: pc + 1, mask: mask & !m, wait: Wait::No });
         }
         // Lanes that need not be aligned may wait at several barrier instructions.
-        let joins = |split: &Split| matches!(split.wait, Wait::Lanes(_)) && self.same_barrier(instr, split.pc);
+        let code = &self.launch.code.instrs[..];
+        let joins =
+            |split: &Split| matches!(split.wait, Wait::Lanes(_)) && same_barrier(code, instr, split.pc);
         let met = if mode.aligned {
             m
         } else {
@@ -348,13 +350,13 @@ impl Core<'_> {
         warp.splits.push(Split { pc: pc + u32::from(!waits), mask: m, wait });
         Ok(Some(Pause::Arrived(arrived)))
     }
+}
 
-    /// Whether the instruction at `pc` is a barrier of the same kind.
-    fn same_barrier(&self, instr: &Instr, pc: u32) -> bool {
-        match (instr.op, self.launch.code.instrs[pc as usize].op) {
-            (Op::Barrier(a), Op::Barrier(b)) => a == b,
-            _ => false,
-        }
+/// Whether the instruction at `pc` is a barrier of the same kind.
+fn same_barrier(code: &[Instr], instr: &Instr, pc: u32) -> bool {
+    match (instr.op, code[pc as usize].op) {
+        (Op::Barrier(a), Op::Barrier(b)) => a == b,
+        _ => false,
     }
 }
 

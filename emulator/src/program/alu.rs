@@ -264,8 +264,8 @@ fn float16(opcode: &str, ty: &str, words: Words) -> Result<Form> {
         "fma" => half(Arith::Fma),
         "min" | "max" => LaneOp::MinMax { ty, max: opcode == "max", packed, mode: words.min_max() },
         "abs" | "neg" => LaneOp::Sign { ty, packed, negate: opcode == "neg", ftz: words.ftz },
-        "ex2" => LaneOp::ApproxHalf(Approx::Ex2, bf16, packed),
-        "tanh" => LaneOp::ApproxHalf(Approx::Tanh, bf16, packed),
+        "ex2" => LaneOp::ApproxHalf { op: Approx::Ex2, bf16, packed, ftz: words.ftz },
+        "tanh" => LaneOp::ApproxHalf { op: Approx::Tanh, bf16, packed, ftz: words.ftz },
         _ => return Err("unknown for 16-bit floats".into()),
     };
     Ok((Op::Lanes(op), 32, [32; 3]))

@@ -7,6 +7,7 @@ use crate::numeric::integer::{self, Permute};
 use crate::numeric::{Class, MinMax, Mode, Round, approximate, double, half, single};
 
 /// What a lane computes from up to three sources, zero-extended to 64 bits.
+#[allow(missing_docs, reason = "the fields are named as the modifiers")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LaneOp {
     /// Integers of a width and signedness.
@@ -23,8 +24,8 @@ pub enum LaneOp {
     Sign { ty: Scalar, packed: bool, negate: bool, ftz: bool },
     /// Approximations.
     Approx(Approx, bool),
-    /// The same for f16 or bf16 (second), packed (third).
-    ApproxHalf(Approx, bool, bool),
+    /// The same for f16 or bf16.
+    ApproxHalf { op: Approx, bf16: bool, packed: bool, ftz: bool },
     /// `copysign`: f64 or f32.
     CopySign(bool),
     /// `testp`: f64 or f32.
@@ -174,11 +175,11 @@ impl LaneOp {
             Self::MinMax { ty, max, packed, mode } => min_max(ty, max, packed, mode, a, b),
             Self::Sign { ty, packed, negate, ftz } => sign(ty, packed, negate, ftz, a),
             Self::Approx(op, ftz) => u64::from(op.apply(a32, b32, ftz)),
-            Self::ApproxHalf(op, bf16, packed) => halves(packed, [a, b, c], |[a, ..]| match (op, bf16) {
+            Self::ApproxHalf { op, bf16, packed, ftz } => halves(packed, [a, b, c], |[a, ..]| match (op, bf16) {
                 (Approx::Tanh, false) => approximate::tanh_half::<F16>(a),
                 (Approx::Tanh, true) => approximate::tanh_half::<Bf16>(a),
-                (_, false) => approximate::ex2_half::<F16>(a),
-                (_, true) => approximate::ex2_half::<Bf16>(a),
+                (_, false) => approximate::ex2_half::<F16>(a, ftz),
+                (_, true) => approximate::ex2_half::<Bf16>(a, ftz),
             }),
             Self::CopySign(double) => {
                 let sign = if double { SIGN_64 } else { SIGN_32 };
