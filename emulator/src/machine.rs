@@ -1,5 +1,14 @@
 //! Execution of a decoded kernel: blocks over threads, warps in turn, 32 lanes at once.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "registers are bits, and narrow ones are parts of wide ones"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a loop over lanes indexes several rows at once, and vectorises"
+)]
+
 mod access;
 mod alu;
 mod atomic;

@@ -1,5 +1,10 @@
 //! Syntax tree to decoded kernels.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "registers are bits, and narrow ones are parts of wide ones"
+)]
+
 mod alu;
 pub mod lanes;
 pub mod layout;
@@ -12,8 +17,8 @@ mod sync;
 use crate::fault::SourceLine;
 use crate::memory::{Memory, MemoryError};
 use crate::ptx::{ParseError, ast};
-pub use lower::{Constant, Special, Unsupported};
 use lower::Origin;
+pub use lower::{Constant, Special, Unsupported};
 use op::{Instr, Reg};
 use registers::Counts;
 use std::sync::Arc;
@@ -112,7 +117,8 @@ impl Module {
         for (index, function) in tree.functions.iter().enumerate() {
             if function.is_entry {
                 let kernel = Kernel::decode(&tree, index, &variables, capability, target);
-                kernels.push(Arc::new(kernel.map_err(|(line, message)| LoadError::Invalid { line, message })?));
+                kernels
+                    .push(Arc::new(kernel.map_err(|(line, message)| LoadError::Invalid { line, message })?));
             }
         }
         Ok(Self { kernels, globals: variables.globals })
@@ -197,13 +203,8 @@ impl Kernel {
 
 impl Code {
     fn new(lowered: lower::Lowered) -> Option<Self> {
-        let constants = Counts {
-            r32: lowered.constants32.len(),
-            r64: lowered.constants64.len(),
-            pred: 0,
-        };
-        let allocated =
-            registers::allocate(&lowered.drafts, &lowered.tables, lowered.counts, constants)?;
+        let constants = Counts { r32: lowered.constants32.len(), r64: lowered.constants64.len(), pred: 0 };
+        let allocated = registers::allocate(&lowered.drafts, &lowered.tables, lowered.counts, constants)?;
         Some(Self {
             instrs: allocated.code,
             pool: allocated.pool,

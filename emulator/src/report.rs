@@ -180,7 +180,15 @@ impl Report {
         let per = |a: u64, b: u64| if b == 0 { "-".into() } else { format!("{:.2}", a as f64 / b as f64) };
         let mut text = format!(
             "{:<32} {:>8} {:>13} {:>11} {:>8} {:>8} {:>9} {:>9} {:>8}\n",
-            "kernel", "launches", "instructions", "mma", "sect/ld", "sect/st", "wavefr/rq", "barriers", "diverge"
+            "kernel",
+            "launches",
+            "instructions",
+            "mma",
+            "sect/ld",
+            "sect/st",
+            "wavefr/rq",
+            "barriers",
+            "diverge"
         );
         for (kernel, (times, c)) in kernels {
             let t = &c.traffic;

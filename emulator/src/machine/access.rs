@@ -203,7 +203,8 @@ impl Core<'_> {
             Space::Shared => {
                 let at = self.shared_addresses(warp.id, place, N)?;
                 if CHECKED {
-                    self.watch_shared(warp.id, access, place.mask, &at, N, true)?;
+                    let mask = distinct(place.mask, &at, &data);
+                    self.watch_shared(warp.id, access, mask, &at, N, true)?;
                 }
                 for lane in lanes(place.mask) {
                     let to = at[lane] as usize;
@@ -336,11 +337,7 @@ impl Core<'_> {
 
     /// What the shadow found, as far as the settings want to hear of it.
     #[inline(always)]
-    pub fn watched(
-        &self,
-        warp: u32,
-        found: std::result::Result<(), shadow::Hazard>,
-    ) -> Result<()> {
+    pub fn watched(&self, warp: u32, found: std::result::Result<(), shadow::Hazard>) -> Result<()> {
         let Err(hazard) = found else { return Ok(()) };
         let checks = self.launch.settings.checks;
         let wanted = if hazard.kind == FaultKind::Uninitialised { checks.initialised } else { checks.races };
@@ -367,6 +364,23 @@ fn contiguous(place: &Place, bytes: usize) -> bool {
         same &= place.at[lane] == place.at[0].wrapping_add((lane * bytes) as u64);
     }
     same
+}
+
+/// Lanes of a store but for those that store the same bytes at the same place as a lower one: which of them wins makes
+/// no difference, and Triton's reductions do it.
+#[inline(always)]
+fn distinct<const N: usize>(mask: u32, at: &[u32; 32], data: &[[u8; N]; 32]) -> u32 {
+    let mut ascending = true;
+    for lane in 1..32 {
+        ascending &= at[lane - 1] < at[lane];
+    }
+    if ascending && mask == FULL {
+        return mask;
+    }
+    let twin = |&lane: &usize| {
+        lanes(mask).take_while(|&l| l < lane).any(|l| at[l] == at[lane] && data[l] == data[lane])
+    };
+    lanes(mask).filter(twin).fold(mask, |kept, lane| kept & !(1 << lane))
 }
 
 /// One element of up to 8 bytes, zero-extended.

@@ -2,8 +2,8 @@
 
 use super::warp::{FULL, Row, Warp, Wide};
 use crate::numeric::convert::{Conversion, Scalar};
-use crate::numeric::{MinMax, Round, approximate, convert, double, single};
 use crate::numeric::integer::{self, Permute};
+use crate::numeric::{MinMax, Round, approximate, convert, double, single};
 use crate::program::op::{
     Alu64, Binary32, CarryOp, Compare32, Compare64, Instr, Kind, Logic, Op, Reg, Ternary32, Test, Unary32,
 };
@@ -214,9 +214,9 @@ fn binary(w: &mut Warp, i: &Instr, op: Binary32, m: u32) {
         Binary32::Bf16x2FromF32 => map2(w, i, m, |a, b| {
             u32::from(convert::f32_to_bf16(a)) << 16 | u32::from(convert::f32_to_bf16(b))
         }),
-        Binary32::F16x2FromF32 => map2(w, i, m, |a, b| {
-            u32::from(convert::f32_to_f16(a)) << 16 | u32::from(convert::f32_to_f16(b))
-        }),
+        Binary32::F16x2FromF32 => {
+            map2(w, i, m, |a, b| u32::from(convert::f32_to_f16(a)) << 16 | u32::from(convert::f32_to_f16(b)))
+        }
         Binary32::Pack16 => map2(w, i, m, |a, b| b << 16 | (a & 0xffff)),
     }
 }
@@ -266,9 +266,9 @@ fn alu64(w: &mut Warp, i: &Instr, op: Alu64, m: u32) {
         Alu64::MulWideU32 => widen2(w, i, m, |a, b| u64::from(a) * u64::from(b)),
         Alu64::MulWideS32 => widen2(w, i, m, |a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64),
         Alu64::MadWideU32 => widen3(w, i, m, |a, b, c| (u64::from(a) * u64::from(b)).wrapping_add(c)),
-        Alu64::MadWideS32 => widen3(w, i, m, |a, b, c| {
-            ((i64::from(a as i32) * i64::from(b as i32)) as u64).wrapping_add(c)
-        }),
+        Alu64::MadWideS32 => {
+            widen3(w, i, m, |a, b, c| ((i64::from(a as i32) * i64::from(b as i32)) as u64).wrapping_add(c))
+        }
         Alu64::FromU32 => widen1(w, i, m, u64::from),
         Alu64::FromS32 => widen1(w, i, m, |a| i64::from(a as i32) as u64),
         Alu64::Pack32 => widen2(w, i, m, |a, b| u64::from(b) << 32 | u64::from(a)),
@@ -306,12 +306,30 @@ fn bits(f: impl Fn(usize) -> bool) -> u32 {
 #[inline(always)]
 fn test<T: PartialOrd>(test: Test, f: impl Fn(usize) -> (T, T)) -> u32 {
     match test {
-        Test::Eq => bits(|lane| { let (a, b) = f(lane); a == b }),
-        Test::Ne => bits(|lane| { let (a, b) = f(lane); a != b }),
-        Test::Lt => bits(|lane| { let (a, b) = f(lane); a < b }),
-        Test::Le => bits(|lane| { let (a, b) = f(lane); a <= b }),
-        Test::Gt => bits(|lane| { let (a, b) = f(lane); a > b }),
-        Test::Ge => bits(|lane| { let (a, b) = f(lane); a >= b }),
+        Test::Eq => bits(|lane| {
+            let (a, b) = f(lane);
+            a == b
+        }),
+        Test::Ne => bits(|lane| {
+            let (a, b) = f(lane);
+            a != b
+        }),
+        Test::Lt => bits(|lane| {
+            let (a, b) = f(lane);
+            a < b
+        }),
+        Test::Le => bits(|lane| {
+            let (a, b) = f(lane);
+            a <= b
+        }),
+        Test::Gt => bits(|lane| {
+            let (a, b) = f(lane);
+            a > b
+        }),
+        Test::Ge => bits(|lane| {
+            let (a, b) = f(lane);
+            a >= b
+        }),
     }
 }
 
@@ -412,9 +430,7 @@ pub fn lanes(mask: u32) -> impl Iterator<Item = usize> {
 
 /// Executes an instruction one lane at a time; false if it is none of these.
 pub fn by_lane(w: &mut Warp, i: &Instr, m: u32) -> bool {
-    let sources = |w: &Warp, lane| {
-        [1, 2, 3].map(|k| read(w, i.r[k], i.kinds[k], lane))
-    };
+    let sources = |w: &Warp, lane| [1, 2, 3].map(|k| read(w, i.r[k], i.kinds[k], lane));
     let mut v = [0u64; 32];
     match i.op {
         Op::Lanes(op) => lanes(m).for_each(|lane| v[lane] = op.apply(sources(w, lane))),
@@ -491,14 +507,16 @@ fn carry(w: &mut Warp, i: &Instr, op: CarryOp, wide: bool, m: u32) {
             // The flag is the borrow.
             CarryOp::Sub => a.wrapping_sub(b).wrapping_sub(carry) & ((2 << bits) - 1),
             CarryOp::MadLo => low(a * b) + c + carry,
-            CarryOp::MadHi { signed: false } => (a * b >> bits) + c + carry,
-            CarryOp::MadHi { signed: true } => {
-                low((signed(a) * signed(b) >> bits) as u128) + c + carry
-            }
+            CarryOp::MadHi { signed: false } => ((a * b) >> bits) + c + carry,
+            CarryOp::MadHi { signed: true } => low(((signed(a) * signed(b)) >> bits) as u128) + c + carry,
         };
         v[lane] = low(sum) as u64;
         out |= ((sum >> bits & 1) as u32) << lane;
     }
-    if wide { w.set64(i.r[0], &v, m) } else { w.set32(i.r[0], &v.map(|v| v as u32), m) }
+    if wide {
+        w.set64(i.r[0], &v, m)
+    } else {
+        w.set32(i.r[0], &v.map(|v| v as u32), m)
+    }
     w.set_pred(sets, out, m);
 }

@@ -116,7 +116,9 @@ impl Core<'_> {
                     self.shared[at..at + bytes].copy_from_slice(&after[..bytes]);
                     before
                 } else {
-                    self.atomic_global(warp, lane, place.at[lane], bytes, |before| function.apply([before, b, c]))?
+                    self.atomic_global(warp, lane, place.at[lane], bytes, |before| {
+                        function.apply([before, b, c])
+                    })?
                 };
             }
         }
@@ -131,7 +133,14 @@ impl Core<'_> {
     }
 
     /// An atomic both reads and writes, and does not race with other atomics.
-    fn watch_atomic(&mut self, warp: u32, access: &Access, mask: u32, at: &[u32; 32], bytes: usize) -> Result<()> {
+    fn watch_atomic(
+        &mut self,
+        warp: u32,
+        access: &Access,
+        mask: u32,
+        at: &[u32; 32],
+        bytes: usize,
+    ) -> Result<()> {
         self.watch_shared(warp, access, mask, at, bytes, false)?;
         if self.shadowed {
             // One lane after the other: two lanes may well update one word.
@@ -212,8 +221,7 @@ impl Core<'_> {
         self.check_alignment(warp.id, &target, size)?;
         self.check_alignment(warp.id, &source, size)?;
         let at = self.shared_addresses(warp.id, &target, size)?;
-        let mut copy =
-            Copy { lanes: m, to: at, from: source.at, read: [bytes; 32], bytes, moved: false };
+        let mut copy = Copy { lanes: m, to: at, from: source.at, read: [bytes; 32], bytes, moved: false };
         for lane in lanes(m) {
             if instr.r[3] != NONE {
                 let asked = warp.r[usize::from(instr.r[3])].0[lane];
@@ -237,12 +245,12 @@ impl Core<'_> {
             }
         }
         if self.launch.settings.checks.counters {
-            let reads = lanes(m).filter(|&lane| copy.read[lane] > 0).fold(0u32, |reads, lane| reads | 1 << lane);
+            let reads =
+                lanes(m).filter(|&lane| copy.read[lane] > 0).fold(0u32, |reads, lane| reads | 1 << lane);
             self.traffic.global_load_requests += 1;
             self.traffic.global_load_sectors +=
                 u64::from(traffic::sectors(reads, &source.at, u32::from(bytes)));
-            self.traffic.global_load_bytes +=
-                lanes(m).map(|lane| u64::from(copy.read[lane])).sum::<u64>();
+            self.traffic.global_load_bytes += lanes(m).map(|lane| u64::from(copy.read[lane])).sum::<u64>();
             self.traffic.shared_requests += 1;
             self.traffic.shared_wavefronts += u64::from(traffic::wavefronts(m, &at, u32::from(bytes)));
         }

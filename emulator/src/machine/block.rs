@@ -78,7 +78,7 @@ pub fn permuted(turn: u64, n: u64, seed: u64) -> u64 {
         a
     };
     let mixed = mix(seed);
-    let mut factor = mixed % n | 1;
+    let mut factor = (mixed % n) | 1;
     while gcd(factor, n) != 1 {
         factor += 2;
     }
@@ -211,8 +211,7 @@ impl<'a> Block<'a> {
                 }
             }
         }
-        let message =
-            format!("no warp can go on, {} have not ended: {}", waiting.len(), places.join("; "));
+        let message = format!("no warp can go on, {} have not ended: {}", waiting.len(), places.join("; "));
         Box::new(Stop {
             kind: FaultKind::Deadlock,
             message,

@@ -60,7 +60,8 @@ impl Core<'_> {
 
     /// Every lane must be in its own member mask.
     fn own_bits(&self, warp: &Warp, instr: &Instr, m: u32) -> Result<()> {
-        let register = if let Op::Shuffle(_) = instr.op { warp.pool[instr.wide as usize] } else { instr.r[2] };
+        let register =
+            if let Op::Shuffle(_) = instr.op { warp.pool[instr.wide as usize] } else { instr.r[2] };
         let masks = &warp.r[usize::from(register)].0;
         match lanes(m).find(|&lane| masks[lane] >> lane & 1 == 0) {
             None => Ok(()),
@@ -143,11 +144,8 @@ impl Core<'_> {
             for (lane, v) in v.iter_mut().enumerate() {
                 // A lane gets two neighbours of a row; of a column if transposed.
                 let (i, j) = (lane / 4, lane % 4 * 2);
-                let [low, high] = if transposed {
-                    [tile[j][i], tile[j + 1][i]]
-                } else {
-                    [tile[i][j], tile[i][j + 1]]
-                };
+                let [low, high] =
+                    if transposed { [tile[j][i], tile[j + 1][i]] } else { [tile[i][j], tile[i][j + 1]] };
                 *v = u32::from(high) << 16 | u32::from(low);
             }
             warp.set32(warp.pool[instr.wide as usize + k], &v, FULL);
@@ -213,7 +211,13 @@ fn vote(warp: &mut Warp, instr: &Instr, mode: VoteMode, negated: bool, m: u32) {
     let masks = warp.r[usize::from(instr.r[2])].0;
     let p = match instr.kinds[1] {
         Kind::UsePred => warp.p[usize::from(instr.r[1])],
-        _ => if warp.r[usize::from(instr.r[1])].0[0] != 0 { FULL } else { 0 },
+        _ => {
+            if warp.r[usize::from(instr.r[1])].0[0] != 0 {
+                FULL
+            } else {
+                0
+            }
+        }
     };
     let p = if negated { !p } else { p };
     let (mut ballots, mut found) = ([0u32; 32], 0u32);

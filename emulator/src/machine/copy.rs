@@ -112,8 +112,7 @@ impl Core<'_> {
                 self.move_bytes(&copy);
             }
             if self.shadowed {
-                let done =
-                    self.shadow.complete_async(warp, copy.lanes, &copy.to, u32::from(copy.bytes));
+                let done = self.shadow.complete_async(warp, copy.lanes, &copy.to, u32::from(copy.bytes));
                 self.watched(warp, done)?;
             }
         }

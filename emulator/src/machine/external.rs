@@ -51,7 +51,12 @@ impl Core<'_> {
     }
 
     /// `vprintf(format, arguments)`: prints for each lane, returns the number of arguments.
-    pub(super) fn printf(&mut self, warp: &mut Warp, params: [u32; 3], m: u32) -> std::result::Result<(), Box<Stop>> {
+    pub(super) fn printf(
+        &mut self,
+        warp: &mut Warp,
+        params: [u32; 3],
+        m: u32,
+    ) -> std::result::Result<(), Box<Stop>> {
         let size = self.launch.kernel.local_bytes as usize;
         for lane in lanes(m) {
             let format = self.string(self.local_value(warp, lane, u64::from(params[0]), 8));

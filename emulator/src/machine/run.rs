@@ -359,4 +359,3 @@ fn same_barrier(code: &[Instr], instr: &Instr, pc: u32) -> bool {
         _ => false,
     }
 }
-

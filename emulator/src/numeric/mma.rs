@@ -6,6 +6,8 @@
 //! product is the sum of its operands' exponents, a subnormal has its format's lowest exponent, a zero -126. A sum
 //! of zero is +0; an f32 sum beyond the range is infinite.
 
+#![allow(clippy::needless_range_loop, reason = "a loop over rows or lanes indexes several arrays at once")]
+
 mod plain;
 mod reference;
 mod tile;

@@ -3,9 +3,7 @@
 
 use super::lanes::{Approx, Arith, Int, IntOp, LaneOp};
 use super::lower::{Frame, Lowerer, Result};
-use super::op::{
-    Alu64, Binary32, CarryOp, Compare32, Compare64, Kind, Logic, Op, Ternary32, Test, Unary32,
-};
+use super::op::{Alu64, Binary32, CarryOp, Compare32, Compare64, Kind, Logic, Op, Ternary32, Test, Unary32};
 use super::registers::{Draft, NO_REGISTER, Virtual};
 use crate::numeric::compare::Compare;
 use crate::numeric::convert::{Conversion, Scalar};
@@ -203,12 +201,9 @@ fn float32(opcode: &str, words: Words) -> Result<Form> {
         }),
         "abs" if plain => Op::Unary32(Unary32::AbsF32),
         "neg" if plain => Op::Unary32(Unary32::NegF32),
-        "abs" | "neg" => lane(LaneOp::Sign {
-            ty: Scalar::F32,
-            packed: false,
-            negate: opcode == "neg",
-            ftz: words.ftz,
-        }),
+        "abs" | "neg" => {
+            lane(LaneOp::Sign { ty: Scalar::F32, packed: false, negate: opcode == "neg", ftz: words.ftz })
+        }
         "copysign" => lane(LaneOp::CopySign(false)),
         _ => return Err("unknown for .f32".into()),
     };
@@ -241,12 +236,9 @@ fn float64(opcode: &str, words: Words) -> Result<Form> {
             packed: false,
             mode: MinMax::default(),
         }),
-        "abs" | "neg" => Op::Lanes(LaneOp::Sign {
-            ty: Scalar::F64,
-            packed: false,
-            negate: opcode == "neg",
-            ftz: false,
-        }),
+        "abs" | "neg" => {
+            Op::Lanes(LaneOp::Sign { ty: Scalar::F64, packed: false, negate: opcode == "neg", ftz: false })
+        }
         "copysign" => Op::Lanes(LaneOp::CopySign(true)),
         _ => return Err("unknown for .f64".into()),
     };
@@ -391,9 +383,7 @@ fn carry<'a>(
         "addc" => (CarryOp::Add, true, false),
         "sub" => (CarryOp::Sub, false, false),
         "subc" => (CarryOp::Sub, true, false),
-        name @ ("mad" | "madc") if words.hi => {
-            (CarryOp::MadHi { signed: int.signed }, name == "madc", true)
-        }
+        name @ ("mad" | "madc") if words.hi => (CarryOp::MadHi { signed: int.signed }, name == "madc", true),
         name @ ("mad" | "madc") => (CarryOp::MadLo, name == "madc", true),
         _ => return Err("no such form with a carry".into()),
     };
@@ -484,10 +474,16 @@ fn cvt<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
     let words = Words::parse(rest)?;
     let scalar = |word: &str| Scalar::parse(word).ok_or_else(|| format!(".{word} is not supported"));
     let conversion = |to: Scalar, from: Scalar| {
-        let float = |ty| !matches!(ty, Scalar::U8 | Scalar::U16 | Scalar::U32 | Scalar::U64)
-            && !matches!(ty, Scalar::S8 | Scalar::S16 | Scalar::S32 | Scalar::S64);
+        let float = |ty| {
+            !matches!(ty, Scalar::U8 | Scalar::U16 | Scalar::U32 | Scalar::U64)
+                && !matches!(ty, Scalar::S8 | Scalar::S16 | Scalar::S32 | Scalar::S64)
+        };
         Conversion {
-            round: words.round.unwrap_or(if float(from) && !float(to) { Round::Zero } else { Round::Nearest }),
+            round: words.round.unwrap_or(if float(from) && !float(to) {
+                Round::Zero
+            } else {
+                Round::Nearest
+            }),
             to_integral: words.integral && float(to),
             ftz: words.ftz,
             saturate: words.sat,
@@ -552,7 +548,8 @@ fn fast_cvt(to: Scalar, from: Scalar, wide: (bool, bool), words: Words) -> Optio
 /// Type of a comparison.
 fn compared(ty: &str) -> Result<(Scalar, bool)> {
     let (name, packed) = ty.strip_suffix("x2").map_or((ty, false), |name| (name, true));
-    let name = name.strip_prefix('b').filter(|bits| *bits != "f16").map_or(name.to_owned(), |b| format!("u{b}"));
+    let name =
+        name.strip_prefix('b').filter(|bits| *bits != "f16").map_or(name.to_owned(), |b| format!("u{b}"));
     let scalar = Scalar::parse(&name).ok_or_else(|| format!(".{ty} is not supported"))?;
     Ok((scalar, packed))
 }
@@ -579,7 +576,10 @@ fn setp<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifier
         first => (l.def_of(frame, first, 0)?, (NO_REGISTER, Kind::None)),
     };
     let (a, b) = (l.use_of(frame, a, w)?, l.use_of(frame, b, w)?);
-    if c.is_none() && second.1 == Kind::None && !ftz && !packed
+    if c.is_none()
+        && second.1 == Kind::None
+        && !ftz
+        && !packed
         && let Some(op) = fast_setp(test, scalar)
     {
         return Ok(Draft::with(op, [first, a, b]));
@@ -674,7 +674,12 @@ fn predicate_logic<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instructio
     }
 }
 
-fn testp<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
+fn testp<'a>(
+    l: &mut Lowerer<'a>,
+    frame: &Frame<'a>,
+    i: &'a Instruction,
+    modifiers: &[&str],
+) -> Result<Draft> {
     let [class, ty] = modifiers else { return Err("a class and a type were expected".into()) };
     let class = match *class {
         "finite" => Class::Finite,
@@ -709,12 +714,15 @@ fn bfi<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
 }
 
 /// Instructions whose modifiers follow no common rule.
-fn special<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
+fn special<'a>(
+    l: &mut Lowerer<'a>,
+    frame: &Frame<'a>,
+    i: &'a Instruction,
+    modifiers: &[&str],
+) -> Result<Draft> {
     let signed = |ty: &&str| ty.starts_with('s');
     match (i.opcode.as_str(), modifiers) {
-        ("prmt", ["b32"]) => {
-            Ok(draft(Op::Ternary32(Ternary32::Prmt), operands(l, frame, i, 32, [32; 3])?))
-        }
+        ("prmt", ["b32"]) => Ok(draft(Op::Ternary32(Ternary32::Prmt), operands(l, frame, i, 32, [32; 3])?)),
         ("prmt", ["b32", mode]) => {
             let mode = Permute::parse(mode).ok_or_else(|| format!(".{mode} is no mode"))?;
             Ok(draft(Op::Lanes(LaneOp::Prmt(mode)), operands(l, frame, i, 32, [32; 3])?))
@@ -757,14 +765,10 @@ fn special<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modif
         (name @ ("mul24" | "mad24"), [half @ ("lo" | "hi"), ty @ ("u32" | "s32")]) => {
             let add = name == "mad24";
             let op = Op::Lanes(LaneOp::Mul24 { high: *half == "hi", signed: signed(ty), add });
-            let r = if add {
-                operands(l, frame, i, 32, [32; 3])?
-            } else {
-                operands(l, frame, i, 32, [32; 2])?
-            };
+            let r =
+                if add { operands(l, frame, i, 32, [32; 3])? } else { operands(l, frame, i, 32, [32; 2])? };
             Ok(draft(op, r))
         }
         _ => Err("this form is not supported".into()),
     }
 }
-

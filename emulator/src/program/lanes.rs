@@ -175,12 +175,14 @@ impl LaneOp {
             Self::MinMax { ty, max, packed, mode } => min_max(ty, max, packed, mode, a, b),
             Self::Sign { ty, packed, negate, ftz } => sign(ty, packed, negate, ftz, a),
             Self::Approx(op, ftz) => u64::from(op.apply(a32, b32, ftz)),
-            Self::ApproxHalf { op, bf16, packed, ftz } => halves(packed, [a, b, c], |[a, ..]| match (op, bf16) {
-                (Approx::Tanh, false) => approximate::tanh_half::<F16>(a),
-                (Approx::Tanh, true) => approximate::tanh_half::<Bf16>(a),
-                (_, false) => approximate::ex2_half::<F16>(a, ftz),
-                (_, true) => approximate::ex2_half::<Bf16>(a, ftz),
-            }),
+            Self::ApproxHalf { op, bf16, packed, ftz } => {
+                halves(packed, [a, b, c], |[a, ..]| match (op, bf16) {
+                    (Approx::Tanh, false) => approximate::tanh_half::<F16>(a),
+                    (Approx::Tanh, true) => approximate::tanh_half::<Bf16>(a),
+                    (_, false) => approximate::ex2_half::<F16>(a, ftz),
+                    (_, true) => approximate::ex2_half::<Bf16>(a, ftz),
+                })
+            }
             Self::CopySign(double) => {
                 let sign = if double { SIGN_64 } else { SIGN_32 };
                 (a & sign) | (b & !sign)
@@ -235,10 +237,28 @@ impl LaneOp {
                 let root = double::sqrt(a, Round::Nearest);
                 double::div(1f64.to_bits(), root, Round::Nearest)
             }
-            Self::Inc => if a >= b { 0 } else { a + 1 },
-            Self::Dec => if a == 0 || a > b { b } else { a - 1 },
+            Self::Inc => {
+                if a >= b {
+                    0
+                } else {
+                    a + 1
+                }
+            }
+            Self::Dec => {
+                if a == 0 || a > b {
+                    b
+                } else {
+                    a - 1
+                }
+            }
             Self::Exch => b,
-            Self::Cas => if a == b { c } else { a },
+            Self::Cas => {
+                if a == b {
+                    c
+                } else {
+                    a
+                }
+            }
         }
     }
 }

@@ -28,9 +28,8 @@ pub struct Variables {
 pub fn variables(module: &Module, memory: &Memory) -> Result<Variables, MemoryError> {
     let mut all = Variables { places: HashMap::new(), globals: Vec::new(), const_bytes: 0 };
     let in_memory = |v: &Variable| matches!(v.space, Space::Global | Space::Const);
-    let of_functions = module.functions.iter().flat_map(|f| {
-        f.variables.iter().map(|v| (qualified(&f.name, &v.name), v))
-    });
+    let of_functions =
+        module.functions.iter().flat_map(|f| f.variables.iter().map(|v| (qualified(&f.name, &v.name), v)));
     let of_module = module.variables.iter().map(|v| (v.name.clone(), v));
     let wanted: Vec<(String, &Variable)> =
         of_module.chain(of_functions).filter(|(_, v)| in_memory(v)).collect();
@@ -84,8 +83,11 @@ fn fill(wanted: &[(String, &Variable)], memory: &Memory, all: &Variables) -> Res
     Ok(())
 }
 
+/// Parameters, bytes of all, place of each.
+type Params = (Vec<Param>, usize, HashMap<String, Place>);
+
 /// Parameters of a kernel: each at its alignment, in order.
-pub(super) fn params(function: &Function) -> Result<(Vec<Param>, usize, HashMap<String, Place>), String> {
+pub(super) fn params(function: &Function) -> Result<Params, String> {
     let (mut params, mut places, mut end) = (Vec::new(), HashMap::new(), 0usize);
     for variable in &function.params {
         let bytes = variable.count.unwrap_or(0).saturating_mul(variable.element.bytes());

@@ -277,8 +277,8 @@ impl<'a> Lowerer<'a> {
                 let drafts = memory::lower(self, frame, i)?;
                 drafts.into_iter().for_each(|draft| self.push(draft));
             }
-            "bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "activemask" | "mma" | "wmma" | "trap"
-            | "brkpt" | "membar" | "fence" | "prefetch" | "prefetchu" | "nanosleep" | "discard"
+            "bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "activemask" | "mma" | "wmma"
+            | "trap" | "brkpt" | "membar" | "fence" | "prefetch" | "prefetchu" | "nanosleep" | "discard"
             | "applypriority" | "createpolicy" | "pmevent" => {
                 let drafts = sync::lower(self, frame, i)?;
                 drafts.into_iter().for_each(|draft| self.push(draft));
@@ -349,8 +349,7 @@ impl<'a> Lowerer<'a> {
             places.insert(formal.name.clone(), place);
         }
         self.mark_origin(i);
-        self.function(index, places)
-            .map_err(|u| format!("in {name}, PTX line {}: {}", u.line, u.message))?;
+        self.function(index, places).map_err(|u| format!("in {name}, PTX line {}: {}", u.line, u.message))?;
         if i.guard.is_some() {
             let end = u32::try_from(self.out.drafts.len()).expect("at most 4 million");
             self.out.drafts[skip].op = Op::Bra(end);
@@ -391,9 +390,7 @@ impl<'a> Lowerer<'a> {
             ("__assertfail", &[message, file, line, function, _]) => {
                 Op::AssertFail { params: [message, file, line, function] }
             }
-            ("vprintf", &[format, arguments, result]) => {
-                Op::Printf { params: [format, arguments, result] }
-            }
+            ("vprintf", &[format, arguments, result]) => Op::Printf { params: [format, arguments, result] },
             _ => return Err(format!("the function {name} has no body in this module")),
         };
         let mut draft = Draft::new(op);

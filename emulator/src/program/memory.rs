@@ -9,16 +9,12 @@ use crate::ptx::ast::{Instruction, Operand};
 
 /// Modifiers that say how a value is cached or ordered with other threads' and change nothing else here.
 const IGNORED: &[&str] = &[
-    "nc", "ca", "cg", "cs", "cv", "lu", "wb", "wt", "weak", "cta", "cluster", "gpu", "sys", "relaxed", "acquire",
-    "release", "acq_rel", "sc", "volatile", "noftz", "unified",
+    "nc", "ca", "cg", "cs", "cv", "lu", "wb", "wt", "weak", "cta", "cluster", "gpu", "sys", "relaxed",
+    "acquire", "release", "acq_rel", "sc", "volatile", "noftz", "unified",
 ];
 const STRONG: &[&str] = &["volatile", "relaxed", "acquire", "release", "acq_rel", "sc"];
 
-pub(super) fn lower<'a>(
-    l: &mut Lowerer<'a>,
-    frame: &Frame<'a>,
-    i: &'a Instruction,
-) -> Result<Vec<Draft>> {
+pub(super) fn lower<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction) -> Result<Vec<Draft>> {
     let modifiers: Vec<&str> = i.modifiers.iter().map(String::as_str).collect();
     match i.opcode.as_str() {
         "ld" | "ldu" => load(l, frame, i, &modifiers),
@@ -217,7 +213,12 @@ fn load_params<'a>(
     Ok(drafts)
 }
 
-fn store<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
+fn store<'a>(
+    l: &mut Lowerer<'a>,
+    frame: &Frame<'a>,
+    i: &'a Instruction,
+    modifiers: &[&str],
+) -> Result<Draft> {
     let mut access = access(modifiers)?;
     let [to, from] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
     let base = address(l, frame, to, &mut access)?;

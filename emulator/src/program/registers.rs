@@ -197,13 +197,7 @@ fn map(drafts: &[Draft], blocks: &Blocks, n: usize, used: Kind, defined: Kind) -
 }
 
 /// First and last instruction at which a register holds a value that is read later; (MAX, 0) if it is not used.
-fn intervals(
-    drafts: &[Draft],
-    blocks: &Blocks,
-    n: usize,
-    used: Kind,
-    defined: Kind,
-) -> Vec<(usize, usize)> {
+fn intervals(drafts: &[Draft], blocks: &Blocks, n: usize, used: Kind, defined: Kind) -> Vec<(usize, usize)> {
     let words = n.div_ceil(64);
     let count = blocks.ranges.len();
     let (mut reads, mut writes) = (vec![0u64; count * words], vec![0u64; count * words]);

@@ -9,11 +9,7 @@ use crate::ptx::ast::{Instruction, Operand};
 
 const NO: (Virtual, Kind) = (NO_REGISTER, Kind::None);
 
-pub(super) fn lower<'a>(
-    l: &mut Lowerer<'a>,
-    frame: &Frame<'a>,
-    i: &'a Instruction,
-) -> Result<Vec<Draft>> {
+pub(super) fn lower<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction) -> Result<Vec<Draft>> {
     let modifiers: Vec<&str> = i.modifiers.iter().map(String::as_str).collect();
     let one = |draft: Result<Draft>| draft.map(|draft| vec![draft]);
     match (i.opcode.as_str(), modifiers.as_slice()) {
@@ -31,7 +27,9 @@ pub(super) fn lower<'a>(
             let function = lanes::redux_operation(operation, ty)
                 .filter(|_| l.capability >= 80)
                 .ok_or("not supported on this device")?;
-            let [d, a, mask] = i.operands.as_slice() else { return Err("three operands were expected".into()) };
+            let [d, a, mask] = i.operands.as_slice() else {
+                return Err("three operands were expected".into());
+            };
             let (d, a, mask) = (l.def_of(frame, d, 32)?, l.use32(frame, a)?, l.use32(frame, mask)?);
             Ok(vec![Draft::with(Op::Redux(function), [d, a, mask])])
         }
