@@ -5,9 +5,9 @@
 //! the context and returned from the next call on, as a card does, with the diagnosis on standard error at
 //! once.
 //!
-//! In the order of the flow: arguments ([`abi`]), result codes ([`errors`]), handles ([`registry`]), what
-//! there is in all ([`state`]), then the interface by the driver's own chapters, and what of it is not built
-//! ([`unsupported`]). Functions keep the names, arguments and meaning of the driver API's reference, so they
+//! In the order of the flow: arguments (`abi`), result codes (`errors`), handles (`registry`), what
+//! there is in all (`state`), then the interface by the driver's own chapters, and what of it is not built
+//! (`unsupported`). Functions keep the names, arguments and meaning of the driver API's reference, so they
 //! have no documentation of their own.
 
 mod abi;

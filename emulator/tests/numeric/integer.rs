@@ -112,22 +112,22 @@ fn products() {
         let (a, b, c) = (draw(&mut random), draw(&mut random), draw(&mut random));
         let (x, y, z) = (low(a), low(b), low(c));
         let (s, t) = (i128::from(x.cast_signed()), i128::from(y.cast_signed()));
-        assert_eq!(integer::mul_hi_u32(x, y), low(i128::from(x) * i128::from(y) >> 32));
-        assert_eq!(integer::mul_hi_s32(x, y), low(s * t >> 32));
-        let high = (i128::from(a.cast_signed()) * i128::from(b.cast_signed()) >> 64) as i64;
+        assert_eq!(integer::mul_hi_u32(x, y), low((i128::from(x) * i128::from(y)) >> 32));
+        assert_eq!(integer::mul_hi_s32(x, y), low((s * t) >> 32));
+        let high = ((i128::from(a.cast_signed()) * i128::from(b.cast_signed())) >> 64) as i64;
         assert_eq!(integer::mul_hi_s64(a, b), high.cast_unsigned());
         // (2^32 p + q)(2^32 r + s), by 32-bit parts.
         let (p, q, r, u) = (a >> 32, a & 0xffff_ffff, b >> 32, b & 0xffff_ffff);
         let middle = i128::from(p) * i128::from(u) + i128::from(q) * i128::from(r);
-        let high = i128::from(p) * i128::from(r) + ((middle + (i128::from(q) * i128::from(u) >> 32)) >> 32);
+        let high = i128::from(p) * i128::from(r) + ((middle + ((i128::from(q) * i128::from(u)) >> 32)) >> 32);
         assert_eq!(i128::from(integer::mul_hi_u64(a, b)), high);
         let (u24, v24) = (i128::from(x % (1 << 24)), i128::from(y % (1 << 24)));
         let sign24 = |v: i128| if v >= 1 << 23 { v - (1 << 24) } else { v };
         let (s24, t24) = (sign24(u24), sign24(v24));
         assert_eq!(integer::mul24_lo_u32(x, y), low(u24 * v24));
-        assert_eq!(integer::mul24_hi_u32(x, y), low(u24 * v24 >> 16));
+        assert_eq!(integer::mul24_hi_u32(x, y), low((u24 * v24) >> 16));
         assert_eq!(integer::mul24_lo_s32(x, y), low(s24 * t24));
-        assert_eq!(integer::mul24_hi_s32(x, y), low(s24 * t24 >> 16));
+        assert_eq!(integer::mul24_hi_s32(x, y), low((s24 * t24) >> 16));
         assert_eq!(integer::sad_u32(x, y, z), low(i128::from(z) + (i128::from(x) - i128::from(y)).abs()));
         assert_eq!(integer::sad_s32(x, y, z), low(i128::from(z) + (s - t).abs()));
         for signs in 0..4 {

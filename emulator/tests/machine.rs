@@ -1,0 +1,163 @@
+//! Small kernels, executed: results under every order and number of threads, and the faults that checks must find.
+
+use cuda_emulator::fault::{Fault, FaultKind};
+use cuda_emulator::machine::{LaunchConfig, launch};
+use cuda_emulator::memory::Memory;
+use cuda_emulator::program::Module;
+use cuda_emulator::report::Counters;
+use cuda_emulator::settings::{Checks, Order, Settings};
+use std::sync::Arc;
+
+const ORDERS: [Order; 5] = [Order::Early, Order::Late, Order::Seed(1), Order::Seed(2), Order::Seed(3)];
+
+fn settings(order: Order, threads: usize) -> Settings {
+    Settings { capability: 80, checks: Checks::ALL, order, threads, report: None }
+}
+
+/// A kernel with the parameters `out` and `in`, both pointers, and 128 words of shared memory in `buf`.
+fn kernel(body: &str) -> String {
+    format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out, .param .u64 in)\n{{\n\
+         .reg .pred %p<9>;\n.reg .b32 %r<20>;\n.reg .b64 %rd<20>;\n.shared .align 16 .b8 buf[512];\n\
+         ld.param.u64 %rd0, [out];\nld.param.u64 %rd1, [in];\nmov.u32 %r0, %tid.x;\nmov.u32 %r1, buf;\n\
+         mad.lo.u32 %r2, %r0, 4, %r1;\nmul.wide.u32 %rd2, %r0, 4;\nadd.u64 %rd3, %rd0, %rd2;\n\
+         add.u64 %rd4, %rd1, %rd2;\n{body}\nret;\n}}\n"
+    )
+}
+
+struct Ran {
+    words: Vec<u32>,
+    result: Result<Counters, Box<Fault>>,
+}
+
+/// Runs it with 1024 words in (0, 1, 2, ...) and 1024 out (zeros).
+fn run(body: &str, blocks: u32, threads: u32, settings: &Settings) -> Ran {
+    let memory = Arc::new(Memory::new(1 << 30));
+    let module = Module::load(&kernel(body), 80, &memory).unwrap();
+    let [out, source] = [0; 2].map(|_| memory.alloc(4096).unwrap());
+    memory.fill(out, &[0], 4096).unwrap();
+    let words: Vec<u8> = (0..1024u32).flat_map(u32::to_le_bytes).collect();
+    memory.write(source, &words).unwrap();
+    let config = LaunchConfig { grid: [blocks, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 };
+    let params: Vec<u8> = [out, source].into_iter().flat_map(u64::to_le_bytes).collect();
+    let result = launch(&memory, &module.kernels[0], &config, &params, settings);
+    let mut bytes = vec![0; 4096];
+    memory.read(out, &mut bytes).unwrap();
+    let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
+    Ran { words, result }
+}
+
+/// The same under every order, on one thread and on two.
+fn everywhere(body: &str, blocks: u32, threads: u32, check: impl Fn(&[u32])) {
+    for order in ORDERS {
+        for workers in [1, 2] {
+            let ran = run(body, blocks, threads, &settings(order, workers));
+            ran.result.unwrap_or_else(|fault| panic!("{order:?}: {fault}"));
+            check(&ran.words);
+        }
+    }
+}
+
+/// Every order finds this fault, at an instruction that starts so.
+fn faulty(body: &str, threads: u32, kind: FaultKind, instruction: &str) {
+    for order in ORDERS {
+        let fault = run(body, 1, threads, &settings(order, 1)).result.expect_err("a fault");
+        assert_eq!(fault.kind, kind, "{order:?}: {fault}");
+        assert!(fault.instruction.starts_with(instruction), "{order:?}: {fault}");
+    }
+}
+
+const REVERSE: &str = "ld.global.u32 %r3, [%rd4];\nst.shared.u32 [%r2], %r3;\nBARRIER\nsub.u32 %r4, 127, %r0;\n\
+                       mad.lo.u32 %r5, %r4, 4, %r1;\nld.shared.u32 %r6, [%r5];\nst.global.u32 [%rd3], %r6;";
+
+#[test]
+fn a_block_reverses_its_words_through_shared_memory() {
+    let body = REVERSE.replace("BARRIER", "bar.sync 0;");
+    everywhere(&body, 1, 128, |words| {
+        assert!((0..128).all(|i| words[i] == 127 - u32::try_from(i).unwrap()), "{words:?}");
+    });
+}
+
+#[test]
+fn a_dropped_barrier_is_a_race_or_a_read_of_nothing() {
+    for order in ORDERS {
+        let ran = run(&REVERSE.replace("BARRIER", ""), 1, 128, &settings(order, 1));
+        let fault = ran.result.expect_err("a fault");
+        let found = matches!(fault.kind, FaultKind::Race | FaultKind::Uninitialised);
+        assert!(found, "{fault}");
+    }
+}
+
+#[test]
+fn lanes_of_one_warp_race_without_a_warp_barrier() {
+    let body = "st.shared.u32 [%r2], %r0;\nSYNC\nxor.b32 %r4, %r0, 1;\nmad.lo.u32 %r5, %r4, 4, %r1;\n\
+                ld.shared.u32 %r6, [%r5];\nst.global.u32 [%rd3], %r6;";
+    faulty(&body.replace("SYNC", ""), 32, FaultKind::Race, "ld.shared");
+    everywhere(&body.replace("SYNC", "bar.warp.sync 0xffffffff;"), 1, 32, |words| {
+        assert!((0..32).all(|i| words[i] == u32::try_from(i ^ 1).unwrap()));
+    });
+}
+
+#[test]
+fn a_barrier_that_some_lanes_skip() {
+    let body = "setp.lt.u32 %p0, %r0, 7;\n@%p0 bar.sync 0;";
+    faulty(body, 64, FaultKind::Divergence, "@%p0 bar.sync");
+}
+
+#[test]
+fn a_copy_that_is_not_waited_for() {
+    let body = "cp.async.ca.shared.global [%r2], [%rd4], 4;\ncp.async.commit_group;\nWAIT\n\
+                ld.shared.u32 %r6, [%r2];\nst.global.u32 [%rd3], %r6;";
+    faulty(&body.replace("WAIT", ""), 32, FaultKind::InFlight, "ld.shared");
+    faulty(&body.replace("WAIT", "cp.async.wait_group 1;"), 32, FaultKind::InFlight, "ld.shared");
+    everywhere(&body.replace("WAIT", "cp.async.wait_group 0;"), 1, 32, |words| {
+        assert!((0..32).all(|i| words[i] == u32::try_from(i).unwrap()));
+    });
+}
+
+#[test]
+fn bounds_alignment_and_bytes_that_nothing_wrote() {
+    faulty("ld.global.u32 %r3, [%rd4+4096];", 32, FaultKind::OutOfBounds, "ld.global");
+    faulty("st.shared.u32 [%r2+512], %r0;", 32, FaultKind::OutOfBounds, "st.shared");
+    faulty("ld.global.v2.u32 {%r3, %r4}, [%rd4];", 32, FaultKind::Misaligned, "ld.global");
+    faulty("ld.shared.u32 %r3, [%r2];", 32, FaultKind::Uninitialised, "ld.shared");
+    faulty("trap;", 1, FaultKind::Trap, "trap");
+}
+
+#[test]
+fn a_shuffle_whose_mask_leaves_out_a_lane() {
+    let body = "shfl.sync.bfly.b32 %r3, %r0, 1, 31, MASK;\nst.global.u32 [%rd3], %r3;";
+    faulty(&body.replace("MASK", "0xfffffffe"), 32, FaultKind::Divergence, "shfl");
+    everywhere(&body.replace("MASK", "-1"), 1, 32, |words| {
+        assert!((0..32).all(|i| words[i] == u32::try_from(i ^ 1).unwrap()));
+    });
+}
+
+#[test]
+fn warps_that_wait_for_nobody() {
+    // Warp 0 waits at a barrier for 64 threads that warp 1 never reaches.
+    let body = "setp.lt.u32 %p0, %r0, 32;\n@!%p0 bra END;\nbar.sync 1, 64;\nEND:";
+    faulty(body, 64, FaultKind::Deadlock, "bar.sync");
+}
+
+#[test]
+fn divergent_loops_meet_again_and_atomics_add_up() {
+    // Every thread counts to its number and adds it to one word; the vote after it needs all lanes.
+    let body = "mov.u32 %r3, 0;\nLOOP:\nsetp.ge.u32 %p0, %r3, %r0;\n@%p0 bra DONE;\nadd.u32 %r3, %r3, 1;\nbra LOOP;\n\
+                DONE:\natom.global.add.u32 %r4, [%rd0], %r3;\nvote.sync.all.pred %p1, %p0, -1;\n\
+                @%p1 red.global.add.u32 [%rd0+4], 1;";
+    everywhere(body, 3, 96, |words| assert_eq!(words[..2], [3 * 95 * 96 / 2, 3 * 96]));
+}
+
+#[test]
+fn counters_do_not_depend_on_order_or_threads() {
+    let body = REVERSE.replace("BARRIER", "bar.sync 0;");
+    let first = run(&body, 8, 128, &settings(Order::Early, 1)).result.unwrap();
+    assert_eq!((first.blocks, first.traffic.barriers), (8, 8 * 4));
+    // Four warps of a block load and store 128 bytes each: four sectors.
+    assert_eq!(first.traffic.global_load_sectors, 8 * 4 * 4);
+    assert_eq!(first.traffic.shared_wavefronts, first.traffic.shared_requests);
+    for order in ORDERS {
+        assert_eq!(run(&body, 8, 128, &settings(order, 2)).result.unwrap(), first, "{order:?}");
+    }
+}
