@@ -128,7 +128,7 @@ extern "C" fn write_report() {
     }
     let written = std::panic::catch_unwind(|| lock(&driver.report).write(path));
     match written {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => eprint!("{}", lock(&driver.report).table()),
         Ok(Err(error)) => print(&format!("EMULATOR_REPORT={}: {error}", path.display())),
         Err(_) => print("the report could not be written; this is a bug of the emulator"),
     }
