@@ -1,0 +1,15 @@
+//! The driver's C interface: handles, errors, streams, capture, graphs, memory, modules, launches.
+//!
+//! The oracle is the driver API's reference: what it says of a call is written down here.
+
+mod api;
+mod capture;
+mod contexts;
+mod entry_points;
+mod fuzz;
+mod graphs;
+mod launches;
+mod memory;
+mod modules;
+mod process;
+mod threads;
