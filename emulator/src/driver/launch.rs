@@ -57,17 +57,19 @@ impl KernelLaunch {
 fn refusal(function: &Function, config: &LaunchConfig) -> Option<String> {
     let kernel = &function.kernel;
     let LaunchConfig { grid, block, dynamic_shared } = *config;
-    let threads = block.iter().map(|&size| u64::from(size)).product::<u64>();
     let outside = |sizes: [u32; 3], most: [u32; 3]| {
         sizes.iter().zip(most).any(|(&size, most)| size == 0 || size > most)
     };
     if outside(grid, MAX_GRID) {
         return Some(format!("a grid of {grid:?} blocks; each must be 1 to {MAX_GRID:?}"));
     }
-    if outside(block, MAX_BLOCK) || threads > MAX_THREADS.into() {
+    // After the sizes, which are small enough to be multiplied then.
+    let too_large = outside(block, MAX_BLOCK) || block.iter().product::<u32>() > MAX_THREADS;
+    if too_large {
         return Some(format!("a block of {block:?} threads; at most {MAX_BLOCK:?} and {MAX_THREADS} in all"));
     }
-    if threads > kernel.max_threads.into() {
+    let threads = block.iter().product::<u32>();
+    if threads > kernel.max_threads {
         return Some(format!("{threads} threads; the kernel's .maxntid allows {}", kernel.max_threads));
     }
     if let Some(required) = kernel.required_block.filter(|&required| required != block) {
