@@ -17,6 +17,7 @@ use super::stream::Stream;
 use crate::memory::Memory;
 use crate::report::Report;
 use crate::settings::Settings;
+use std::io::Write;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -126,9 +127,14 @@ extern "C" fn write_report() {
     if driver.process != process::id() {
         return;
     }
-    let written = std::panic::catch_unwind(|| lock(&driver.report).write(path));
+    let written = std::panic::catch_unwind(|| {
+        let report = lock(&driver.report);
+        report.write(path).map(|()| report.table())
+    });
     match written {
-        Ok(Ok(())) => eprint!("{}", lock(&driver.report).table()),
+        Ok(Ok(table)) => {
+            let _ = std::io::stderr().write_all(table.as_bytes()); // a closed one is no reason to fail
+        }
         Ok(Err(error)) => print(&format!("EMULATOR_REPORT={}: {error}", path.display())),
         Err(_) => print("the report could not be written; this is a bug of the emulator"),
     }

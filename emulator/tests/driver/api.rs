@@ -36,7 +36,7 @@ pub const UNKNOWN: u32 = 999;
 
 macro_rules! declare {
     ($(fn $name:ident($($arg:ident: $type:ty),* $(,)?);)*) => {
-        mod raw {
+        pub mod raw {
             use super::*;
             unsafe extern "C" {
                 $(pub fn $name($($arg: $type),*) -> u32;)*
@@ -282,7 +282,6 @@ pub const PTX: &str = "
     .shared .align 4 .b8 tile[16384];
     .reg .b32 %r<2>;
     mov.u32 %r0, tile;
-    st.shared.u32 [%r0], %r0;
     ret;
 }
 .visible .entry last(.param .u32 bytes)
