@@ -50,8 +50,8 @@ impl Limits {
     }
 }
 
-/// `CU_DEVICE_ATTRIBUTE_*`: what the emulator has, and beside it what a card would say. Features that are absent
-/// are 0.
+/// `CU_DEVICE_ATTRIBUTE_*`: what the emulator has, and beside it what a card would say. Features that are
+/// absent are 0.
 fn attribute(attribute: u32, capability: u32) -> Result<u32> {
     const END: u32 = 148;
     let limits = Limits::new(capability);
@@ -60,8 +60,8 @@ fn attribute(attribute: u32, capability: u32) -> Result<u32> {
         2..=4 => MAX_BLOCK[attribute as usize - 2],
         5..=7 => MAX_GRID[attribute as usize - 5],
         8 => SHARED_PER_BLOCK,
-        // Overlapping copies, mapped host memory, concurrent kernels, unified addresses, priorities, caching in L1,
-        // managed memory, preemption, registered host memory, pools.
+        // Overlapping copies, mapped host memory, concurrent kernels, unified addresses, priorities, caching
+        // in L1, managed memory, preemption, registered host memory, pools.
         15 | 19 | 31 | 41 | 78..=80 | 83 | 90 | 99 | 115 => 1,
         16 => PROCESSORS,
         39 => limits.threads_per_processor,

@@ -1,5 +1,5 @@
-//! The driver as a C program sees it: declared anew from the driver API's reference, handles and device addresses
-//! as plain numbers. Calls are unsafe as those of C are: what pointers are given must be valid.
+//! The driver as a C program sees it: declared anew from the driver API's reference, handles and device
+//! addresses as plain numbers. Calls are unsafe as those of C are: what pointers are given must be valid.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -45,8 +45,8 @@ macro_rules! declare {
         $(
             #[allow(non_snake_case, clippy::too_many_arguments, reason = "the driver's")]
             pub fn $name($($arg: $type),*) -> u32 {
-                // SAFETY: tests pass null, or pointers made from references or buffers that live during the call
-                // and are of the size the function is told.
+                // SAFETY: tests pass null, or pointers made from references or buffers that live during the
+                // call and are of the size the function is told.
                 unsafe { raw::$name($($arg),*) }
             }
         )*
@@ -78,7 +78,6 @@ declare! {
     fn cuCtxPopCurrent_v2(out: *mut u64);
     fn cuCtxSetCurrent(context: u64);
     fn cuCtxGetCurrent(out: *mut u64);
-    fn cuCtxGetDevice(out: *mut i32);
     fn cuCtxSynchronize();
     fn cuCtxGetLimit(out: *mut usize, limit: u32);
     fn cuCtxSetLimit(limit: u32, value: usize);
@@ -97,7 +96,8 @@ declare! {
     fn cuStreamEndCapture_ptsz(stream: u64, out: *mut u64);
     fn cuStreamIsCapturing(stream: u64, out: *mut u32);
     fn cuStreamGetCaptureInfo_v2(
-        stream: u64, status: *mut u32, id: *mut u64, graph: *mut u64, nodes: *mut *const u64, count: *mut usize
+        stream: u64, status: *mut u32, id: *mut u64, graph: *mut u64, nodes: *mut *const u64,
+        count: *mut usize
     );
     fn cuThreadExchangeStreamCaptureMode(mode: *mut u32);
     fn cuLaunchHostFunc(stream: u64, function: Option<Callback>, data: *mut c_void);
@@ -164,7 +164,9 @@ declare! {
     fn cuFuncSetAttribute(function: u64, attribute: u32, value: i32);
     fn cuFuncGetName(out: *mut *const c_char, function: u64);
     fn cuFuncGetParamInfo(function: u64, index: usize, offset: *mut usize, bytes: *mut usize);
-    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(out: *mut i32, function: u64, threads: i32, dynamic: usize);
+    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        out: *mut i32, function: u64, threads: i32, dynamic: usize
+    );
     fn cuOccupancyMaxPotentialBlockSize(
         grid: *mut i32, block: *mut i32, function: u64, shared_of: Option<extern "C" fn(i32) -> usize>,
         dynamic: usize, limit: i32
@@ -202,6 +204,11 @@ pub fn address<T>(memory: *const T) -> u64 {
     memory.expose_provenance() as u64
 }
 
+/// An address given by the driver, as a pointer.
+pub fn pointer<T>(address: u64) -> *const T {
+    std::ptr::with_exposed_provenance(usize::try_from(address).unwrap())
+}
+
 /// Text of a code by one of the two functions.
 pub fn text(code: u32, function: fn(u32, *mut *const c_char) -> u32) -> Option<String> {
     let mut pointer = std::ptr::null();
@@ -225,8 +232,8 @@ pub fn get<T: Default>(call: impl FnOnce(*mut T) -> u32) -> T {
     value
 }
 
-/// A test of its own: a context, current on this thread; no other test beside it, since captures and the device's
-/// memory are seen by all threads.
+/// A test of its own: a context, current on this thread; no other test beside it, since captures and the
+/// device's memory are seen by all threads.
 pub struct Session {
     pub context: u64,
     _alone: MutexGuard<'static, ()>,
@@ -253,8 +260,8 @@ impl Drop for Session {
 
 /// PTX with the kernels the tests use.
 ///
-/// `store(u64 out, u32 value)`: out[tid] = value + tid. `trap()`. `shared()`: 16 KB static. `bounded()`: at most 64
-/// threads. `required()`: exactly 32 by 2. `count`: a variable that starts as 7.
+/// `store(u64 out, u32 value)`: out[tid] = value + tid. `trap()`. `shared()`: 16 KB static. `bounded()`: at
+/// most 64 threads. `required()`: exactly 32 by 2. `count`: a variable that starts as 7.
 pub const PTX: &str = "
 .version 8.0
 .target sm_80

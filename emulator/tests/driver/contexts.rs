@@ -96,6 +96,11 @@ fn contexts_are_a_stack_and_stale_ones_are_refused() {
     assert_eq!(cuCtxCreate_v2(null_mut(), 0, 0), INVALID_VALUE);
     assert_eq!(cuCtxCreate_v2(&mut 0, 3, 0), INVALID_VALUE, "two kinds of scheduling");
     assert_eq!(cuCtxCreate_v2(&mut 0, 0, 1), INVALID_DEVICE);
+    let third = get(|out| cuCtxCreate_v4(out, null_mut(), 0, 0));
+    ok(cuCtxDestroy_v2(third));
+    // Affinities, their count, a way into graphics.
+    assert_eq!(cuCtxCreate_v4(&mut 0, [0_u64, 0, 1].as_ptr().cast(), 0, 0), NOT_SUPPORTED);
+    ok(cuCtxDestroy_v2(get(|out| cuCtxCreate_v4(out, [0_u64; 3].as_ptr().cast(), 0, 0))));
 }
 
 #[test]

@@ -1,11 +1,14 @@
-//! Random calls with handles that are live, stale, of another kind, null or invented, any device address and size.
+//! Random calls with handles that are live, stale, of another kind, null or invented, any device address and
+//! size.
 //!
-//! No call may crash, hang or fail inside the emulator. One that succeeds must have had live handles and memory within
-//! a live allocation, by a model kept here; and when everything is destroyed no memory of the device is left taken.
-//! Host pointers are valid or null: of those the driver cannot know. The calls run in a process of their own.
-//! `EMULATOR_FUZZ_CASES` is the number of calls, `EMULATOR_FUZZ_SEED` where they start.
+//! No call may crash, hang or fail inside the emulator. One that succeeds must have had live handles and
+//! memory within a live allocation, by a model kept here; and when everything is destroyed no memory of the
+//! device is left taken. Host pointers are valid or null: of those the driver cannot know. The calls run in a
+//! process of their own. `EMULATOR_FUZZ_CASES` is the number of calls, `EMULATOR_FUZZ_SEED` where they start.
 
+mod arguments;
 mod calls;
+mod memory;
 mod model;
 
 use crate::api::*;

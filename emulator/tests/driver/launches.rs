@@ -104,7 +104,7 @@ struct Config {
 fn launch_attributes_that_change_the_kernel_are_refused() {
     let _session = Session::new();
     let kernel = Module::load().function("bounded");
-    let mut run = |id, first| {
+    let run = |id, first| {
         let mut attribute = Attribute { id, padding: 0, value: [1; 16] };
         attribute.value[0] = first;
         let config =
@@ -197,7 +197,8 @@ fn occupancy_is_bounded_by_threads_blocks_and_shared_memory() {
     extern "C" fn per_thread(threads: i32) -> usize {
         1024 * threads.unsigned_abs() as usize
     }
-    // 1 KB a thread: 163 of them at most, so 160 in whole warps, in one block or in five (33 KB each: only four).
+    // 1 KB a thread: 163 of them at most, so 160 in whole warps, in one block or in five (33 KB each: only
+    // four).
     assert_eq!(best(store, Some(per_thread), 0, 0), (4, 160));
     let left = |kernel, blocks, threads| {
         get(|out| cuOccupancyAvailableDynamicSMemPerBlock(out, kernel, blocks, threads))

@@ -69,21 +69,21 @@ fn copies_outside_an_allocation_are_refused() {
     let [a, b, stale] = [0; 3].map(|_| get(|out| cuMemAlloc_v2(out, 64)));
     ok(cuMemFree_v2(stale));
     let mut host = [0_u8; 128];
-    let pointer: *mut c_void = host.as_mut_ptr().cast();
+    let buffer: *mut c_void = host.as_mut_ptr().cast();
     for (address, bytes) in [(a, 65), (a + 1, 64), (a - 1, 4), (stale, 4), (0, 4), (u64::MAX, 4)] {
-        assert_eq!(cuMemcpyHtoD_v2(address, pointer, bytes), INVALID_VALUE);
-        assert_eq!(cuMemcpyDtoH_v2(pointer, address, bytes), INVALID_VALUE);
+        assert_eq!(cuMemcpyHtoD_v2(address, buffer, bytes), INVALID_VALUE);
+        assert_eq!(cuMemcpyDtoH_v2(buffer, address, bytes), INVALID_VALUE);
         assert_eq!(cuMemcpyDtoD_v2(b, address, bytes), INVALID_VALUE);
         assert_eq!(cuMemcpyDtoD_v2(address, b, bytes), INVALID_VALUE);
-        assert_eq!(cuMemcpyHtoDAsync_v2(address, pointer, bytes, 0), INVALID_VALUE);
+        assert_eq!(cuMemcpyHtoDAsync_v2(address, buffer, bytes, 0), INVALID_VALUE);
         assert_eq!(cuMemsetD8_v2(address, 0, bytes), INVALID_VALUE);
         assert_eq!(cuMemsetD8Async(address, 0, bytes, 0), INVALID_VALUE);
     }
     assert_eq!(cuMemcpyHtoD_v2(a, null(), 4), INVALID_VALUE);
     assert_eq!(cuMemcpyDtoH_v2(null_mut(), a, 4), INVALID_VALUE);
     // Device addresses passed as the host's are not followed.
-    assert_eq!(cuMemcpyHtoD_v2(a, std::ptr::with_exposed_provenance(stale as usize), 4), INVALID_VALUE);
-    assert_eq!(cuMemcpy(address(pointer), stale, 4), INVALID_VALUE);
+    assert_eq!(cuMemcpyHtoD_v2(a, pointer(stale), 4), INVALID_VALUE);
+    assert_eq!(cuMemcpy(address(buffer), stale, 4), INVALID_VALUE);
     // Nothing to do is no error.
     ok(cuMemcpyHtoD_v2(0, null(), 0));
     ok(cuMemsetD32_v2(0, 0, 0));
@@ -182,11 +182,9 @@ fn host_and_managed_memory_have_one_address_for_both() {
             get(|out| if managed { cuMemAllocManaged(out, 64, 1) } else { cuMemHostAlloc(out, 64, 0) });
         ok(store(store_kernel, 4, 0, memory, 5));
         ok(cuCtxSynchronize());
-        let pointer = std::ptr::with_exposed_provenance::<u32>(memory as usize);
-        for i in 0..4_u32 {
-            // SAFETY: the driver gave 64 bytes of memory the host may read at this address.
-            assert_eq!(unsafe { pointer.add(i as usize).read() }, 5 + i);
-        }
+        // SAFETY: the driver gave 64 bytes of memory the host may read at this address.
+        let got = unsafe { std::slice::from_raw_parts(pointer::<u32>(memory), 4) };
+        assert_eq!(got, [5, 6, 7, 8]);
         let [free, other] =
             if managed { [cuMemFree_v2, cuMemFreeHost] } else { [cuMemFreeHost, cuMemFree_v2] };
         assert_eq!(other(memory), INVALID_VALUE);

@@ -1,5 +1,5 @@
-//! What needs a process of its own: settings from the environment, calls before `cuInit`, the report at the end.
-//! This program runs itself again, one of the `child_` tests alone.
+//! What needs a process of its own: settings from the environment, calls before `cuInit`, the report at the
+//! end. This program runs itself again, one of the `child_` tests alone.
 
 use crate::api::*;
 use std::process::{Command, Output};

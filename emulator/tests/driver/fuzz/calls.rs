@@ -1,17 +1,18 @@
 //! The calls of the fuzzer: each draws its arguments and enters in the model what it made or destroyed.
 
+use super::memory::*;
 use super::model::Kind::{Context, Event, Exec, Function, Graph, Library, Module, Pool, Stream};
-use super::model::{Fuzz, HOST, Kind};
+use super::model::{Fuzz, Kind};
 use crate::api::*;
 use std::ffi::{CString, c_void};
 use std::ptr::{null, null_mut};
 
-type Call = (&'static str, fn(&mut Fuzz) -> u32);
+pub type Call = (&'static str, fn(&mut Fuzz) -> u32);
 
 extern "C" fn nothing(_data: *mut c_void) {}
 
 /// Enters what a call made.
-fn make(fuzz: &mut Fuzz, kind: Kind, owner: u64, call: impl FnOnce(&mut Fuzz, *mut u64) -> u32) -> u32 {
+pub fn make(fuzz: &mut Fuzz, kind: Kind, owner: u64, call: impl FnOnce(&mut Fuzz, *mut u64) -> u32) -> u32 {
     let mut handle = 0;
     let out = fuzz.out(&mut handle);
     let code = call(fuzz, out);
@@ -97,19 +98,19 @@ fn stream(fuzz: &mut Fuzz) -> u32 {
 }
 
 fn event(fuzz: &mut Fuzz) -> u32 {
-    let (flags, owner) = (fuzz.small(6), fuzz.current());
+    let (flags, owner) = (fuzz.pick(&[0, 0, 0, 1, 2, 4, 8]), fuzz.current());
     make(fuzz, Event, owner, |_, out| cuEventCreate(out, flags))
 }
 
 fn record(fuzz: &mut Fuzz) -> u32 {
     let (event, stream) = (fuzz.handle(Event), fuzz.handle(Stream));
-    let flags = fuzz.small(3);
+    let flags = fuzz.pick(&[0, 0, 0, 1, 2]);
     cuEventRecordWithFlags(event, stream, flags)
 }
 
 fn wait(fuzz: &mut Fuzz) -> u32 {
     let (stream, event) = (fuzz.handle(Stream), fuzz.handle(Event));
-    let flags = fuzz.small(3);
+    let flags = fuzz.pick(&[0, 0, 0, 1, 2]);
     cuStreamWaitEvent(stream, event, flags)
 }
 
@@ -137,8 +138,10 @@ fn capture_info(fuzz: &mut Fuzz) -> u32 {
     let status = fuzz.discard();
     let code = cuStreamGetCaptureInfo_v2(stream, status, &mut 0, &mut 0, &raw mut nodes, &raw mut count);
     for i in 0..count {
-        // SAFETY: the driver says there are that many, until the next call.
-        let node = unsafe { *nodes.add(i) };
+        // SAFETY: the driver says there are that many.
+        let place = unsafe { nodes.add(i) };
+        // SAFETY: they stay until the next call.
+        let node: u64 = unsafe { *place };
         assert_ne!(node, 0);
     }
     code
@@ -184,148 +187,6 @@ fn edges(fuzz: &mut Fuzz) -> u32 {
     let from = fuzz.out(&mut from).cast();
     let to = fuzz.out(&mut to).cast();
     cuGraphGetEdges(graph, from, to, &raw mut count)
-}
-
-/// Sizes that are granted are small: other tests see to large ones.
-fn bytes(fuzz: &mut Fuzz) -> usize {
-    fuzz.pick(&[0, 1, 4, 64, 256, 4096, 65536, 65536, 1 << 35, usize::MAX])
-}
-
-fn alloc(fuzz: &mut Fuzz) -> u32 {
-    let (bytes, owner, mut start) = (bytes(fuzz), fuzz.current(), 0);
-    let out = fuzz.out(&mut start);
-    // Memory of the host would be granted in any size: small ones only.
-    let (code, bytes) = match fuzz.below(6) {
-        0 => (cuMemAllocManaged(out, bytes.min(4096), 1), bytes.min(4096)),
-        1 => (cuMemHostAlloc(out, bytes.min(4096), 0), bytes.min(4096)),
-        _ => (cuMemAlloc_v2(out, bytes), bytes),
-    };
-    if code == 0 {
-        fuzz.allocated(start, bytes, owner);
-    }
-    code
-}
-
-fn alloc_async(fuzz: &mut Fuzz) -> u32 {
-    let (bytes, mut start) = (bytes(fuzz), 0);
-    let stream = fuzz.handle(Stream);
-    let out = fuzz.out(&mut start);
-    let code = if fuzz.one_in(3) {
-        let pool = fuzz.handle(Pool);
-        cuMemAllocFromPoolAsync(out, bytes, pool, stream)
-    } else {
-        cuMemAllocAsync(out, bytes, stream)
-    };
-    if code == 0 {
-        let (mut status, mut owner) = (0, 0);
-        ok(cuStreamIsCapturing(stream, &raw mut status));
-        ok(cuStreamGetCtx(stream, &raw mut owner));
-        if status == 0 { fuzz.allocated(start, bytes, owner) } else { fuzz.allocated_by_graph(start) }
-    }
-    code
-}
-
-fn free(fuzz: &mut Fuzz) -> u32 {
-    let start = fuzz.device(1);
-    let code = match fuzz.below(4) {
-        0 => cuMemFreeAsync(start, fuzz.handle(Stream)),
-        1 => cuMemFreeHost(start),
-        _ => cuMemFree_v2(start),
-    };
-    if code == 0 {
-        fuzz.freed(start);
-    }
-    code
-}
-
-fn copy(fuzz: &mut Fuzz) -> u32 {
-    let (host, bytes) = fuzz.host();
-    let from_host = fuzz.one_in(2);
-    let device = fuzz.device(bytes);
-    let stream = fuzz.one_in(2).then(|| fuzz.handle(Stream));
-    match (from_host, stream) {
-        (true, None) => cuMemcpyHtoD_v2(device, host, bytes),
-        (true, Some(stream)) => cuMemcpyHtoDAsync_v2(device, host, bytes, stream),
-        (false, None) => cuMemcpyDtoH_v2(host, device, bytes),
-        (false, Some(stream)) => cuMemcpyDtoHAsync_v2(host, device, bytes, stream),
-    }
-}
-
-fn copy_within(fuzz: &mut Fuzz) -> u32 {
-    let bytes = fuzz.size();
-    let (to, from) = (fuzz.device(bytes), fuzz.device(bytes));
-    if fuzz.one_in(2) {
-        let stream = fuzz.handle(Stream);
-        cuMemcpyDtoDAsync_v2(to, from, bytes, stream)
-    } else {
-        cuMemcpyDtoD_v2(to, from, bytes)
-    }
-}
-
-/// Addresses alone tell host from device, so these are the buffer's or the device's.
-fn copy_unified(fuzz: &mut Fuzz) -> u32 {
-    let (host, bytes) = fuzz.host();
-    let device = fuzz.device_only(bytes);
-    if fuzz.one_in(2) {
-        cuMemcpy(address(host), device, bytes)
-    } else {
-        cuMemcpy(device, address(host), bytes)
-    }
-}
-
-fn set(fuzz: &mut Fuzz) -> u32 {
-    let count = fuzz.size();
-    let unit = fuzz.pick(&[1, 2, 4]);
-    let device = fuzz.device(count.saturating_mul(unit));
-    match (unit, fuzz.one_in(2)) {
-        (1, false) => cuMemsetD8_v2(device, 1, count),
-        (1, true) => cuMemsetD8Async(device, 1, count, fuzz.handle(Stream)),
-        (2, _) => cuMemsetD16_v2(device, 1, count),
-        (_, false) => cuMemsetD32_v2(device, 1, count),
-        (_, true) => cuMemsetD32Async(device, 1, count, fuzz.handle(Stream)),
-    }
-}
-
-fn set_rows(fuzz: &mut Fuzz) -> u32 {
-    let (pitch, width, height) = (fuzz.size(), fuzz.size(), fuzz.size());
-    let device = fuzz.device(if height == 0 { 0 } else { width.saturating_mul(2) });
-    cuMemsetD2D16_v2(device, pitch, 1, width, height)
-}
-
-fn pointer(fuzz: &mut Fuzz) -> u32 {
-    let (which, at) = (fuzz.small(22), fuzz.device(1));
-    let out = fuzz.discard::<u64>().cast();
-    cuPointerGetAttribute(out, which, at)
-}
-
-fn range(fuzz: &mut Fuzz) -> u32 {
-    let at = fuzz.device(1);
-    let (start, bytes) = (fuzz.discard(), fuzz.discard());
-    cuMemGetAddressRange_v2(start, bytes, at)
-}
-
-fn pool(fuzz: &mut Fuzz) -> u32 {
-    let mut props = [0_u32; 22];
-    (props[0], props[2]) = (1, 1);
-    let at = usize::try_from(fuzz.below(4)).unwrap();
-    props[at] = fuzz.small(4);
-    make(fuzz, Pool, 0, |_, out| cuMemPoolCreate(out, props.as_ptr().cast()))
-}
-
-fn pool_attribute(fuzz: &mut Fuzz) -> u32 {
-    let pool = fuzz.handle(Pool);
-    let which = fuzz.small(9);
-    let out = fuzz.discard::<u64>().cast();
-    if fuzz.one_in(2) {
-        cuMemPoolGetAttribute(pool, which, out)
-    } else {
-        cuMemPoolSetAttribute(pool, which, out)
-    }
-}
-
-fn current_pool(fuzz: &mut Fuzz) -> u32 {
-    let pool = fuzz.handle(Pool);
-    cuDeviceSetMemPool(0, pool)
 }
 
 fn image(fuzz: &mut Fuzz) -> CString {
@@ -426,16 +287,6 @@ fn host_function(fuzz: &mut Fuzz) -> u32 {
     cuLaunchHostFunc(stream, function, null_mut())
 }
 
-fn register(fuzz: &mut Fuzz) -> u32 {
-    let (host, bytes) = fuzz.host();
-    let start = address(host) + fuzz.below(HOST as u64);
-    if fuzz.one_in(2) {
-        cuMemHostUnregister(start & !1023)
-    } else {
-        cuMemHostRegister_v2(start & !1023, bytes, 0)
-    }
-}
-
 pub const CALLS: &[Call] = &[
     ("context", context),
     ("primary", primary),
@@ -469,7 +320,7 @@ pub const CALLS: &[Call] = &[
     ("cuMemcpy", copy_unified),
     ("memsets", set),
     ("cuMemsetD2D16", set_rows),
-    ("cuPointerGetAttribute", pointer),
+    ("cuPointerGetAttribute", pointer_attribute),
     ("cuMemGetAddressRange", range),
     ("cuMemPoolCreate", pool),
     ("cuMemPoolDestroy", |fuzz| destroy(fuzz, Pool, "cuMemPoolDestroy", cuMemPoolDestroy)),

@@ -1,9 +1,8 @@
 //! What the fuzzer knows: the objects it made, which of them are alive, and what each call was given.
 
-use super::calls::CALLS;
+use super::calls::{CALLS, Call};
 use crate::api::*;
 use std::collections::BTreeMap;
-use std::ffi::c_void;
 
 /// Kinds of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,16 +31,16 @@ pub const KINDS: [Kind; 9] = [
 ];
 
 /// An object, alive or not.
-struct Object {
-    handle: u64,
+pub struct Object {
+    pub handle: u64,
     /// What it goes with: a context or a module; 0 for none.
-    owner: u64,
-    is_alive: bool,
+    pub owner: u64,
+    pub is_alive: bool,
 }
 
 /// An allocation.
 #[derive(Clone, Copy)]
-struct Allocation {
+pub struct Allocation {
     bytes: u64,
     owner: u64,
 }
@@ -52,21 +51,21 @@ const MOST: usize = 24;
 pub const HOST: usize = 4096;
 
 pub struct Fuzz {
-    random: u64,
+    pub random: u64,
     /// Whether no other thread makes calls, so that the model holds.
     alone: bool,
-    objects: BTreeMap<Kind, Vec<Object>>,
+    pub objects: BTreeMap<Kind, Vec<Object>>,
     /// Live ones, by address; of the stale ones some addresses.
-    allocations: BTreeMap<u64, Allocation>,
-    stale: Vec<u64>,
+    pub allocations: BTreeMap<u64, Allocation>,
+    pub stale: Vec<u64>,
     /// Memory of graphs lives as long as they: the model does not follow it.
-    of_graphs: Vec<u64>,
+    pub of_graphs: Vec<u64>,
     /// Handles and ranges of memory the call at hand was given.
-    used: Vec<(Kind, u64)>,
-    ranges: Vec<(u64, u64)>,
-    host: Box<[u8; HOST]>,
+    pub used: Vec<(Kind, u64)>,
+    pub ranges: Vec<(u64, u64)>,
+    pub host: Box<[u8; HOST]>,
     /// Where results go that nobody reads.
-    scratch: Box<[u64; 16]>,
+    pub scratch: Box<[u64; 16]>,
     /// Handle of the primary context, once known.
     primary: u64,
     /// Calls of each function that succeeded and that were refused.
@@ -91,138 +90,6 @@ impl Fuzz {
             outcomes: BTreeMap::new(),
             image: c(PTX),
         }
-    }
-
-    /// Sebastiano Vigna's splitmix64.
-    pub fn next(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.below(of.len() as u64)).unwrap()]
-    }
-
-    /// A small number, or a nasty one.
-    pub fn small(&mut self, end: u32) -> u32 {
-        if self.one_in(12) {
-            self.pick(&[u32::MAX, 1 << 31, 65536])
-        } else {
-            self.pick(&[0, 1, 2, 3, 4, 5, 8]) % end
-        }
-    }
-
-    pub fn size(&mut self) -> usize {
-        let any = usize::try_from(self.next()).unwrap();
-        let sizes =
-            [0, 1, 2, 4, 16, 64, 64, 256, 4096, 4097, 1 << 16, 1 << 40, usize::MAX, usize::MAX / 4 + 2, any];
-        self.pick(&sizes)
-    }
-
-    /// Where a result goes, or null.
-    pub fn out<T>(&mut self, value: &mut T) -> *mut T {
-        if self.one_in(20) { std::ptr::null_mut() } else { value }
-    }
-
-    /// Room for a result nobody reads, or null. `T` has 8 bytes at most.
-    pub fn discard<T>(&mut self) -> *mut T {
-        assert!(size_of::<T>() <= 8);
-        let at = usize::try_from(self.below(16)).unwrap();
-        if self.one_in(20) { std::ptr::null_mut() } else { (&raw mut self.scratch[at]).cast() }
-    }
-
-    /// The host's buffer and how many bytes of it, or null.
-    pub fn host(&mut self) -> (*mut c_void, usize) {
-        let bytes = self.size().min(HOST);
-        let pointer: *mut c_void = self.host.as_mut_ptr().cast();
-        (if self.one_in(20) { std::ptr::null_mut() } else { pointer }, bytes)
-    }
-
-    /// A handle for an argument that wants one of a kind.
-    pub fn handle(&mut self, kind: Kind) -> u64 {
-        let handle = match self.below(20) {
-            0 => self.pick(&[0, 1, 2, 3, u64::MAX]),
-            1 => self.next(),
-            2 => {
-                let other = self.pick(&KINDS);
-                self.one_of(other)
-            }
-            _ => self.one_of(kind),
-        };
-        self.used.push((kind, handle));
-        handle
-    }
-
-    fn one_of(&mut self, kind: Kind) -> u64 {
-        let count = self.objects.get(&kind).map_or(0, Vec::len);
-        if count == 0 {
-            return self.below(3);
-        }
-        // Often one that lives in the current context: it has a chance.
-        if self.one_in(2) {
-            let current = self.current();
-            let mut owners = vec![current];
-            let modules = self.objects.get(&Kind::Module).into_iter().flatten();
-            owners.extend(modules.filter(|module| module.owner == current).map(|module| module.handle));
-            let here = |object: &&Object| {
-                object.is_alive && (owners.contains(&object.owner) || owners.contains(&object.handle))
-            };
-            if let Some(object) = self.objects[&kind].iter().rev().find(here) {
-                return object.handle;
-            }
-        }
-        let index = usize::try_from(self.below(count as u64)).unwrap();
-        self.objects[&kind][index].handle
-    }
-
-    /// A device address, with `bytes` bytes from there on to be accessed.
-    pub fn device(&mut self, bytes: usize) -> u64 {
-        let address = match self.below(16) {
-            0 => self.pick(&[0, 1, u64::MAX, 0x1000_0000_0000, 0x29ff_ffff_ffff]),
-            1 => 0x1000_0000_0000 + self.below(1 << 44),
-            2 if !self.stale.is_empty() => {
-                let stale = self.stale.clone();
-                self.pick(&stale)
-            }
-            3 if !self.of_graphs.is_empty() => {
-                let of_graphs = self.of_graphs.clone();
-                self.pick(&of_graphs)
-            }
-            _ => {
-                let starts: Vec<u64> = self.allocations.keys().copied().collect();
-                let offset = self.pick(&[0, 0, 0, 0, 4, 1, 64, 4096]);
-                if starts.is_empty() { 0 } else { self.pick(&starts) + offset }
-            }
-        };
-        self.ranges.push((address, bytes as u64));
-        address
-    }
-
-    /// As [`Fuzz::device`], and never an address the host might have.
-    pub fn device_only(&mut self, bytes: usize) -> u64 {
-        let address = self.device(bytes);
-        if (0x1000_0000_0000..0x2a00_0000_0000).contains(&address) {
-            return address;
-        }
-        self.ranges.clear();
-        0
-    }
-
-    /// Start of a live allocation.
-    pub fn any_allocation(&mut self) -> u64 {
-        let starts: Vec<u64> = self.allocations.keys().copied().collect();
-        if starts.is_empty() { 0 } else { self.pick(&starts) }
     }
 
     /// Enters an object that a call gave.
@@ -334,7 +201,8 @@ impl Fuzz {
         }
     }
 
-    /// Destroys all there is. What other threads capture may keep memory from being freed; alone, all of it is.
+    /// Destroys all there is. What other threads capture may keep memory from being freed; alone, all of it
+    /// is.
     pub fn end(&mut self) {
         while cuCtxPopCurrent_v2(&mut 0) == 0 {}
         while cuDevicePrimaryCtxRelease_v2(0) == 0 {}
@@ -358,13 +226,22 @@ impl Fuzz {
         }
     }
 
+    /// Any, but seldom one that changes the context or destroys something: others need what was made.
+    fn next_call(&mut self) -> Call {
+        loop {
+            let call = self.pick(CALLS);
+            let is_rare = ["context", "primary", "push", "SetCurrent", "Destroy", "Unload", "MemFree"];
+            if self.one_in(6) || !is_rare.iter().any(|part| call.0.contains(part)) {
+                return call;
+            }
+        }
+    }
+
     /// Makes one call and checks what came of it.
     pub fn call(&mut self) {
         self.used.clear();
         self.ranges.clear();
-        // Changes of the context are rarer: what was made in one is of no use in another.
-        let any = self.pick(CALLS);
-        let (name, call) = if CALLS[..4].iter().any(|call| call.0 == any.0) { self.pick(CALLS) } else { any };
+        let (name, call) = self.next_call();
         let code = call(self);
         assert!(code != UNKNOWN && text(code, cuGetErrorName).is_some(), "{name} gave {code}");
         let outcome = self.outcomes.entry(name).or_default();
