@@ -50,58 +50,49 @@ impl Limits {
     }
 }
 
-/// `CU_DEVICE_ATTRIBUTE_*`: those that ask for what the emulator has, or a card of that capability would say.
-/// What is absent of the features that can be asked for is 0.
+/// `CU_DEVICE_ATTRIBUTE_*`: what the emulator has, and beside it what a card would say. Features that are absent
+/// are 0.
 fn attribute(attribute: u32, capability: u32) -> Result<u32> {
-    const LAST: u32 = 147;
+    const END: u32 = 148;
     let limits = Limits::new(capability);
     Ok(match attribute {
         1 => MAX_THREADS,
         2..=4 => MAX_BLOCK[attribute as usize - 2],
         5..=7 => MAX_GRID[attribute as usize - 5],
         8 => SHARED_PER_BLOCK,
-        9 => 65536,           // constant memory
-        10 => 32,             // warp
-        11 => 0x7fff_ffff,    // pitch
-        12 | 82 => REGISTERS, // of block, processor
-        13 => 1_000_000,      // clock, kHz
-        14 => 512,            // texture alignment
-        15 => 1,              // copies overlap
+        // Overlapping copies, mapped host memory, concurrent kernels, unified addresses, priorities, caching in L1,
+        // managed memory, preemption, registered host memory, pools.
+        15 | 19 | 31 | 41 | 78..=80 | 83 | 90 | 99 | 115 => 1,
         16 => PROCESSORS,
-        19 => 1,                                            // mapped host memory
-        21..=29 | 42 | 43 | 45..=49 | 52..=74 | 77 => 1024, // textures, surfaces
-        30 => 512,                                          // surface alignment
-        31 => 1,                                            // concurrent kernels
-        36 => 1_000_000,                                    // memory clock, kHz
-        37 => 256,                                          // memory bus, bits
-        38 => 4 << 20,                                      // L2
         39 => limits.threads_per_processor,
-        40 => 2,  // copy engines
-        41 => 1,  // unified addresses
-        51 => 32, // texture pitch
         75 => capability / 10,
         76 => capability % 10,
-        78..=80 => 1, // priorities, L1
         81 => limits.shared_per_processor,
-        83 => 1, // managed memory
-        87 => {
-            if capability == 80 {
-                2
-            } else {
-                32
-            }
-        } // f32 to f64
-        90 => 1, // preemption
         97 => limits.shared_per_block,
-        99 => 1, // host register
         106 => limits.blocks_per_processor,
         111 => limits.reserved_per_block,
-        115 => 1, // memory pools
-        126 => 1, // sync domains
-        0 | LAST.. => return Err(Error::INVALID_VALUE),
-        _ => 0,
+        0 | END.. => return Err(Error::INVALID_VALUE),
+        other => PLAUSIBLE.iter().find(|row| row.0 == other).map_or(0, |row| row.1),
     })
 }
+
+/// Attributes of which nothing here depends.
+const PLAUSIBLE: [(u32, u32); 14] = [
+    (9, 65536),                    // bytes of constant memory
+    (10, 32),                      // threads of a warp
+    (11, i32::MAX.unsigned_abs()), // pitch
+    (12, REGISTERS),               // of a block
+    (13, 1_000_000),               // clock, kHz
+    (14, 512),                     // alignment of textures
+    (30, 512),                     // alignment of surfaces
+    (36, 1_000_000),               // memory clock, kHz
+    (37, 256),                     // memory bus, bits
+    (38, 4 << 20),                 // bytes of L2
+    (40, 2),                       // copy engines
+    (51, 32),                      // alignment of pitches
+    (82, REGISTERS),               // of a processor
+    (126, 1),                      // domains of memory synchronisation
+];
 
 /// Recognisable, and another for each capability.
 fn uuid(capability: u32) -> [u8; 16] {
