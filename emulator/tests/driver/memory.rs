@@ -1,5 +1,11 @@
 //! Memory: allocation, copies, memsets, pools, what is known of addresses.
 
+#![allow(clippy::cast_possible_truncation, reason = "host addresses have 64 bits here")]
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "a step within an array and its read are one access"
+)]
+
 use crate::api::*;
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
