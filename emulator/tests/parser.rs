@@ -119,7 +119,7 @@ fn initializers() {
 #[test]
 fn entries() {
     let found = module(
-        ".visible .entry k(.param .u64 .ptr .global .align 1 a, .param .align 8 .b8 b[16],\n .param .b16 c)\n\
+        ".visible .entry k(.param .u64 .ptr .global .align 32 a, .param .align 8 .b8 b[16],\n .param .b16 c)\n\
          .maxntid 256, 2 .minnctapersm 2 .maxnreg 64 .noreturn .pragma \"x\"; { }\n\
          .entry l .reqntid 32 { ret; } .entry m();",
     )
@@ -217,7 +217,7 @@ fn an_instruction() {
 
 #[test]
 fn constants() {
-    let integers: [(&str, u64); 20] = [
+    let integers: [(&str, u64); 22] = [
         ("0", 0),
         ("7U", 7),
         ("0x1fU", 31),
@@ -235,6 +235,8 @@ fn constants() {
         ("(1 + 2) * 3", 9),
         ("1 | 2 + 3 * 4 << 1", 1 | 28),
         ("6 & 3 ^ 1", 3),
+        ("1 | 3 ^ 1", 3),
+        ("10 - 3 - 2", 5),
         ("1 << 64", 0),
         ("-9223372036854775808", 1 << 63),
         ("18446744073709551615", u64::MAX),
@@ -267,6 +269,7 @@ fn addresses() {
         ("[%rd1-8]", at(register(0), -8)),
         ("[%rd1+-512]", at(register(0), -512)),
         ("[%rd1+4-8+0x10]", at(register(0), 12)),
+        ("[%rd1-8+4]", at(register(0), -4)),
         ("[s]", at(symbol("s", 0), 0)),
         ("[s+4]", at(symbol("s", 0), 4)),
         ("[123]", at(Operand::Integer(123), 0)),

@@ -35,6 +35,8 @@ fn heads() {
 #[test]
 fn tokens() {
     in_module("\n/* \n", 2, "this comment has no end");
+    in_module("/* \n\n */ x", 3, "expected a directive, found `x`");
+    in_module("// \n\n x", 3, "expected a directive, found `x`");
     in_module(".file 1 \"a\n\"", 1, "this string has no end");
     in_module(".file 1 \"a", 1, "this string has no end");
     in_module("\n#include", 2, "PTX has no character '#'");

@@ -122,3 +122,26 @@ fn locations() {
     let text = format!("{HEAD}.entry a() {{ .loc 1 1 1\nret; }} .entry b() {{ ret; }}");
     assert_eq!(parse(&text).unwrap().functions[1].instructions[0].location, None, "of another function");
 }
+
+#[test]
+fn a_range_hides_a_register_of_an_outer_scope() {
+    let found = function(
+        ".reg .b32 %r1; mov.b32 %r1, 0;\n{ .reg .f32 %r<2>; mov.f32 %r1, 0f00000000; { mov.f32 %r1, %r1; } }\n\
+         mov.b32 %r1, 0;",
+    );
+    assert_eq!(found.registers, [Type::B32, Type::F32]);
+    let first: Vec<_> = found.instructions.iter().map(|i| i.operands[0].clone()).collect();
+    assert_eq!(first, [0, 1, 1, 0].map(register));
+}
+
+#[test]
+fn a_chain_of_locations_has_an_end() {
+    let found = function(&".loc 1 1 1, function_name $x, inlined_at 1 1 1\nret;\n".repeat(1000));
+    let mut place = found.instructions[999].location.as_ref();
+    let mut calls = 0;
+    while let Some(outer) = place.and_then(|place| place.inlined_at.as_deref()) {
+        place = Some(outer);
+        calls += 1;
+    }
+    assert!((40..=64).contains(&calls), "{calls}");
+}
