@@ -177,6 +177,21 @@ fn memory_freed_under_a_graph_is_an_illegal_address() {
 }
 
 #[test]
+fn what_cannot_run_is_refused_when_it_is_captured() {
+    let _session = Session::new();
+    let memory = get(|out| cuMemAlloc_v2(out, 64));
+    let kernel = Module::load().function("bounded");
+    let (_, graph) = captured(|stream| {
+        assert_eq!(cuMemsetD8Async(memory, 0, 65, stream), INVALID_VALUE);
+        assert_eq!(cuMemcpyDtoDAsync_v2(memory + 1, memory, 64, stream), INVALID_VALUE);
+        assert_eq!(launch(kernel, 65, 0, stream, &[]), INVALID_VALUE);
+    });
+    let mut nodes = 77;
+    ok(cuGraphGetNodes(graph, null_mut(), &raw mut nodes));
+    assert_eq!(nodes, 0);
+}
+
+#[test]
 fn wrong_graphs_and_flags_are_refused() {
     let _session = Session::new();
     let (stream, graph) = captured(|_| {});
