@@ -53,7 +53,7 @@ pub const HOST: usize = 4096;
 pub struct Fuzz {
     pub random: u64,
     /// Whether no other thread makes calls, so that the model holds.
-    alone: bool,
+    pub alone: bool,
     pub objects: BTreeMap<Kind, Vec<Object>>,
     /// Live ones, by address; of the stale ones some addresses.
     pub allocations: BTreeMap<u64, Allocation>,
