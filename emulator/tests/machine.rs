@@ -118,6 +118,11 @@ fn a_copy_that_is_not_waited_for() {
 #[test]
 fn bounds_alignment_and_bytes_that_nothing_wrote() {
     faulty("ld.global.u32 %r3, [%rd4+4096];", 32, FaultKind::OutOfBounds, "ld.global");
+    let fault = run("ld.global.u32 %r3, [%rd4+4096];", 1, 32, &settings(Order::Early, 1)).result.unwrap_err();
+    assert!(
+        fault.message.contains("outside every allocation: right at the end of the 4096 bytes"),
+        "{fault}"
+    );
     faulty("st.shared.u32 [%r2+512], %r0;", 32, FaultKind::OutOfBounds, "st.shared");
     faulty("ld.global.v2.u32 {%r3, %r4}, [%rd4];", 32, FaultKind::Misaligned, "ld.global");
     faulty("ld.shared.u32 %r3, [%r2];", 32, FaultKind::Uninitialised, "ld.shared");

@@ -265,7 +265,7 @@ impl Core<'_> {
     #[cold]
     pub fn outside(&self, warp: u32, lane: usize, what: &str, address: u64, bytes: usize) -> Box<Stop> {
         let near = self.launch.view.nearest(address, bytes as u64);
-        let message = format!("{what} of {bytes} bytes at {address:#x}, outside every allocation{near}");
+        let message = format!("{what} of {bytes} bytes at {address:#x}, outside every allocation: {near}");
         self.stop(FaultKind::OutOfBounds, warp, Some(lane), message)
     }
 
