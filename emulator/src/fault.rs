@@ -21,8 +21,10 @@ pub enum FaultKind {
     Barrier,
     /// No warp can go on, or the block ran longer than allowed.
     Deadlock,
-    /// `trap`, or a device-side assertion.
+    /// `trap`.
     Trap,
+    /// A device-side assertion that does not hold.
+    Assert,
     /// A form of an instruction the emulator does not execute.
     Unsupported,
 }

@@ -113,24 +113,38 @@ impl Module {
             return Err(LoadError::Target { target: tree.target.clone(), capability });
         }
         let variables = layout::variables(&tree, memory)?;
+        let loaded = Self::decode(&tree, &variables, capability, target);
+        if loaded.is_err() {
+            layout::free(&variables.globals, memory);
+        }
+        Ok(Self { kernels: loaded?, globals: variables.globals })
+    }
+
+    fn decode(
+        tree: &Arc<ast::Module>,
+        variables: &layout::Variables,
+        capability: u32,
+        target: u32,
+    ) -> Result<Vec<Arc<Kernel>>, LoadError> {
+        let (bytes, most) = (variables.const_bytes, layout::MOST_CONST);
+        if bytes > most {
+            let message = format!("{bytes} bytes of constants; at most {most} are possible");
+            return Err(LoadError::Invalid { line: 1, message });
+        }
         let mut kernels = Vec::new();
         for (index, function) in tree.functions.iter().enumerate() {
             if function.is_entry {
-                let kernel = Kernel::decode(&tree, index, &variables, capability, target);
+                let kernel = Kernel::decode(tree, index, variables, capability, target);
                 kernels
                     .push(Arc::new(kernel.map_err(|(line, message)| LoadError::Invalid { line, message })?));
             }
         }
-        Ok(Self { kernels, globals: variables.globals })
+        Ok(kernels)
     }
 
     /// Frees the variables.
     pub fn unload(&self, memory: &Memory) {
-        for (_, address, bytes) in &self.globals {
-            if *bytes > 0 {
-                let _ = memory.free(*address); // only this module knows the address
-            }
-        }
+        layout::free(&self.globals, memory);
     }
 }
 
@@ -143,8 +157,7 @@ impl Kernel {
         target: u32,
     ) -> Result<Self, (u32, String)> {
         let function = &tree.functions[index];
-        let (params, param_bytes, places) =
-            layout::params(function).map_err(|message| (function.line, message))?;
+        let (params, param_bytes, places) = layout::params(function);
         let (shared, static_shared) =
             layout::shared(tree, index).map_err(|message| (function.line, message))?;
         let mut all = variables.places.clone();

@@ -154,6 +154,80 @@ fn divergent_loops_meet_again_and_atomics_add_up() {
     everywhere(body, 3, 96, |words| assert_eq!(words[..2], [3 * 95 * 96 / 2, 3 * 96]));
 }
 
+/// What an instruction leaves in `%rs0` is stored as 32 bits.
+fn narrow(body: &str) -> u32 {
+    let text = format!(".reg .b16 %rs<4>;\n{body}\ncvt.u32.u16 %r3, %rs0;\nst.global.u32 [%rd3], %r3;");
+    let ran = run(&text, 1, 1, &settings(Order::Early, 1));
+    ran.result.unwrap_or_else(|fault| panic!("{body}: {fault}"));
+    ran.words[0]
+}
+
+#[test]
+fn registers_of_16_bits_hold_no_more() {
+    assert_eq!(narrow("mov.b16 %rs1, -2;\nmin.u16 %rs0, %rs1, -1;"), 0xfffe);
+    assert_eq!(narrow("mov.b16 %rs1, -2;\nshr.u16 %rs0, %rs1, 4;"), 0x0fff);
+    assert_eq!(narrow("mov.b16 %rs1, 1;\nor.b16 %rs2, %rs1, -256;\nshr.u16 %rs0, %rs2, 8;"), 0xff);
+    // A sign-extended byte, compared as an unsigned number.
+    let byte = "mov.b32 %r4, 0x80;\ncvt.s16.s8 %rs1, %r4;\nsetp.hi.u16 %p0, %rs1, 0xffff;\nsetp.eq.u16 %p1, %rs1, 0xff80;";
+    assert_eq!(narrow(&format!("{byte}\nselp.b16 %rs0, 1, -1, %p0;")), 0xffff);
+    assert_eq!(narrow(&format!("{byte}\nselp.b16 %rs0, 1, -1, %p1;")), 1);
+}
+
+#[test]
+fn checks_can_be_chosen_one_by_one() {
+    let race = REVERSE.replace("BARRIER", "");
+    let unwritten = "ld.shared.u32 %r3, [%r2];";
+    for order in ORDERS {
+        let only = |checks: Checks| Settings { checks, ..settings(order, 1) };
+        let races = only(Checks { races: true, ..Checks::NONE });
+        let initialised = only(Checks { initialised: true, ..Checks::NONE });
+        assert_eq!(run(&race, 1, 128, &races).result.unwrap_err().kind, FaultKind::Race);
+        assert!(run(unwritten, 1, 32, &races).result.is_ok());
+        assert_eq!(run(unwritten, 1, 32, &initialised).result.unwrap_err().kind, FaultKind::Uninitialised);
+        for body in [&race, unwritten] {
+            assert!(run(body, 1, 128, &only(Checks::NONE)).result.is_ok());
+        }
+    }
+}
+
+#[test]
+fn generic_addresses_name_their_space() {
+    let body = "cvta.shared.u64 %rd5, %rd6;\nst.u32 [%rd5], %r0;\nld.shared.u32 %r3, [%r2];\n\
+                isspacep.shared %p0, %rd5;\nisspacep.global %p1, %rd3;\n@%p0 add.u32 %r3, %r3, 100;\n\
+                @%p1 add.u32 %r3, %r3, 1000;\nst.u32 [%rd3], %r3;";
+    let body = format!("cvt.u64.u32 %rd6, %r2;\n{body}");
+    everywhere(&body, 1, 32, |words| {
+        assert!((0..32).all(|i| words[i] == 1100 + u32::try_from(i).unwrap()), "{words:?}");
+    });
+}
+
+#[test]
+fn sums_of_floats_flush_subnormals_in_global_memory_only() {
+    // 2^-149 + 2^-149
+    let global = "mov.b32 %r3, 1;\nst.global.u32 [%rd3], %r3;\nred.global.add.f32 [%rd3], %r3;";
+    assert_eq!(run(global, 1, 1, &settings(Order::Early, 1)).words[0], 0);
+    let shared = "mov.b32 %r3, 1;\nst.shared.u32 [%r2], %r3;\nred.shared.add.f32 [%r2], %r3;\n\
+                  ld.shared.u32 %r4, [%r2];\nst.global.u32 [%rd3], %r4;";
+    assert_eq!(run(shared, 1, 1, &settings(Order::Early, 1)).words[0], 2);
+}
+
+#[test]
+fn what_a_module_may_not_have() {
+    let memory = Memory::new(1 << 20);
+    let refused = |text: &str| Module::load(text, 80, &memory).err().expect("refused").to_string();
+    let constants =
+        ".version 8.0\n.target sm_80\n.address_size 64\n.const .b8 a[40000];\n.const .b8 b[40000];\n";
+    assert!(refused(constants).contains("80000 bytes of constants"), "{}", refused(constants));
+    assert_eq!(memory.free_and_total().0, 1 << 20, "nothing stays allocated");
+    let wide = kernel("ld.shared.v4.u64 {%rd5, %rd6, %rd7, %rd8}, [%r2];");
+    let module = Module::load(&wide, 80, &memory).unwrap();
+    let config = LaunchConfig { grid: [1; 3], block: [1; 3], dynamic_shared: 0 };
+    let memory = Arc::new(Memory::new(1 << 20));
+    let fault =
+        launch(&memory, &module.kernels[0], &config, &[0; 16], &settings(Order::Early, 1)).unwrap_err();
+    assert_eq!((fault.kind, fault.ptx_line > 0), (FaultKind::Unsupported, true), "{fault}");
+}
+
 #[test]
 fn counters_do_not_depend_on_order_or_threads() {
     let body = REVERSE.replace("BARRIER", "bar.sync 0;");

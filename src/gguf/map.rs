@@ -1,7 +1,8 @@
 //! A read-only memory map that gives its pages back.
 
 use crate::error::{Error, Result};
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
+use memmap2::UncheckedAdvice::DontNeed;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -43,8 +44,7 @@ impl Mapped {
         }
         // SAFETY: the range lies inside the mapping (checked above). The pages were never written (the mapping is
         // read-only), so dropping them loses nothing: a later read sees the same bytes of the file.
-        let released =
-            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        let released = unsafe { self.map.unchecked_advise_range(DontNeed, range.start, range.len()) };
         // Advice only: where the system declines, the pages stay and nothing is wrong.
         let _ = released;
     }

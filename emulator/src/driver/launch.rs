@@ -27,6 +27,7 @@ fn code(fault: &Fault) -> Error {
         FaultKind::Misaligned => Error::MISALIGNED_ADDRESS,
         FaultKind::Unsupported => Error::NOT_SUPPORTED,
         FaultKind::Deadlock => Error::LAUNCH_TIMEOUT,
+        FaultKind::Assert => Error::ASSERT,
         FaultKind::Trap
         | FaultKind::Uninitialised
         | FaultKind::InFlight

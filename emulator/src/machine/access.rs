@@ -332,16 +332,7 @@ impl Core<'_> {
         } else {
             self.shadow.read(warp, mask, at, bytes, kind)
         };
-        self.watched(warp, found)
-    }
-
-    /// What the shadow found, as far as the settings want to hear of it.
-    #[inline(always)]
-    pub fn watched(&self, warp: u32, found: std::result::Result<(), shadow::Hazard>) -> Result<()> {
-        let Err(hazard) = found else { return Ok(()) };
-        let checks = self.launch.settings.checks;
-        let wanted = if hazard.kind == FaultKind::Uninitialised { checks.initialised } else { checks.races };
-        if wanted { Err(self.hazard(warp, hazard)) } else { Ok(()) }
+        found.map_err(|hazard| self.hazard(warp, hazard))
     }
 
     /// Offset in the warp's local memory.

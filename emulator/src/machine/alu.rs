@@ -171,6 +171,7 @@ fn unary(w: &mut Warp, i: &Instr, op: Unary32, m: u32) {
         Unary32::F32FromS32 => map1(w, i, m, convert::s32_to_f32),
         Unary32::F32FromU32 => map1(w, i, m, convert::u32_to_f32),
         Unary32::S32FromF32Rz => map1(w, i, m, convert::f32_to_s32),
+        Unary32::U32FromF32Rz => map1(w, i, m, convert::f32_to_u32),
         Unary32::F32FromBf16 => map1(w, i, m, |a| convert::bf16_to_f32(a as u16)),
         Unary32::Bf16FromF32 => map1(w, i, m, |a| u32::from(convert::f32_to_bf16(a))),
         Unary32::F32FromF16 => map1(w, i, m, |a| convert::f16_to_f32(a as u16)),

@@ -147,7 +147,7 @@ impl Core<'_> {
             for lane in lanes(mask) {
                 let bytes = u32::try_from(bytes).expect("at most 8");
                 let found = self.shadow.write(warp, 1 << lane, at, bytes, crate::shadow::Access::Strong);
-                self.watched(warp, found)?;
+                found.map_err(|hazard| self.hazard(warp, hazard))?;
             }
         }
         Ok(())
@@ -205,14 +205,9 @@ impl Core<'_> {
         m: u32,
     ) -> Result<()> {
         let access = |space, offset, wide_address| Access {
-            space,
-            bytes,
-            count: 1,
-            sign_to: 0,
             wide_address,
-            wide_value: false,
-            strong: false,
             offset: i64::from(offset),
+            ..Access::new(space, bytes)
         };
         let size = usize::from(bytes);
         let wide = instr.kinds[1] == Kind::Use64;
@@ -256,7 +251,7 @@ impl Core<'_> {
         }
         if self.shadowed {
             let found = self.shadow.issue_async(warp.id, m, &at, u32::from(bytes));
-            self.watched(warp.id, found)?;
+            found.map_err(|hazard| self.hazard(warp.id, hazard))?;
         }
         if self.copies_early() {
             self.move_bytes(&copy);

@@ -102,7 +102,7 @@ impl<'a> Block<'a> {
         let core = Core {
             launch,
             shared: vec![UNWRITTEN; shared as usize],
-            shadow: Shadow::new(),
+            shadow: Shadow::with_checks(checks.initialised, checks.races),
             shadowed: (checks.races || checks.initialised) && shared > 0,
             executed: vec![0; launch.code.instrs.len()],
             traffic: Traffic::default(),

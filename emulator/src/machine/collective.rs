@@ -130,7 +130,7 @@ impl Core<'_> {
         self.count_rows(&at, 8 * matrices);
         if self.shadowed {
             let found = self.shadow.read_rows(warp.id, &at[..8 * matrices]);
-            self.watched(warp.id, found)?;
+            found.map_err(|hazard| self.hazard(warp.id, hazard))?;
         }
         for k in 0..matrices {
             let mut tile = [[0u16; 8]; 8];
@@ -159,7 +159,7 @@ impl Core<'_> {
         self.count_rows(&at, 8 * matrices);
         if self.shadowed {
             let found = self.shadow.write_rows(warp.id, &at[..8 * matrices]);
-            self.watched(warp.id, found)?;
+            found.map_err(|hazard| self.hazard(warp.id, hazard))?;
         }
         for k in 0..matrices {
             let v = warp.r[usize::from(warp.pool[instr.wide as usize + k])].0;

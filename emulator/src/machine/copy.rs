@@ -113,7 +113,7 @@ impl Core<'_> {
             }
             if self.shadowed {
                 let done = self.shadow.complete_async(warp, copy.lanes, &copy.to, u32::from(copy.bytes));
-                self.watched(warp, done)?;
+                done.map_err(|hazard| self.hazard(warp, hazard))?;
             }
         }
         Ok(())

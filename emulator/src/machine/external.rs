@@ -47,7 +47,7 @@ impl Core<'_> {
         let (message, file) = (self.string(value(0, 8)), self.string(value(1, 8)));
         let (line, function) = (value(2, 4), self.string(value(3, 8)));
         let message = format!("assertion `{message}` failed in {function}, {file}:{line}");
-        self.stop(FaultKind::Trap, warp.id, Some(lane), message)
+        self.stop(FaultKind::Assert, warp.id, Some(lane), message)
     }
 
     /// `vprintf(format, arguments)`: prints for each lane, returns the number of arguments.

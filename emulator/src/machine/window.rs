@@ -1,14 +1,17 @@
-//! Windows of the generic address space. Global memory lies outside of all of them.
+//! Windows of the generic address space. Global memory lies outside of all of them: device memory above them, and no
+//! process has memory there (see [`crate::memory::DEVICE_ADDRESSES`]).
 
 /// Start of shared memory.
-pub const SHARED: u64 = 0x7e00_0000_0000;
+pub const SHARED: u64 = 0x0e00_0000_0000;
 /// Start of the thread's local memory.
-pub const LOCAL: u64 = 0x7d00_0000_0000;
+pub const LOCAL: u64 = 0x0d00_0000_0000;
 /// Start of the kernel's parameters.
-pub const PARAM: u64 = 0x7c00_0000_0000;
+pub const PARAM: u64 = 0x0c00_0000_0000;
+const _: () = assert!(SHARED + BYTES <= DEVICE_ADDRESSES.start);
 /// Bytes of a window.
 const BYTES: u64 = 1 << 32;
 
+use crate::memory::DEVICE_ADDRESSES;
 use crate::program::op::Space;
 
 /// Space of a generic address.

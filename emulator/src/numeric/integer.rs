@@ -170,30 +170,6 @@ pub fn mul_hi_s32(a: u32, b: u32) -> u32 {
     ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32
 }
 
-/// `mul.hi.u64`.
-#[inline(always)]
-pub fn mul_hi_u64(a: u64, b: u64) -> u64 {
-    ((u128::from(a) * u128::from(b)) >> 64) as u64
-}
-
-/// `mul.hi.s64`.
-#[inline(always)]
-pub fn mul_hi_s64(a: u64, b: u64) -> u64 {
-    ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
-}
-
-/// `sad.u32`: `c + |a - b|`.
-#[inline(always)]
-pub fn sad_u32(a: u32, b: u32, c: u32) -> u32 {
-    c.wrapping_add(a.abs_diff(b))
-}
-
-/// `sad.s32`.
-#[inline(always)]
-pub fn sad_s32(a: u32, b: u32, c: u32) -> u32 {
-    c.wrapping_add((a as i32).abs_diff(b as i32))
-}
-
 /// Part `i` of `bits` bits, extended.
 #[inline(always)]
 fn part(a: u32, i: u32, bits: u32, signed: bool) -> u32 {
@@ -240,38 +216,159 @@ pub fn lop3(a: u32, b: u32, c: u32, table: u32) -> u32 {
     })
 }
 
-/// `div.u64`; by zero all ones, as the hardware's sequences give.
-#[inline(always)]
-pub fn div_u64(a: u64, b: u64) -> u64 {
-    a.checked_div(b).unwrap_or(u64::MAX)
+/// Width and signedness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Int {
+    /// 16, 32 or 64.
+    pub bits: u32,
+    /// `.s16` and the like.
+    pub signed: bool,
 }
 
-/// `rem.u64`; by zero the dividend.
-#[inline(always)]
-pub fn rem_u64(a: u64, b: u64) -> u64 {
-    a.checked_rem(b).unwrap_or(a)
+/// Integer operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are PTX's")]
+pub enum IntOp {
+    Add,
+    AddSat,
+    Sub,
+    SubSat,
+    MulLo,
+    MulHi,
+    MulWide,
+    MadLo,
+    MadHi,
+    MadHiSat,
+    MadWide,
+    Sad,
+    Div,
+    Rem,
+    Abs,
+    Neg,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Not,
+    Cnot,
+    Shl,
+    Shr,
+    Popc,
+    Clz,
+    Bfind,
+    BfindShift,
+    Brev,
+    Bfe,
+    Bfi,
+    Szext { clamp: bool },
+    Bmsk { clamp: bool },
 }
 
-/// `div.u32`.
-#[inline(always)]
-pub fn div_u32(a: u32, b: u32) -> u32 {
-    a.checked_div(b).unwrap_or(u32::MAX)
+impl Int {
+    fn mask(self) -> u64 {
+        if self.bits == 64 { u64::MAX } else { (1 << self.bits) - 1 }
+    }
+
+    /// Value of the low bits.
+    fn value(self, a: u64) -> i128 {
+        if self.signed {
+            i128::from((a << (64 - self.bits)) as i64 >> (64 - self.bits))
+        } else {
+            i128::from(a & self.mask())
+        }
+    }
+
+    fn clamp(self, value: i128) -> u64 {
+        let most = if self.signed { (1i128 << (self.bits - 1)) - 1 } else { (1i128 << self.bits) - 1 };
+        let least = if self.signed { -1 - most } else { 0 };
+        value.clamp(least, most) as u64
+    }
 }
 
-/// `rem.u32`.
-#[inline(always)]
-pub fn rem_u32(a: u32, b: u32) -> u32 {
-    a.checked_rem(b).unwrap_or(a)
+impl IntOp {
+    /// The result; bits above its type's are zero. Sources are in the low bits, above them may be anything.
+    pub fn apply(self, int: Int, a: u64, b: u64, c: u64) -> u64 {
+        let (x, y, z) = (int.value(a), int.value(b), int.value(c));
+        let wide = Int { bits: (2 * int.bits).min(64), signed: int.signed };
+        let result = match self {
+            Self::Add => a.wrapping_add(b),
+            Self::AddSat => int.clamp(x + y),
+            Self::Sub => a.wrapping_sub(b),
+            Self::SubSat => int.clamp(x - y),
+            Self::MulLo => a.wrapping_mul(b),
+            Self::MulHi => (x.wrapping_mul(y) >> int.bits) as u64,
+            Self::MulWide => return x.wrapping_mul(y) as u64 & wide.mask(),
+            Self::MadLo => a.wrapping_mul(b).wrapping_add(c),
+            Self::MadHi => ((x.wrapping_mul(y) >> int.bits) as u64).wrapping_add(c),
+            Self::MadHiSat => int.clamp((x.wrapping_mul(y) >> int.bits) + z),
+            Self::MadWide => return (x.wrapping_mul(y) as u64).wrapping_add(c) & wide.mask(),
+            Self::Sad => (z + (x - y).abs()) as u64,
+            Self::Div => return divide(int, a, b, false),
+            Self::Rem => return divide(int, a, b, true),
+            Self::Abs => x.unsigned_abs() as u64,
+            Self::Neg => x.wrapping_neg() as u64,
+            Self::Min => x.min(y) as u64,
+            Self::Max => x.max(y) as u64,
+            Self::And => a & b,
+            Self::Or => a | b,
+            Self::Xor => a ^ b,
+            Self::Not => !a,
+            Self::Cnot => u64::from(a & int.mask() == 0),
+            Self::Shl => a.checked_shl(b as u32).filter(|_| b < u64::from(int.bits)).unwrap_or(0),
+            Self::Shr => (x >> b.min(u64::from(int.bits))) as u64,
+            Self::Popc => u64::from((a & int.mask()).count_ones()),
+            Self::Clz => u64::from((a & int.mask()).leading_zeros()) - u64::from(64 - int.bits),
+            Self::Bfind => return u64::from(bfind(int, a)),
+            Self::BfindShift => return u64::from(shift_amount(bfind(int, a), int.bits)),
+            Self::Brev => (a & int.mask()).reverse_bits() >> (64 - int.bits),
+            Self::Bfe => match (int.bits, int.signed) {
+                (64, false) => bfe_u64(a, b as u32, c as u32),
+                (64, true) => bfe_s64(a, b as u32, c as u32),
+                (_, false) => u64::from(bfe_u32(a as u32, b as u32, c as u32)),
+                (_, true) => u64::from(bfe_s32(a as u32, b as u32, c as u32)),
+            },
+            // The position and the length come packed: the fourth source does not fit.
+            Self::Bfi if int.bits == 64 => bfi_b64(a, b, c as u32, (c >> 32) as u32),
+            Self::Bfi => u64::from(bfi_b32(a as u32, b as u32, c as u32, (c >> 32) as u32)),
+            Self::Szext { clamp } => szext(int, a, b as u32, clamp),
+            Self::Bmsk { clamp } => bmsk(a as u32, b as u32, clamp),
+        };
+        result & int.mask()
+    }
 }
 
-/// `div.s64` (`div.s32` and `div.s16` of sign-extended values, cut); by zero all ones.
-#[inline(always)]
-pub fn div_s64(a: i64, b: i64) -> i64 {
-    if b == 0 { -1 } else { a.wrapping_div(b) }
+/// By zero the quotient is all ones and the remainder the dividend, as the hardware's sequences give.
+fn divide(int: Int, a: u64, b: u64, remainder: bool) -> u64 {
+    let (x, y) = (int.value(a), int.value(b));
+    let result = match (y, remainder) {
+        (0, false) => u64::MAX,
+        (0, true) => a,
+        (_, false) => (x / y) as u64,
+        (_, true) => (x % y) as u64,
+    };
+    result & int.mask()
 }
 
-/// `rem.s64` (and of sign-extended values); by zero the dividend.
-#[inline(always)]
-pub fn rem_s64(a: i64, b: i64) -> i64 {
-    if b == 0 { a } else { a.wrapping_rem(b) }
+fn bfind(int: Int, a: u64) -> u32 {
+    let value = int.value(a);
+    if int.signed { bfind_signed(value as i64) } else { bfind_unsigned(value as u64) }
+}
+
+/// Sign- or zero-extension of the low n bits of a.
+fn szext(int: Int, a: u64, n: u32, clamp: bool) -> u64 {
+    let n = if clamp { n.min(32) } else { n & 31 };
+    match (n, int.signed) {
+        (0, _) => 0,
+        (32, _) => a,
+        (_, false) => a & ((1 << n) - 1),
+        (_, true) => ((a << (64 - n)) as i64 >> (64 - n)) as u64,
+    }
+}
+
+/// b ones from bit a on.
+fn bmsk(a: u32, b: u32, clamp: bool) -> u64 {
+    let (from, n) = if clamp { (a.min(32), b.min(32)) } else { (a & 31, b & 31) };
+    let ones = if n == 32 { u64::from(u32::MAX) } else { (1 << n) - 1 };
+    (ones << from) & u64::from(u32::MAX)
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 pub enum Simd {
     /// What every machine of the target has.
     Baseline,
-    /// AVX2, FMA and F16C.
+    /// AVX2, FMA, F16C, and the bit instructions that come with them.
     Avx2,
     /// AVX-512 F, BW, DQ and VL, besides [`Simd::Avx2`].
     Avx512,
@@ -22,7 +22,11 @@ impl Simd {
             {
                 let avx2 = is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c");
+                    && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("bmi1")
+                    && is_x86_feature_detected!("bmi2")
+                    && is_x86_feature_detected!("lzcnt")
+                    && is_x86_feature_detected!("popcnt");
                 let avx512 = is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")

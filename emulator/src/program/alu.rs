@@ -1,14 +1,14 @@
 //! Lane-wise instructions: arithmetic, logic, moves, conversions, comparisons. The frequent forms get a vectorised
 //! operation, all others a [`LaneOp`].
 
-use super::lanes::{Approx, Arith, Int, IntOp, LaneOp};
+use super::lanes::{Approx, Arith, LaneOp};
 use super::lower::{Frame, Lowerer, Result};
 use super::op::{Alu64, Binary32, CarryOp, Compare32, Compare64, Kind, Logic, Op, Ternary32, Test, Unary32};
 use super::registers::{Draft, NO_REGISTER, Virtual};
 use crate::numeric::compare::Compare;
 use crate::numeric::convert::{Conversion, Scalar};
 use crate::numeric::half::HalfMode;
-use crate::numeric::integer::Permute;
+use crate::numeric::integer::{Int, IntOp, Permute};
 use crate::numeric::{Class, MinMax, Mode, Round};
 use crate::ptx::ast::{Instruction, Operand};
 
@@ -226,10 +226,10 @@ fn float64(opcode: &str, words: Words) -> Result<Form> {
         "mul" => rounded(Arith::Mul),
         "fma" | "mad" => rounded(Arith::Fma),
         "div" => rounded(Arith::Div),
+        "rcp" if words.approx => Op::Lanes(LaneOp::RcpF64),
         "rcp" => rounded(Arith::Rcp),
         "sqrt" => rounded(Arith::Sqrt),
-        // There is no closer definition of the approximation than its error bound.
-        "rsqrt" => Op::Lanes(LaneOp::RsqrtF64),
+        "rsqrt" => Op::Lanes(LaneOp::RsqrtF64 { ftz: words.ftz }),
         "min" | "max" => Op::Lanes(LaneOp::MinMax {
             ty: Scalar::F64,
             max: opcode == "max",
@@ -323,7 +323,8 @@ fn fast_integer(opcode: &str, int: Int, words: Words) -> Option<Form> {
     if words.sat {
         return None;
     }
-    let form = |op| Some((Op::Binary32(op), 32, [32; 3]));
+    let form = |op| Some((Op::Binary32(op), 32, [int.bits, int.bits, 32]));
+    let shift32 = |op| Some((Op::Binary32(op), 32, [int.bits, 32, 32]));
     let form64 = |op| Some((Op::Alu64(op), 64, [64; 3]));
     let wide = |op| Some((Op::Alu64(op), 64, [32, 32, 64]));
     let shift = |op| Some((Op::Alu64(op), 64, [64, 32, 32]));
@@ -347,10 +348,9 @@ fn fast_integer(opcode: &str, int: Int, words: Words) -> Option<Form> {
         ("xor", 16 | 32, _) => form(Binary32::Xor),
         ("not", 32, _) => Some((Op::Unary32(Unary32::Not), 32, [32; 3])),
         ("neg", 32, _) => Some((Op::Unary32(Unary32::Neg), 32, [32; 3])),
-        ("shl", 32, _) => form(Binary32::Shl),
-        ("shr", 32, false) => form(Binary32::ShrU),
-        ("shr", 16, false) => form(Binary32::ShrU),
-        ("shr", 32, true) => form(Binary32::ShrS),
+        ("shl", 32, _) => shift32(Binary32::Shl),
+        ("shr", 16 | 32, false) => shift32(Binary32::ShrU),
+        ("shr", 32, true) => shift32(Binary32::ShrS),
         ("min", 32, true) => form(Binary32::MinS),
         ("min", 16 | 32, false) => form(Binary32::MinU),
         ("max", 32, true) => form(Binary32::MaxS),
@@ -422,13 +422,14 @@ fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
         }
         (Operand::Vector(to), a, _) => unpack(l, frame, to, a),
         (d, Operand::Vector(from), _) => pack(l, frame, d, from),
-        _ => {
-            let d = l.def(frame, d)?;
+        (to, a, _) => {
+            let d = l.def(frame, to)?;
             if d.1 == Kind::Def64 {
                 let a = l.use64(frame, a)?;
                 return Ok(Draft::with(Op::Alu64(Alu64::Mov), [d, a]));
             }
-            let a = l.use32(frame, a)?;
+            let bits = if frame.register_bytes(to) == Some(2) { 16 } else { 32 };
+            let a = l.use_of(frame, a, bits)?;
             Ok(Draft::with(Op::Unary32(Unary32::Mov), [d, a]))
         }
     }
@@ -515,7 +516,9 @@ fn cvt<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
     if def.1 == Kind::DefPred || (to.bits() == 64 && !wide.0) || (from.bits() == 64 && !wide.1) {
         return Err("an operand is too small".into());
     }
-    let op = fast_cvt(to, from, wide, words).unwrap_or(Op::Lanes(LaneOp::Cvt(conversion(to, from))));
+    let register_bits = frame.register_bytes(d).map_or(64, |bytes| 8 * bytes.clamp(1, 8) as u32);
+    let general = LaneOp::Cvt { conversion: conversion(to, from), register_bits };
+    let op = fast_cvt(to, from, wide, words).unwrap_or(Op::Lanes(general));
     Ok(Draft::with(op, [def, a]))
 }
 
@@ -535,6 +538,7 @@ fn fast_cvt(to: Scalar, from: Scalar, wide: (bool, bool), words: Words) -> Optio
         (F32, S32, (false, false), Some(Round::Nearest)) => unary(Unary32::F32FromS32),
         (F32, U32, (false, false), Some(Round::Nearest)) => unary(Unary32::F32FromU32),
         (S32, F32, (false, false), Some(Round::Zero)) => unary(Unary32::S32FromF32Rz),
+        (U32, F32, (false, false), Some(Round::Zero)) => unary(Unary32::U32FromF32Rz),
         (F32, Bf16, (false, false), _) if !words.integral => unary(Unary32::F32FromBf16),
         (F32, F16, (false, false), _) if !words.integral => unary(Unary32::F32FromF16),
         (Bf16, F32, (false, false), Some(Round::Nearest)) if !words.integral => unary(Unary32::Bf16FromF32),
@@ -636,7 +640,11 @@ fn selp<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifier
     let [ty] = modifiers else { return Err("a type was expected".into()) };
     let wide = ty.ends_with("64");
     let [d, a, b, c] = i.operands.as_slice() else { return Err("four operands were expected".into()) };
-    let bits = if wide { 64 } else { 32 };
+    let bits = match ty.len() {
+        _ if wide => 64,
+        _ if ty.ends_with("16") => 16,
+        _ => 32,
+    };
     let (d, a, b) = (l.def_of(frame, d, bits)?, l.use_of(frame, a, bits)?, l.use_of(frame, b, bits)?);
     let (c, negated) = l.use_pred(frame, c)?;
     let op = if wide { Op::Select64(negated) } else { Op::Select32(negated) };

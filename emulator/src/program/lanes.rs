@@ -3,7 +3,7 @@
 use crate::numeric::compare::Compare;
 use crate::numeric::convert::{Conversion, Scalar};
 use crate::numeric::half::{Bf16, F16, HalfMode};
-use crate::numeric::integer::{self, Permute};
+use crate::numeric::integer::{self, Int, IntOp, Permute};
 use crate::numeric::{Class, MinMax, Mode, Round, approximate, double, half, single};
 
 /// What a lane computes from up to three sources, zero-extended to 64 bits.
@@ -30,8 +30,8 @@ pub enum LaneOp {
     CopySign(bool),
     /// `testp`: f64 or f32.
     TestP(Class, bool),
-    /// `cvt`.
-    Cvt(Conversion),
+    /// `cvt`, to a register of so many bits: integers are extended to it.
+    Cvt { conversion: Conversion, register_bits: u32 },
     /// `cvt` of two sources into a packed result, the first to the high half.
     CvtPack(Conversion),
     /// `cvt` of a packed source into a packed result.
@@ -52,8 +52,10 @@ pub enum LaneOp {
     Dp { four: bool, upper: bool, a_signed: bool, b_signed: bool },
     /// Low or high 32 bits of the product of 24-bit numbers, plus c.
     Mul24 { high: bool, signed: bool, add: bool },
-    /// `rsqrt.approx.f64`: the rounded value.
-    RsqrtF64,
+    /// `rsqrt.approx.f64`; `.ftz`: of the upper words.
+    RsqrtF64 { ftz: bool },
+    /// `rcp.approx.ftz.f64`.
+    RcpF64,
     /// Atomic: `inc`, `dec` with wrap at b; exchange; compare with b and swap to c.
     Inc,
     /// See [`LaneOp::Inc`].
@@ -62,55 +64,6 @@ pub enum LaneOp {
     Exch,
     /// See [`LaneOp::Inc`].
     Cas,
-}
-
-/// Width and signedness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Int {
-    /// 16, 32 or 64.
-    pub bits: u32,
-    /// `.s16` and the like.
-    pub signed: bool,
-}
-
-/// Integer operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are PTX's")]
-pub enum IntOp {
-    Add,
-    AddSat,
-    Sub,
-    SubSat,
-    MulLo,
-    MulHi,
-    MulWide,
-    MadLo,
-    MadHi,
-    MadHiSat,
-    MadWide,
-    Sad,
-    Div,
-    Rem,
-    Abs,
-    Neg,
-    Min,
-    Max,
-    And,
-    Or,
-    Xor,
-    Not,
-    Cnot,
-    Shl,
-    Shr,
-    Popc,
-    Clz,
-    Bfind,
-    BfindShift,
-    Brev,
-    Bfe,
-    Bfi,
-    Szext { clamp: bool },
-    Bmsk { clamp: bool },
 }
 
 /// Floating-point operations.
@@ -190,7 +143,7 @@ impl LaneOp {
             Self::TestP(class, double) => {
                 u64::from(if double { double::test(a, class) } else { single::test(a32, class) })
             }
-            Self::Cvt(conversion) => conversion.convert(a),
+            Self::Cvt { conversion, register_bits } => conversion.convert(a) & low_bits(register_bits),
             Self::CvtPack(conversion) => {
                 let bits = conversion.to.bits();
                 conversion.convert(a) << bits | conversion.convert(b)
@@ -233,10 +186,8 @@ impl LaneOp {
                 };
                 u64::from(if add { product.wrapping_add(c32) } else { product })
             }
-            Self::RsqrtF64 => {
-                let root = double::sqrt(a, Round::Nearest);
-                double::div(1f64.to_bits(), root, Round::Nearest)
-            }
+            Self::RsqrtF64 { ftz } => approximate::rsqrt_f64(a, ftz),
+            Self::RcpF64 => approximate::rcp_f64(a),
             Self::Inc => {
                 if a >= b {
                     0
@@ -261,6 +212,11 @@ impl LaneOp {
             }
         }
     }
+}
+
+/// So many ones.
+fn low_bits(bits: u32) -> u64 {
+    u64::MAX >> (64 - bits)
 }
 
 /// A function of 16 bits on one value or on both halves.
@@ -340,116 +296,11 @@ impl Approx {
     }
 }
 
-impl Int {
-    fn mask(self) -> u64 {
-        if self.bits == 64 { u64::MAX } else { (1 << self.bits) - 1 }
-    }
-
-    /// Value of the low bits.
-    fn value(self, a: u64) -> i128 {
-        if self.signed {
-            i128::from((a << (64 - self.bits)) as i64 >> (64 - self.bits))
-        } else {
-            i128::from(a & self.mask())
-        }
-    }
-
-    fn clamp(self, value: i128) -> u64 {
-        let most = if self.signed { (1i128 << (self.bits - 1)) - 1 } else { (1i128 << self.bits) - 1 };
-        let least = if self.signed { -1 - most } else { 0 };
-        value.clamp(least, most) as u64
-    }
-}
-
-impl IntOp {
-    fn apply(self, int: Int, a: u64, b: u64, c: u64) -> u64 {
-        let (x, y, z) = (int.value(a), int.value(b), int.value(c));
-        let wide = Int { bits: (2 * int.bits).min(64), signed: int.signed };
-        let result = match self {
-            Self::Add => a.wrapping_add(b),
-            Self::AddSat => int.clamp(x + y),
-            Self::Sub => a.wrapping_sub(b),
-            Self::SubSat => int.clamp(x - y),
-            Self::MulLo => a.wrapping_mul(b),
-            Self::MulHi => (x.wrapping_mul(y) >> int.bits) as u64,
-            Self::MulWide => return x.wrapping_mul(y) as u64 & wide.mask(),
-            Self::MadLo => a.wrapping_mul(b).wrapping_add(c),
-            Self::MadHi => ((x.wrapping_mul(y) >> int.bits) as u64).wrapping_add(c),
-            Self::MadHiSat => int.clamp((x.wrapping_mul(y) >> int.bits) + z),
-            Self::MadWide => return (x.wrapping_mul(y) as u64).wrapping_add(c) & wide.mask(),
-            Self::Sad => (z + (x - y).abs()) as u64,
-            Self::Div => return divide(int, a, b, false),
-            Self::Rem => return divide(int, a, b, true),
-            Self::Abs => x.unsigned_abs() as u64,
-            Self::Neg => x.wrapping_neg() as u64,
-            Self::Min => x.min(y) as u64,
-            Self::Max => x.max(y) as u64,
-            Self::And => a & b,
-            Self::Or => a | b,
-            Self::Xor => a ^ b,
-            Self::Not => !a,
-            Self::Cnot => u64::from(a & int.mask() == 0),
-            Self::Shl => a.checked_shl(b as u32).filter(|_| b < u64::from(int.bits)).unwrap_or(0),
-            Self::Shr => (x >> b.min(u64::from(int.bits))) as u64,
-            Self::Popc => u64::from((a & int.mask()).count_ones()),
-            Self::Clz => u64::from((a & int.mask()).leading_zeros()) - u64::from(64 - int.bits),
-            Self::Bfind => return u64::from(bfind(int, a)),
-            Self::BfindShift => return u64::from(integer::shift_amount(bfind(int, a), int.bits)),
-            Self::Brev => (a & int.mask()).reverse_bits() >> (64 - int.bits),
-            Self::Bfe => match (int.bits, int.signed) {
-                (64, false) => integer::bfe_u64(a, b as u32, c as u32),
-                (64, true) => integer::bfe_s64(a, b as u32, c as u32),
-                (_, false) => u64::from(integer::bfe_u32(a as u32, b as u32, c as u32)),
-                (_, true) => u64::from(integer::bfe_s32(a as u32, b as u32, c as u32)),
-            },
-            // The position and the length come packed: the fourth source does not fit.
-            Self::Bfi if int.bits == 64 => integer::bfi_b64(a, b, c as u32, (c >> 32) as u32),
-            Self::Bfi => u64::from(integer::bfi_b32(a as u32, b as u32, c as u32, (c >> 32) as u32)),
-            Self::Szext { clamp } => szext(int, a, b as u32, clamp),
-            Self::Bmsk { clamp } => bmsk(a as u32, b as u32, clamp),
-        };
-        result & int.mask()
-    }
-}
-
-fn divide(int: Int, a: u64, b: u64, remainder: bool) -> u64 {
-    let (x, y) = (int.value(a), int.value(b));
-    let result = match (y, remainder) {
-        (0, false) => u64::MAX,
-        (0, true) => a,
-        (_, false) => (x / y) as u64,
-        (_, true) => (x % y) as u64,
-    };
-    result & int.mask()
-}
-
-fn bfind(int: Int, a: u64) -> u32 {
-    let value = int.value(a);
-    if int.signed { integer::bfind_signed(value as i64) } else { integer::bfind_unsigned(value as u64) }
-}
-
-/// Sign- or zero-extension of the low n bits of a.
-fn szext(int: Int, a: u64, n: u32, clamp: bool) -> u64 {
-    let n = if clamp { n.min(32) } else { n & 31 };
-    match (n, int.signed) {
-        (0, _) => 0,
-        (32, _) => a,
-        (_, false) => a & ((1 << n) - 1),
-        (_, true) => ((a << (64 - n)) as i64 >> (64 - n)) as u64,
-    }
-}
-
-/// b ones from bit a on.
-fn bmsk(a: u32, b: u32, clamp: bool) -> u64 {
-    let (from, n) = if clamp { (a.min(32), b.min(32)) } else { (a & 31, b & 31) };
-    let ones = if n == 32 { u64::from(u32::MAX) } else { (1 << n) - 1 };
-    (ones << from) & u64::from(u32::MAX)
-}
-
-/// An atomic's operation and the number of operands after the address.
-pub fn atomic_operation(word: &str, ty: &str) -> Option<(LaneOp, usize)> {
+/// An atomic's operation and the number of operands after the address. `flush`: sums of f32 in global memory, but not
+/// those in shared memory, take subnormals for zeros.
+pub fn atomic_operation(word: &str, ty: &str, flush: bool) -> Option<(LaneOp, usize)> {
     let int = |bits, signed, op| LaneOp::Int(op, Int { bits, signed });
-    let mode = Mode { round: Round::Nearest, ftz: false, saturate: false };
+    let mode = Mode { round: Round::Nearest, ftz: flush, saturate: false };
     let half = |bf16, packed| LaneOp::Half { op: Arith::Add, bf16, packed, mode: HalfMode::default() };
     let op = match (word, ty) {
         ("add", "u32" | "s32") => int(32, false, IntOp::Add),
@@ -487,7 +338,7 @@ pub fn atomic_operation(word: &str, ty: &str) -> Option<(LaneOp, usize)> {
 pub fn redux_operation(word: &str, ty: &str) -> Option<LaneOp> {
     match (word, ty) {
         ("add" | "min" | "max", "u32" | "s32") | ("and" | "or" | "xor", "b32") => {
-            atomic_operation(word, ty).map(|(op, _)| op)
+            atomic_operation(word, ty, false).map(|(op, _)| op)
         }
         _ => None,
     }

@@ -6,10 +6,10 @@ use crate::memory::{Memory, MemoryError};
 use crate::ptx::ast::{Function, Initializer, Module, Operand, Space, Variable};
 use std::collections::{HashMap, HashSet};
 
-/// Most static shared memory of a kernel: what nvcc and the driver allow without asking for more.
-const MOST_SHARED: u64 = 228 << 10;
-/// Most bytes of parameters (CUDA 12.1 on Volta and later).
-const MOST_PARAMS: usize = 32764;
+/// Most static shared memory of a kernel; more can only be asked for at the launch.
+const MOST_SHARED: u64 = 48 << 10;
+/// Most constants of a module.
+pub(super) const MOST_CONST: u32 = 64 << 10;
 
 /// A module's variables in device memory.
 pub struct Variables {
@@ -27,26 +27,26 @@ pub struct Variables {
 /// [`MemoryError`]; then nothing stays allocated.
 pub fn variables(module: &Module, memory: &Memory) -> Result<Variables, MemoryError> {
     let mut all = Variables { places: HashMap::new(), globals: Vec::new(), const_bytes: 0 };
-    let in_memory = |v: &Variable| matches!(v.space, Space::Global | Space::Const);
-    let of_functions =
-        module.functions.iter().flat_map(|f| f.variables.iter().map(|v| (qualified(&f.name, &v.name), v)));
-    let of_module = module.variables.iter().map(|v| (v.name.clone(), v));
-    let wanted: Vec<(String, &Variable)> =
-        of_module.chain(of_functions).filter(|(_, v)| in_memory(v)).collect();
+    let in_memory = |v: &&Variable| matches!(v.space, Space::Global | Space::Const);
+    let wanted: Vec<&Variable> = module.variables.iter().filter(in_memory).collect();
     let filled = allocate(&wanted, memory, &mut all).and_then(|()| fill(&wanted, memory, &all));
     if let Err(error) = filled {
-        for (_, address, bytes) in &all.globals {
-            if *bytes > 0 {
-                let _ = memory.free(*address); // allocated just above
-            }
-        }
+        free(&all.globals, memory);
         return Err(error);
     }
     Ok(all)
 }
 
-fn allocate(wanted: &[(String, &Variable)], memory: &Memory, all: &mut Variables) -> Result<(), MemoryError> {
-    for (name, variable) in wanted {
+/// Frees variables again.
+pub(super) fn free(globals: &[(String, u64, u64)], memory: &Memory) {
+    for (_, address, _) in globals.iter().filter(|(_, _, bytes)| *bytes > 0) {
+        let _ = memory.free(*address); // nobody else frees it
+    }
+}
+
+fn allocate(wanted: &[&Variable], memory: &Memory, all: &mut Variables) -> Result<(), MemoryError> {
+    for variable in wanted {
+        let name = &variable.name;
         let bytes = variable.count.unwrap_or(0).saturating_mul(variable.element.bytes());
         let address = if bytes == 0 { 0 } else { memory.alloc(bytes)? };
         all.places.insert(name.clone(), Place::Global(address));
@@ -59,8 +59,8 @@ fn allocate(wanted: &[(String, &Variable)], memory: &Memory, all: &mut Variables
 }
 
 /// Writes the initial contents: zeros where nothing is said.
-fn fill(wanted: &[(String, &Variable)], memory: &Memory, all: &Variables) -> Result<(), MemoryError> {
-    for ((_, variable), &(_, address, bytes)) in wanted.iter().zip(&all.globals) {
+fn fill(wanted: &[&Variable], memory: &Memory, all: &Variables) -> Result<(), MemoryError> {
+    for (variable, &(_, address, bytes)) in wanted.iter().zip(&all.globals) {
         if bytes == 0 {
             continue;
         }
@@ -87,22 +87,20 @@ fn fill(wanted: &[(String, &Variable)], memory: &Memory, all: &Variables) -> Res
 type Params = (Vec<Param>, usize, HashMap<String, Place>);
 
 /// Parameters of a kernel: each at its alignment, in order.
-pub(super) fn params(function: &Function) -> Result<Params, String> {
+pub(super) fn params(function: &Function) -> Params {
     let (mut params, mut places, mut end) = (Vec::new(), HashMap::new(), 0usize);
     for variable in &function.params {
         let bytes = variable.count.unwrap_or(0).saturating_mul(variable.element.bytes());
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let align = usize::try_from(variable.align.clamp(1, 256)).expect("at most 256");
         let offset = end.next_multiple_of(align);
-        end = offset.saturating_add(bytes);
-        if end > MOST_PARAMS {
-            return Err(format!("{}: more than {MOST_PARAMS} bytes of parameters", function.name));
-        }
+        let bytes = usize::try_from(bytes).expect("the parser limits parameters");
+        end = offset + bytes;
         params.push(Param { offset, bytes });
-        let [offset, bytes] = [offset, bytes].map(|n| u32::try_from(n).expect("at most 32764"));
+        let [offset, bytes] =
+            [offset, bytes].map(|n| u32::try_from(n).expect("the parser limits parameters"));
         places.insert(variable.name.clone(), Place::Param(offset, bytes));
     }
-    Ok((params, end, places))
+    (params, end, places)
 }
 
 /// Shared variables that a kernel and what it calls refer to: static ones in the order of their first use, then all

@@ -556,9 +556,16 @@ impl<'a> Lowerer<'a> {
         Err("the destination has another size".into())
     }
 
-    /// A source of the given width: 32 (or less) or 64.
+    /// A source of the given width: 64, 32, or less. Rows of narrow registers have zeros above their bits, and so
+    /// must constants.
     pub fn use_of(&mut self, frame: &Frame, operand: &Operand, bits: u32) -> Result<(Virtual, Kind)> {
-        if bits == 64 { self.use64(frame, operand) } else { self.use32(frame, operand) }
+        match operand {
+            _ if bits == 64 => self.use64(frame, operand),
+            Operand::Integer(value) if bits < 32 => {
+                Ok(self.constant32(Constant::Bits(value & ((1 << bits) - 1))))
+            }
+            _ => self.use32(frame, operand),
+        }
     }
 }
 

@@ -55,16 +55,7 @@ fn space(word: &str) -> Option<Space> {
 
 /// Space, vector length and element type of a load or store.
 fn access(modifiers: &[&str]) -> Result<Access> {
-    let mut access = Access {
-        space: Space::Generic,
-        bytes: 0,
-        count: 1,
-        sign_to: 0,
-        wide_address: false,
-        wide_value: false,
-        strong: false,
-        offset: 0,
-    };
+    let mut access = Access::new(Space::Generic, 0);
     for &word in modifiers {
         if let Some(found) = space(word) {
             access.space = found;
@@ -82,8 +73,10 @@ fn access(modifiers: &[&str]) -> Result<Access> {
     if access.bytes == 0 {
         return Err("no element type".into());
     }
-    if !matches!(access.count, 1 | 2 | 4 | 8) || usize::from(access.count) * usize::from(access.bytes) > 32 {
-        return Err("a vector of at most 32 bytes was expected".into());
+    // Only global memory has accesses of 32 bytes.
+    let most = if access.space == Space::Global { 32 } else { 16 };
+    if !matches!(access.count, 1 | 2 | 4 | 8) || u32::from(access.count) * u32::from(access.bytes) > most {
+        return Err(format!("a vector of at most {most} bytes was expected"));
     }
     Ok(access)
 }
@@ -249,9 +242,10 @@ fn atomic<'a>(
     modifiers: &[&str],
 ) -> Result<Draft> {
     let (ty, rest) = modifiers.split_last().ok_or("no type")?;
-    let place = rest.iter().position(|word| lanes::atomic_operation(word, ty).is_some());
+    let flush = rest.contains(&"global");
+    let place = rest.iter().position(|word| lanes::atomic_operation(word, ty, false).is_some());
     let operation = place.map(|k| rest[k]).ok_or_else(|| format!("no operation known for .{ty}"))?;
-    let (function, operands) = lanes::atomic_operation(operation, ty).expect("found above");
+    let (function, operands) = lanes::atomic_operation(operation, ty, flush).expect("found above");
     let mut words: Vec<&str> = rest.to_vec();
     words.remove(place.expect("found above"));
     words.push(ty);
@@ -299,17 +293,7 @@ fn copy<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifier
             if !allowed.contains(bytes) {
                 return Err(format!("a size of {bytes} bytes, and one of {allowed:?} was expected"));
             }
-            let word = |space| Access {
-                space,
-                bytes: 4,
-                count: 1,
-                sign_to: 0,
-                wide_address: false,
-                wide_value: false,
-                strong: false,
-                offset: 0,
-            };
-            let (mut shared, mut global) = (word(Space::Shared), word(Space::Global));
+            let (mut shared, mut global) = (Access::new(Space::Shared, 4), Access::new(Space::Global, 4));
             let a = address(l, frame, to, &mut shared)?;
             let b = address(l, frame, from, &mut global)?;
             let c = match size {
@@ -362,16 +346,7 @@ fn matrix<'a>(
         (true, [to, from]) => (to, from),
         _ => return Err("two operands were expected".into()),
     };
-    let mut access = Access {
-        space: Space::Shared,
-        bytes: 4,
-        count: 1,
-        sign_to: 0,
-        wide_address: false,
-        wide_value: false,
-        strong: false,
-        offset: 0,
-    };
+    let mut access = Access::new(Space::Shared, 4);
     let base = address(l, frame, address_operand, &mut access)?;
     let offset = i32::try_from(access.offset).map_err(|_| "the offset is too large")?;
     let registers = elements(registers);

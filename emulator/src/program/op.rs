@@ -271,6 +271,22 @@ pub struct Access {
     pub offset: i64,
 }
 
+impl Access {
+    /// One element at an address without offset.
+    pub fn new(space: Space, bytes: u8) -> Self {
+        Self {
+            space,
+            bytes,
+            count: 1,
+            sign_to: 0,
+            wide_address: false,
+            wide_value: false,
+            strong: false,
+            offset: 0,
+        }
+    }
+}
+
 /// Modes of `shfl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are PTX's")]
@@ -346,6 +362,7 @@ pub enum Unary32 {
     F32FromS32,
     F32FromU32,
     S32FromF32Rz,
+    U32FromF32Rz,
     F32FromBf16,
     Bf16FromF32,
     F32FromF16,

@@ -1,7 +1,7 @@
 //! Integer operations against the ISA's pseudocode, bit by bit.
 
 use crate::oracle::Random;
-use cuda_emulator::numeric::integer::{self, Permute};
+use cuda_emulator::numeric::integer::{self, Int, IntOp, Permute};
 
 fn low(x: impl Into<i128>) -> u32 {
     (x.into() & 0xffff_ffff) as u32
@@ -115,12 +115,12 @@ fn products() {
         assert_eq!(integer::mul_hi_u32(x, y), low((i128::from(x) * i128::from(y)) >> 32));
         assert_eq!(integer::mul_hi_s32(x, y), low((s * t) >> 32));
         let high = ((i128::from(a.cast_signed()) * i128::from(b.cast_signed())) >> 64) as i64;
-        assert_eq!(integer::mul_hi_s64(a, b), high.cast_unsigned());
+        assert_eq!(apply(IntOp::MulHi, 64, true, [a, b, c]), high.cast_unsigned());
         // (2^32 p + q)(2^32 r + s), by 32-bit parts.
         let (p, q, r, u) = (a >> 32, a & 0xffff_ffff, b >> 32, b & 0xffff_ffff);
         let middle = i128::from(p) * i128::from(u) + i128::from(q) * i128::from(r);
         let high = i128::from(p) * i128::from(r) + ((middle + ((i128::from(q) * i128::from(u)) >> 32)) >> 32);
-        assert_eq!(i128::from(integer::mul_hi_u64(a, b)), high);
+        assert_eq!(i128::from(apply(IntOp::MulHi, 64, false, [a, b, c])), high);
         let (u24, v24) = (i128::from(x % (1 << 24)), i128::from(y % (1 << 24)));
         let sign24 = |v: i128| if v >= 1 << 23 { v - (1 << 24) } else { v };
         let (s24, t24) = (sign24(u24), sign24(v24));
@@ -128,8 +128,11 @@ fn products() {
         assert_eq!(integer::mul24_hi_u32(x, y), low((u24 * v24) >> 16));
         assert_eq!(integer::mul24_lo_s32(x, y), low(s24 * t24));
         assert_eq!(integer::mul24_hi_s32(x, y), low((s24 * t24) >> 16));
-        assert_eq!(integer::sad_u32(x, y, z), low(i128::from(z) + (i128::from(x) - i128::from(y)).abs()));
-        assert_eq!(integer::sad_s32(x, y, z), low(i128::from(z) + (s - t).abs()));
+        let words = [x, y, z].map(u64::from);
+        let sad = low(i128::from(z) + (i128::from(x) - i128::from(y)).abs());
+        assert_eq!(apply(IntOp::Sad, 32, false, words), u64::from(sad));
+        let sad = low(i128::from(z.cast_signed()) + (s - t).abs());
+        assert_eq!(apply(IntOp::Sad, 32, true, words), u64::from(sad));
         for signs in 0..4 {
             let (a_signed, b_signed) = (signs & 1 != 0, signs & 2 != 0);
             let element = |v: u32, i: usize, signed: bool| {
@@ -186,16 +189,61 @@ fn shifts_and_logic() {
 
 #[test]
 fn division() {
-    assert_eq!(integer::div_u32(7, 0), u32::MAX);
-    assert_eq!(integer::rem_u32(7, 0), 7);
-    assert_eq!(integer::div_u64(7, 0), u64::MAX);
-    assert_eq!(integer::rem_u64(7, 0), 7);
-    assert_eq!(integer::div_s64(7, 0), -1);
-    assert_eq!(integer::rem_s64(-7, 0), -7);
-    assert_eq!(integer::div_s64(i64::MIN, -1), i64::MIN);
-    assert_eq!(integer::rem_s64(i64::MIN, -1), 0);
-    assert_eq!(integer::div_s64(-7, 2), -3);
-    assert_eq!(integer::rem_s64(-7, 2), -1);
-    assert_eq!((integer::div_u32(7, 2), integer::rem_u32(7, 2)), (3, 1));
-    assert_eq!((integer::div_u64(7, 2), integer::rem_u64(7, 2)), (3, 1));
+    for bits in [16, 32, 64] {
+        let all = u64::MAX >> (64 - bits);
+        let least = 1u64 << (bits - 1);
+        let of = |x: i64| x.cast_unsigned() & all;
+        for signed in [false, true] {
+            let divide = |a, b| [IntOp::Div, IntOp::Rem].map(|op| apply(op, bits, signed, [a, b, 0]));
+            assert_eq!(divide(7, 0), [all, 7], "by zero: all ones, and the dividend");
+            assert_eq!(divide(7, 2), [3, 1]);
+        }
+        let divide = |a, b| [IntOp::Div, IntOp::Rem].map(|op| apply(op, bits, true, [a, b, 0]));
+        assert_eq!(divide(of(-7), 2), [of(-3), of(-1)]);
+        assert_eq!(divide(of(-7), 0), [all, of(-7)]);
+        assert_eq!(divide(least, of(-1)), [least, 0], "the one quotient that does not fit");
+    }
+}
+
+/// All operations of 16 and 32 bits that wide arithmetic says directly; whatever stands above the sources' bits.
+#[test]
+fn narrow_arithmetic() {
+    type Exact = fn(i128, i128, i128) -> i128;
+    let operations: [(IntOp, Exact); 8] = [
+        (IntOp::Add, |a, b, _| a + b),
+        (IntOp::Sub, |a, b, _| a - b),
+        (IntOp::MulLo, |a, b, _| a * b),
+        (IntOp::MadLo, |a, b, c| a * b + c),
+        (IntOp::Min, |a, b, _| a.min(b)),
+        (IntOp::Max, |a, b, _| a.max(b)),
+        (IntOp::Neg, |a, _, _| -a),
+        (IntOp::Abs, |a, _, _| a.abs()),
+    ];
+    let mut random = Random::new(44);
+    for _ in 0..5_000 {
+        let v = [(); 3].map(|()| draw(&mut random));
+        for bits in [16, 32] {
+            for signed in [false, true] {
+                let exact = v.map(|v| {
+                    let part = i128::from(v & (u64::MAX >> (64 - bits)));
+                    if signed && part >> (bits - 1) == 1 { part - (1 << bits) } else { part }
+                });
+                for (op, function) in operations {
+                    let want = function(exact[0], exact[1], exact[2]) & ((1 << bits) - 1);
+                    assert_eq!(i128::from(apply(op, bits, signed, v)), want, "{op:?} {bits} {signed} {v:x?}");
+                }
+                let product = exact[0] * exact[1];
+                let wide = i128::from(apply(IntOp::MulWide, bits, signed, v));
+                assert_eq!(wide, product & ((1i128 << (2 * bits)) - 1));
+                let most = if signed { (1i128 << (bits - 1)) - 1 } else { (1i128 << bits) - 1 };
+                let least = if signed { -1 - most } else { 0 };
+                let sum = (exact[0] + exact[1]).clamp(least, most) & ((1 << bits) - 1);
+                assert_eq!(i128::from(apply(IntOp::AddSat, bits, signed, v)), sum);
+            }
+        }
+    }
+}
+
+fn apply(op: IntOp, bits: u32, signed: bool, [a, b, c]: [u64; 3]) -> u64 {
+    op.apply(Int { bits, signed }, a, b, c)
 }
