@@ -6,20 +6,26 @@
 )]
 
 mod alu;
+mod arithmetic;
+mod compare;
+mod convert;
 pub mod lanes;
 pub mod layout;
 pub mod lower;
 mod memory;
 pub mod op;
+mod operand;
 mod registers;
 mod sync;
+mod words;
 
 use crate::fault::SourceLine;
 use crate::memory::{Memory, MemoryError};
 use crate::ptx::{ParseError, ast};
 use lower::Origin;
-pub use lower::{Constant, Special, Unsupported};
+pub use lower::Unsupported;
 use op::{Instr, Reg};
+pub use operand::{Constant, Special};
 use registers::Counts;
 use std::sync::Arc;
 
@@ -199,7 +205,7 @@ impl Kernel {
         let Some(instruction) = function.instructions.get(origin.index as usize) else {
             return (origin.line, String::new(), Vec::new());
         };
-        let lines = lower::chain(&self.source, instruction.location.as_ref());
+        let lines = chain(&self.source, instruction.location.as_ref());
         let lines = lines.into_iter().map(|(file, line)| SourceLine { file, line }).collect();
         (origin.line, function.text_of(instruction), lines)
     }
@@ -229,4 +235,16 @@ impl Code {
             origins: lowered.origins,
         })
     }
+}
+
+/// A location and what it was inlined at, as file and line.
+fn chain(module: &ast::Module, location: Option<&ast::Location>) -> Vec<(String, u32)> {
+    let mut lines = Vec::new();
+    let mut next = location;
+    while let Some(location) = next {
+        let file = module.files.iter().find(|(index, _)| *index == location.file);
+        lines.push((file.map_or_else(String::new, |(_, name)| name.clone()), location.line));
+        next = location.inlined_at.as_deref();
+    }
+    lines
 }

@@ -28,7 +28,8 @@ fn narrow(count: u64) -> u32 {
 }
 
 /// The active lanes' numbers.
-fn active(lanes: u32) -> impl Iterator<Item = usize> {
+#[inline]
+pub(crate) fn active(lanes: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |lane| lanes >> lane & 1 != 0)
 }
 

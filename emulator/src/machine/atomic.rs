@@ -1,9 +1,9 @@
 //! Atomics, and the other instructions that are rare: asynchronous copies, clocks, address spaces.
 
 use super::Stop;
-use super::alu::{by_lane, lanes};
 use super::block::Core;
 use super::copy::Copy;
+use super::lanes::by_lane;
 use super::warp::Warp;
 use super::window;
 use crate::fault::FaultKind;
@@ -11,6 +11,7 @@ use crate::program::lanes::LaneOp;
 use crate::program::op::{Access, Instr, Kind, NONE, Op, Space};
 use crate::settings::Order;
 use crate::traffic;
+use crate::traffic::active as lanes;
 use std::sync::atomic::Ordering;
 
 type Result<T> = std::result::Result<T, Box<Stop>>;

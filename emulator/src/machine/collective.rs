@@ -1,13 +1,13 @@
 //! Instructions in which the lanes of a warp work together: shuffles, votes, matrix fragments and products.
 
 use super::Stop;
-use super::alu::lanes;
 use super::block::Core;
 use super::run::Step;
 use super::warp::{FULL, Warp};
 use crate::fault::FaultKind;
 use crate::numeric::mma::Mma;
 use crate::program::op::{Instr, Kind, Op, ShuffleMode, VoteMode};
+use crate::traffic::active as lanes;
 
 type Result<T> = std::result::Result<T, Box<Stop>>;
 

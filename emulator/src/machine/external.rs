@@ -1,12 +1,12 @@
 //! Functions that CUDA's runtime brings and PTX only names: `printf` and the failure of `assert`.
 
 use super::Stop;
-use super::alu::lanes;
 use super::block::Core;
 use super::warp::Warp;
 use super::window;
 use crate::fault::FaultKind;
 use crate::program::op::Space;
+use crate::traffic::active as lanes;
 use std::fmt::Write;
 
 /// Longest string that is read.

@@ -1,8 +1,9 @@
 //! Memory instructions: loads, stores, atomics, asynchronous copies, matrix fragments, address spaces.
 
 use super::lanes;
-use super::lower::{Constant, Frame, Lowerer, Place, Result};
+use super::lower::{Frame, Lowerer, Place, Result};
 use super::op::{Access, Kind, Op, Space, Unary32};
+use super::operand::Constant;
 use super::registers::{Draft, NO_REGISTER, Virtual};
 use crate::machine::window;
 use crate::ptx::ast::{Instruction, Operand};

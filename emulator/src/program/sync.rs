@@ -1,8 +1,9 @@
 //! Instructions of a whole warp or block: barriers, shuffles, votes, matrix products; and those that do nothing here.
 
 use super::lanes;
-use super::lower::{Constant, Frame, Lowerer, Result};
+use super::lower::{Frame, Lowerer, Result};
 use super::op::{BarrierAction, BarrierMode, Kind, Op, Reduction, ShuffleMode, VoteMode};
+use super::operand::Constant;
 use super::registers::{Draft, NO_REGISTER, Virtual};
 use crate::numeric::mma::Mma;
 use crate::ptx::ast::{Instruction, Operand};

@@ -1,0 +1,95 @@
+//! `cvt`.
+
+use super::alu::{draft, operands};
+use super::lanes::LaneOp;
+use super::lower::{Frame, Lowerer, Result};
+use super::op::{Alu64, Binary32, Kind, Op, Unary32};
+use super::registers::Draft;
+use super::words::Words;
+use crate::numeric::Round;
+use crate::numeric::convert::{Conversion, Scalar};
+use crate::ptx::ast::Instruction;
+
+pub(super) fn lower<'a>(
+    l: &mut Lowerer<'a>,
+    frame: &Frame<'a>,
+    i: &'a Instruction,
+    modifiers: &[&str],
+) -> Result<Draft> {
+    let [rest @ .., to, from] = modifiers else { return Err("two types were expected".into()) };
+    let words = Words::parse(rest)?;
+    let scalar = |word: &str| Scalar::parse(word).ok_or_else(|| format!(".{word} is not supported"));
+    let conversion = |to: Scalar, from: Scalar| {
+        let float = |ty| {
+            !matches!(ty, Scalar::U8 | Scalar::U16 | Scalar::U32 | Scalar::U64)
+                && !matches!(ty, Scalar::S8 | Scalar::S16 | Scalar::S32 | Scalar::S64)
+        };
+        Conversion {
+            round: words.round.unwrap_or(if float(from) && !float(to) {
+                Round::Zero
+            } else {
+                Round::Nearest
+            }),
+            to_integral: words.integral && float(to),
+            ftz: words.ftz,
+            saturate: words.sat,
+            relu: words.relu,
+            satfinite: words.satfinite,
+            ..Conversion::new(to, from)
+        }
+    };
+    if let Some(part) = to.strip_suffix("x2") {
+        let to = scalar(part)?;
+        if let Some(part) = from.strip_suffix("x2") {
+            let op = Op::Lanes(LaneOp::CvtUnpack(conversion(to, scalar(part)?)));
+            return Ok(draft(op, operands(l, frame, i, 32, [32])?));
+        }
+        let from = scalar(from)?;
+        let op = match (to, words.plain()) {
+            (Scalar::Bf16, true) if from == Scalar::F32 => Op::Binary32(Binary32::Bf16x2FromF32),
+            (Scalar::F16, true) if from == Scalar::F32 => Op::Binary32(Binary32::F16x2FromF32),
+            _ => Op::Lanes(LaneOp::CvtPack(conversion(to, from))),
+        };
+        return Ok(draft(op, operands(l, frame, i, 32, [32, 32])?));
+    }
+    let (to, from) = (scalar(to)?, scalar(from)?);
+    // Integers may go to larger registers, extended; and come from larger ones.
+    let [d, a] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
+    let def = l.def(frame, d)?;
+    let a = l.use_of(frame, a, if frame.register_bytes(a) == Some(8) { 64 } else { 32 })?;
+    let wide = (def.1 == Kind::Def64, a.1 == Kind::Use64);
+    if def.1 == Kind::DefPred || (to.bits() == 64 && !wide.0) || (from.bits() == 64 && !wide.1) {
+        return Err("an operand is too small".into());
+    }
+    let register_bits = frame.register_bytes(d).map_or(64, |bytes| 8 * bytes.clamp(1, 8) as u32);
+    let general = LaneOp::Cvt { conversion: conversion(to, from), register_bits };
+    let op = fast_cvt(to, from, wide, words).unwrap_or(Op::Lanes(general));
+    Ok(Draft::with(op, [def, a]))
+}
+
+fn fast_cvt(to: Scalar, from: Scalar, wide: (bool, bool), words: Words) -> Option<Op> {
+    use Scalar::{Bf16, F16, F32, F64, S32, S64, U8, U16, U32, U64};
+    if words.ftz || words.sat || words.relu || words.satfinite {
+        return None;
+    }
+    let unary = |op| Some(Op::Unary32(op));
+    match (to, from, wide, words.round) {
+        (U64 | S64, U32, (true, false), _) => Some(Op::Alu64(Alu64::FromU32)),
+        (U64 | S64, S32, (true, false), _) => Some(Op::Alu64(Alu64::FromS32)),
+        (U32 | S32, U64 | S64, (false, true), _) => unary(Unary32::Low32Of64),
+        (U32 | S32, U32 | S32, (false, false), _) => unary(Unary32::Mov),
+        (U16, U32 | S32, (false, false), _) | (U32 | S32, U16, (false, false), _) => unary(Unary32::Low16),
+        (U16 | U32 | S32, U8, (false, false), _) => unary(Unary32::Low8),
+        (F32, S32, (false, false), Some(Round::Nearest)) => unary(Unary32::F32FromS32),
+        (F32, U32, (false, false), Some(Round::Nearest)) => unary(Unary32::F32FromU32),
+        (S32, F32, (false, false), Some(Round::Zero)) => unary(Unary32::S32FromF32Rz),
+        (U32, F32, (false, false), Some(Round::Zero)) => unary(Unary32::U32FromF32Rz),
+        (F32, Bf16, (false, false), _) if !words.integral => unary(Unary32::F32FromBf16),
+        (F32, F16, (false, false), _) if !words.integral => unary(Unary32::F32FromF16),
+        (Bf16, F32, (false, false), Some(Round::Nearest)) if !words.integral => unary(Unary32::Bf16FromF32),
+        (F16, F32, (false, false), Some(Round::Nearest)) if !words.integral => unary(Unary32::F16FromF32),
+        (F32, F64, (false, true), Some(Round::Nearest)) if !words.integral => unary(Unary32::F32FromF64),
+        (F64, F32, (true, false), _) => Some(Op::Alu64(Alu64::F64FromF32)),
+        _ => None,
+    }
+}
