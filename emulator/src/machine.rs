@@ -84,7 +84,7 @@ pub fn launch(
                 message: unsupported.message.clone(),
                 kernel: kernel.name.clone(),
                 ptx_line: unsupported.line,
-                instruction: String::new(),
+                instruction: unsupported.instruction.clone(),
                 source: Vec::new(),
                 block: [0; 3],
                 thread: None,

@@ -173,6 +173,7 @@ impl Kernel {
         let code = lowered.and_then(|lowered| {
             Code::new(lowered).ok_or_else(|| Unsupported {
                 line: function.line,
+                instruction: String::new(),
                 message: "more than 65535 registers live at once".into(),
             })
         });

@@ -219,13 +219,20 @@ fn what_a_module_may_not_have() {
         ".version 8.0\n.target sm_80\n.address_size 64\n.const .b8 a[40000];\n.const .b8 b[40000];\n";
     assert!(refused(constants).contains("80000 bytes of constants"), "{}", refused(constants));
     assert_eq!(memory.free_and_total().0, 1 << 20, "nothing stays allocated");
-    let wide = kernel("ld.shared.v4.u64 {%rd5, %rd6, %rd7, %rd8}, [%r2];");
-    let module = Module::load(&wide, 80, &memory).unwrap();
-    let config = LaunchConfig { grid: [1; 3], block: [1; 3], dynamic_shared: 0 };
-    let memory = Arc::new(Memory::new(1 << 20));
-    let fault =
-        launch(&memory, &module.kernels[0], &config, &[0; 16], &settings(Order::Early, 1)).unwrap_err();
-    assert_eq!((fault.kind, fault.ptx_line > 0), (FaultKind::Unsupported, true), "{fault}");
+    let unsupported = |text: &str| {
+        let module = Module::load(text, 80, &memory).unwrap();
+        let config = LaunchConfig { grid: [1; 3], block: [1; 3], dynamic_shared: 0 };
+        let memory = Arc::new(Memory::new(1 << 20));
+        let fault = launch(&memory, &module.kernels[0], &config, &[0; 16], &settings(Order::Early, 1));
+        fault.unwrap_err()
+    };
+    for body in
+        ["ld.shared.v4.u64 {%rd5, %rd6, %rd7, %rd8}, [%r2];", "mul.lo.u32 %r3, %r0;", "mov.b32 %p0, %r0;"]
+    {
+        let fault = unsupported(&kernel(body));
+        assert_eq!(fault.instruction, body);
+        assert_eq!((fault.kind, fault.ptx_line), (FaultKind::Unsupported, 18), "{fault}");
+    }
 }
 
 #[test]

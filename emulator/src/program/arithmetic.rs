@@ -23,7 +23,6 @@ pub(super) fn lower<'a>(
     let (&ty, rest) = modifiers.split_last().ok_or("no type")?;
     let words = Words::parse(rest)?;
     let opcode = i.opcode.as_str();
-    let sources = i.operands.len().saturating_sub(1);
     if words.cc || matches!(opcode, "addc" | "subc" | "madc") {
         return carry(l, frame, i, ty, words);
     }
@@ -33,13 +32,15 @@ pub(super) fn lower<'a>(
         "f16" | "bf16" | "f16x2" | "bf16x2" => float16(opcode, ty, words)?,
         _ => integer(opcode, ty, words)?,
     };
-    let uses: [u32; 3] = uses;
-    match sources {
-        1 => Ok(draft(op, operands(l, frame, i, def, [uses[0]])?)),
-        2 => Ok(draft(op, operands(l, frame, i, def, [uses[0], uses[1]])?)),
-        3 => Ok(draft(op, operands(l, frame, i, def, uses)?)),
-        _ => Err("too many operands, or none".into()),
-    }
+    Ok(draft(
+        op,
+        match opcode {
+            "abs" | "neg" | "not" | "cnot" | "popc" | "clz" | "brev" | "rcp" | "sqrt" | "rsqrt" | "ex2"
+            | "lg2" | "sin" | "cos" | "tanh" => operands(l, frame, i, def, [uses[0]])?,
+            "mad" | "fma" | "sad" | "bfe" => operands(l, frame, i, def, uses)?,
+            _ => operands(l, frame, i, def, [uses[0], uses[1]])?,
+        },
+    ))
 }
 
 fn float32(opcode: &str, words: Words) -> Result<Form> {

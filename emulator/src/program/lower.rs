@@ -18,7 +18,9 @@ const MOST_LOCAL: u64 = 512 << 10;
 pub struct Unsupported {
     /// PTX line.
     pub line: u32,
-    /// The instruction and what is wrong with it.
+    /// The instruction, if one is to blame.
+    pub instruction: String,
+    /// What is wrong with it.
     pub message: String,
 }
 
@@ -158,7 +160,7 @@ impl<'a> Lowerer<'a> {
         places: HashMap<String, Place>,
     ) -> std::result::Result<(), Unsupported> {
         let function = &self.module.functions[index];
-        let here = |message: String| Unsupported { line: function.line, message };
+        let here = |message: String| Unsupported { line: function.line, instruction: String::new(), message };
         if self.stack.contains(&index) {
             return Err(here(format!("{} calls itself; recursion is not supported", function.name)));
         }
@@ -191,7 +193,8 @@ impl<'a> Lowerer<'a> {
             let before = self.out.drafts.len();
             self.instruction(&mut frame, instruction).map_err(|message| Unsupported {
                 line: instruction.line,
-                message: format!("{}: {message}", function.text_of(instruction)),
+                instruction: function.text_of(instruction),
+                message,
             })?;
             let function = u32::try_from(index).expect("fewer functions");
             let origin =
@@ -316,7 +319,8 @@ impl<'a> Lowerer<'a> {
             places.insert(formal.name.clone(), place);
         }
         self.mark_origin(i);
-        self.function(index, places).map_err(|u| format!("in {name}, PTX line {}: {}", u.line, u.message))?;
+        self.function(index, places)
+            .map_err(|u| format!("in {name}, PTX line {}: {}: {}", u.line, u.instruction, u.message))?;
         if i.guard.is_some() {
             let end = u32::try_from(self.out.drafts.len()).expect("at most 4 million");
             self.out.drafts[skip].op = Op::Bra(end);
