@@ -34,10 +34,10 @@ impl Core<'_> {
             (Simd::Avx2, true) => unsafe { run_avx2::<true>(self, warp) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            (Simd::Avx512, false) => unsafe { run_avx512::<false>(self, warp) },
+            (Simd::Avx512, false) => unsafe { run_avx2::<false>(self, warp) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            (Simd::Avx512, true) => unsafe { run_avx512::<true>(self, warp) },
+            (Simd::Avx512, true) => unsafe { run_avx2::<true>(self, warp) },
             #[cfg(not(target_arch = "x86_64"))]
             (_, false) => run::<false>(self, warp),
             #[cfg(not(target_arch = "x86_64"))]
