@@ -16,7 +16,9 @@ const RUNS: usize = 5;
 
 fn main() {
     let Some(folder) = std::env::args().skip(1).find(|argument| argument != "--bench") else {
-        eprintln!("usage: cargo bench -p cuda-emulator --bench launch -- FOLDER (of rmsnorm.80.ptx and gemm.80.ptx)");
+        eprintln!(
+            "usage: cargo bench -p cuda-emulator --bench launch -- FOLDER (of rmsnorm.80.ptx and gemm.80.ptx)"
+        );
         std::process::exit(2);
     };
     let folder = Path::new(&folder);
