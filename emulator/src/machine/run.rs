@@ -23,14 +23,16 @@ impl Core<'_> {
     pub fn run_warp(&mut self, warp: &mut Warp) -> Result<Pause> {
         let checks = self.launch.settings.checks;
         let checked = self.shadowed || checks.alignment || checks.initialised || checks.counters;
-        #[cfg(target_arch = "x86_64")]
-        if self.launch.simd >= Simd::Avx2 {
+        match checked {
+            #[cfg(target_arch = "x86_64")]
             // SAFETY: `Simd::detect` found the features that the level stands for.
-            return unsafe {
-                if checked { run_avx2::<true>(self, warp) } else { run_avx2::<false>(self, warp) }
-            };
+            true if self.launch.simd >= Simd::Avx2 => unsafe { run_avx2::<true>(self, warp) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            false if self.launch.simd >= Simd::Avx2 => unsafe { run_avx2::<false>(self, warp) },
+            true => run::<true>(self, warp),
+            false => run::<false>(self, warp),
         }
-        if checked { run::<true>(self, warp) } else { run::<false>(self, warp) }
     }
 }
 
