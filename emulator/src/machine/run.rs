@@ -4,6 +4,7 @@ use super::Stop;
 use super::block::{Core, Pause};
 use super::warp::{Split, Wait, Warp};
 use crate::fault::FaultKind;
+#[cfg(target_arch = "x86_64")]
 use crate::numeric::simd::Simd;
 use crate::program::op::{BarrierAction, BarrierMode, Instr, NONE, Op};
 use crate::settings::Order;
