@@ -1,0 +1,222 @@
+// Matrix products on tensor cores: tiles of both operands in shared memory, C in registers, then handed out in chunks of
+// a row. What becomes of C is the business of the file that includes this. No kernel.
+//
+// C [M, N] = A [M, K] · B [K, N], 128×128 of C per block, four warps of 64×64; mma.sync with fp32 accumulators, over K in
+// ascending order whatever the grid, so deterministic. Three stages of two 8 KiB tiles, filled by cp.async (Turing: by
+// loads and stores). 16-byte chunks are permuted within a tile so that the eight rows of an ldmatrix lie in different
+// banks. Operands need rows of whole 16-byte chunks and 16-byte aligned addresses.
+#pragma once
+#include "common.cuh"
+
+constexpr int TILE = 128;        // rows and columns of C per block
+constexpr int DEPTH = 32;        // of K per stage
+constexpr int STAGES = 3;
+constexpr int THREADS = 128;
+constexpr int CHUNK = 8;         // elements of 16 bytes
+constexpr int WARP_TILE = 64;    // rows and columns of C per warp
+constexpr int STAGED_ROWS = 16;  // rows of C that a warp stages at once
+constexpr int PITCH = 72;        // floats from one staged row to the next: 8 banks on, so stores do not collide
+
+// How an operand lies in memory: along K, or along the other dimension (M or N).
+enum class Along { K, Other };
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+    return uint32_t(__cvta_generic_to_shared(p));
+}
+
+// 16 bytes from global to shared memory, or 16 zero bytes.
+__device__ __forceinline__ void copy_chunk(void* to, const void* from, bool inside) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+                 "r"(inside ? 16 : 0)
+                 : "memory");
+#else
+    uint4 x = make_uint4(0, 0, 0, 0);
+    if (inside) x = *static_cast<const uint4*>(from);
+    *static_cast<uint4*>(to) = x;
+#endif
+}
+
+__device__ __forceinline__ void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until all but the newest N groups of this thread's copies have arrived.
+template <int N>
+__device__ __forceinline__ void wait_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
+
+// Four 8×8 matrices of 16-bit elements; lane l gives the row l % 8 of matrix l / 8.
+template <bool TRANSPOSED>
+__device__ __forceinline__ void load_matrices(uint32_t (&d)[4], const void* row) {
+    if (TRANSPOSED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                     : "r"(shared_address(row))
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                     : "r"(shared_address(row))
+                     : "memory");
+}
+
+#define MMA(SHAPE, TYPE, A, B)                                                                               \
+    asm volatile("mma.sync.aligned." SHAPE ".row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, " A ", " B  \
+                 ", {%0, %1, %2, %3};"
+
+// d += a·b: 16×16 times 16×8.
+template <typename E>
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+#if __CUDA_ARCH__ >= 800
+#define DEFINE_MMA(E, TYPE)                                                                                  \
+    template <>                                                                                              \
+    __device__ __forceinline__ void mma<E>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { \
+        MMA("m16n8k16", TYPE, "{%4, %5, %6, %7}", "{%8, %9}")                                                \
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                 \
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                 \
+    }
+DEFINE_MMA(__half, "f16")
+DEFINE_MMA(__nv_bfloat16, "bf16")
+#else  // Turing: f16 only, eight of K at a time
+template <>
+__device__ __forceinline__ void mma<__half>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    MMA("m16n8k8", "f16", "{%4, %5}", "{%6}")
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b0));
+    MMA("m16n8k8", "f16", "{%4, %5}", "{%6}")
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[2]), "r"(a[3]), "r"(b1));
+}
+#endif
+
+// Rows or columns in order.
+struct InOrder {
+    int first, count;
+    __device__ __forceinline__ int operator()(int i) const { return first + i < count ? first + i : -1; }
+};
+
+// One operand's part of a stage: TILE along its own dimension, DEPTH along K, in chunks along memory.
+template <typename E, Along ALONG>
+struct Operand {
+    static constexpr int ROWS = ALONG == Along::K ? TILE : DEPTH;
+    static constexpr int CHUNKS = (ALONG == Along::K ? DEPTH : TILE) / CHUNK;  // of a row
+
+    // Place of a chunk in the tile. The eight rows of a matrix take eight different places of 16 bytes in 128.
+    static __device__ __forceinline__ int place(int row, int chunk) {
+        const int permuted = ALONG == Along::K ? chunk ^ (row / 2 % 4) : chunk ^ row % 8;
+        return (row * CHUNKS + permuted) * CHUNK;
+    }
+
+    // Starts copying the tile from k on of the matrix, which has `others` rows or columns and K of K. `at` says which of
+    // them is the i-th of the tile; -1 for none.
+    template <typename Map>
+    static __device__ __forceinline__ void copy(E* tile, const E* matrix, Map at, int k, int others, int K) {
+#pragma unroll
+        for (int i = 0; i < ROWS * CHUNKS / THREADS; ++i) {
+            const int index = i * THREADS + threadIdx.x, row = index / CHUNKS, chunk = index % CHUNKS;
+            const int o = at(ALONG == Along::K ? row : chunk * CHUNK);
+            const int d = k + (ALONG == Along::K ? chunk * CHUNK : row);
+            const bool inside = o >= 0 && d < K;
+            const size_t offset = ALONG == Along::K ? size_t(o) * K + d : size_t(d) * others + o;
+            copy_chunk(tile + place(row, chunk), matrix + (inside ? offset : 0), inside);
+        }
+    }
+
+    // The 16×16 fragment of A at (own, k) of the tile; or the two 16×8 fragments of B there, one after the other. Of
+    // the four matrices A's second is the lower half of its rows, B's second the lower half of K.
+    template <bool IS_A>
+    static __device__ __forceinline__ void fragment(uint32_t (&d)[4], const E* tile, int own, int k) {
+        const int lane = threadIdx.x % WARP, matrix = lane / 8;
+        const int own_half = IS_A ? matrix % 2 : matrix / 2, k_half = IS_A ? matrix / 2 : matrix % 2;
+        if (ALONG == Along::K)
+            load_matrices<false>(d, tile + place(own + own_half * 8 + lane % 8, k / CHUNK + k_half));
+        else
+            load_matrices<true>(d, tile + place(k + k_half * 8 + lane % 8, own / CHUNK + own_half));
+    }
+};
+
+template <typename E>
+union Shared {
+    struct {
+        E a[STAGES][TILE * DEPTH], b[STAGES][TILE * DEPTH];
+    } tiles;
+    float staged[THREADS / WARP][STAGED_ROWS * PITCH];
+};
+
+using Sums = float[WARP_TILE / 16][WARP_TILE / 8][4];
+
+// Where a warp's part of C begins in the block's.
+__device__ __forceinline__ int warp_row() { return threadIdx.x / WARP / 2 * WARP_TILE; }
+__device__ __forceinline__ int warp_column() { return threadIdx.x / WARP % 2 * WARP_TILE; }
+
+// A warp's sums of A·B, from the block's rows and columns on. When it returns, `shared` may be used for something else.
+template <typename E, Along ALONG_A, Along ALONG_B, typename MapA, typename MapB>
+__device__ __forceinline__ void multiply(Shared<E>& shared, Sums& sums, const E* a, MapA rows, int M, const E* b,
+                                         MapB columns, int N, int K) {
+    using A = Operand<E, ALONG_A>;
+    using B = Operand<E, ALONG_B>;
+    const int m = warp_row(), n = warp_column(), depths = (K + DEPTH - 1) / DEPTH;
+    const auto start_copy = [&](int depth) {
+        if (depth < depths) {
+            A::copy(shared.tiles.a[depth % STAGES], a, rows, depth * DEPTH, M, K);
+            B::copy(shared.tiles.b[depth % STAGES], b, columns, depth * DEPTH, N, K);
+        }
+        commit_copies();  // also an empty group, so that the number to wait for stays the same
+    };
+    for (int depth = 0; depth < STAGES - 1; ++depth) start_copy(depth);
+    for (int depth = 0; depth < depths; ++depth) {
+        wait_copies<STAGES - 2>();
+        __syncthreads();  // this stage has arrived for all, and all are done with the one that is filled next
+        start_copy(depth + STAGES - 1);
+        const E* tile_a = shared.tiles.a[depth % STAGES];
+        const E* tile_b = shared.tiles.b[depth % STAGES];
+#pragma unroll
+        for (int k = 0; k < DEPTH; k += 16) {
+            uint32_t fa[WARP_TILE / 16][4], fb[WARP_TILE / 16][4];
+#pragma unroll
+            for (int i = 0; i < WARP_TILE / 16; ++i) {
+                A::template fragment<true>(fa[i], tile_a, m + i * 16, k);
+                B::template fragment<false>(fb[i], tile_b, n + i * 16, k);
+            }
+#pragma unroll
+            for (int i = 0; i < WARP_TILE / 16; ++i)
+#pragma unroll
+                for (int j = 0; j < WARP_TILE / 8; ++j)
+                    mma<E>(sums[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+        }
+    }
+    wait_copies<0>();
+    __syncthreads();
+}
+
+// Sixteen rows of a warp's sums to its staged rows: an mma leaves a lane pairs of columns.
+__device__ __forceinline__ void stage(float* staged, const float (&sums)[WARP_TILE / 8][4]) {
+    const int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int j = 0; j < WARP_TILE / 8; ++j) {
+        float* at = staged + lane / 4 * PITCH + j * 8 + lane % 4 * 2;
+        store(at, Pack<float, 2>{sums[j][0], sums[j][1]});
+        store(at + 8 * PITCH, Pack<float, 2>{sums[j][2], sums[j][3]});
+    }
+}
+
+// A chunk of a staged row. Eight lanes read the eight chunks of a row; each begins with the half of its chunk in which
+// they differ in banks.
+__device__ __forceinline__ Pack<float, CHUNK> staged_chunk(const float* staged, int row, int chunk) {
+    const int first = chunk / 4 * 4;
+    const float* at = staged + row * PITCH + chunk * CHUNK;
+    const auto x = load<4>(at + first), y = load<4>(at + (4 - first));
+    Pack<float, CHUNK> out;
+    for (int k = 0; k < 4; ++k) {
+        out.v[k] = first ? y.v[k] : x.v[k];
+        out.v[k + 4] = first ? x.v[k] : y.v[k];
+    }
+    return out;
+}
