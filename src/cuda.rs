@@ -64,12 +64,20 @@ impl Ladder {
 pub struct Kernels {
     /// `kernels/rmsnorm.cu`, for the activation type.
     pub rmsnorm_forward: Ladder,
-    /// `kernels/gemm.cu`, for the activation type, as are the next three.
+    /// `kernels/gemm.cu`, for the activation type, as are all to `linear_weight_gradient`.
     pub linear: Ladder,
+    /// With an f32 result.
+    pub linear_wide: Ladder,
     /// With the residual.
     pub linear_residual: Ladder,
+    /// With the rotation of q and k.
+    pub linear_rope: Ladder,
+    /// With SwiGLU.
+    pub linear_swiglu: Ladder,
     /// Of the input.
     pub linear_input_gradient: Ladder,
+    /// Of the input, and through SwiGLU.
+    pub linear_swiglu_backward: Ladder,
     /// Of the weight.
     pub linear_weight_gradient: Ladder,
     /// `kernels/grad_norm.cu`.
@@ -285,8 +293,12 @@ impl Kernels {
         Ok(Self {
             rmsnorm_forward: ladder(&rmsnorm, "rmsnorm_forward", &typed)?,
             linear: product("linear")?,
+            linear_wide: product("linear_wide")?,
             linear_residual: product("linear_residual")?,
+            linear_rope: product("linear_rope")?,
+            linear_swiglu: product("linear_swiglu")?,
             linear_input_gradient: product("linear_input_gradient")?,
+            linear_swiglu_backward: product("linear_swiglu_backward")?,
             linear_weight_gradient: product("linear_weight_gradient")?,
             grad_norm_partials: ladder(&grad_norm, "grad_norm_partials", "")?,
             grad_norm_finish: function(&grad_norm, "grad_norm_finish")?,

@@ -8,7 +8,8 @@ use super::*;
 use crate::cuda::{Cuda, Device as Gpu, PARAMS_BYTES, Rung, cuda};
 use crate::ops::adamw_launch::DeviceWeights;
 use crate::ops::grad_norm::DeviceNorm;
-use crate::ops::{linear_launch, rmsnorm};
+use crate::ops::linear_launch::{self, Rows};
+use crate::ops::rmsnorm;
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode, CUstreamCaptureStatus};
 
@@ -64,6 +65,11 @@ impl CudaEngine {
         graph.launch().map_err(cuda("replay the step"))
     }
 
+    /// Rung of the matrix products: f32 has only the naive one, as tensor cores do not take it.
+    fn products(&self) -> Rung {
+        if self.device.dtype == DType::F32 { Rung::Naive } else { self.rung }
+    }
+
     /// Refuses what would allocate memory that belongs to the graph.
     fn expect_not_recording(&self, op: &'static str) -> Result<()> {
         let status = self.device.stream.capture_status().map_err(cuda(op))?;
@@ -103,16 +109,35 @@ impl Backend for CudaEngine {
         rmsnorm::launch_forward(&self.device, self.rung, x, w, eps, y, rstd)
     }
     fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
-        linear_launch::launch(&self.device, self.rung, x, w, y)
+        linear_launch::linear(&self.device, self.products(), x, w, y)
     }
     fn linear_residual(&mut self, x: Tensor, w: Tensor, residual: Tensor, y: Tensor) -> Result<()> {
-        linear_launch::launch_residual(&self.device, self.rung, x, w, residual, y)
+        linear_launch::linear_residual(&self.device, self.products(), x, w, residual, y)
     }
     fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()> {
-        linear_launch::launch_input_gradient(&self.device, self.rung, dy, w, dx)
+        linear_launch::input_gradient(&self.device, self.products(), Rows::Tokens, dy, w, dx)
     }
     fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()> {
-        linear_launch::launch_weight_gradient(&self.device, self.rung, dy, x, dw)
+        linear_launch::weight_gradient(&self.device, self.products(), Rows::Tokens, dy, x, dw)
+    }
+    fn linear_rope(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        rope: RopeTable,
+        x: Tensor,
+        w: Tensor,
+        qkv: Tensor,
+    ) -> Result<()> {
+        let (rung, rope) = (self.products(), [rope.cos, rope.sin]);
+        linear_launch::linear_rope(&self.device, rung, heads, batch.positions, rope, x, w, qkv)
+    }
+    fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()> {
+        linear_launch::linear_swiglu(&self.device, self.products(), x, w, gate_up, act)
+    }
+    fn linear_swiglu_backward(&mut self, args: SwigluBackward) -> Result<()> {
+        let SwigluBackward { dy, w, gate_up, act, dgate_up, .. } = args;
+        linear_launch::swiglu_backward(&self.device, self.products(), dy, w, gate_up, act, dgate_up)
     }
     fn gradient_norm(&mut self, grads: Tensor) -> Result<()> {
         let norm = match self.norm.take() {
@@ -151,17 +176,6 @@ impl Backend for CudaEngine {
     fn rmsnorm_backward(&mut self, _: RmsNormBackward) -> Result<()> {
         missing("rmsnorm_backward")
     }
-    fn linear_rope(
-        &mut self,
-        _: &BatchBuffers,
-        _: Heads,
-        _: RopeTable,
-        _: Tensor,
-        _: Tensor,
-        _: Tensor,
-    ) -> Result<()> {
-        missing("linear_rope")
-    }
     fn attention_forward(
         &mut self,
         _: &BatchBuffers,
@@ -183,12 +197,6 @@ impl Backend for CudaEngine {
     }
     fn attention_cached(&mut self, _: Heads, _: usize, _: Tensor, _: KvCache, _: Tensor) -> Result<()> {
         missing("attention_cached")
-    }
-    fn linear_swiglu(&mut self, _: Tensor, _: Tensor, _: Tensor, _: Tensor) -> Result<()> {
-        missing("linear_swiglu")
-    }
-    fn linear_swiglu_backward(&mut self, _: SwigluBackward) -> Result<()> {
-        missing("linear_swiglu_backward")
     }
     fn linear_cross_entropy(&mut self, _: &BatchBuffers, _: LinearCrossEntropy) -> Result<()> {
         missing("linear_cross_entropy")

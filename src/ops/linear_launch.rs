@@ -1,11 +1,18 @@
-//! Products with a weight on a GPU: the launches of `kernels/gemm.cu`. Shapes as in [`super::linear`], with the rows
-//! that were planned; the kernels take the rows in use from the step's parameters.
+//! Products with a weight on a GPU, and what is fused with them: the launches of `kernels/gemm.cu`.
+//!
+//! Shapes are those of the plan; the kernels take the rows in use from the step's parameters. `x` A `[T, in]`, `w` A
+//! `[out, in]`, `dy` A `[T, out]`. All functions check before they launch anything, and return
+//! [`Error::Shape`] or [`Error::Unsupported`] naming the argument, or [`Error::Cuda`] if the driver refuses.
 
+#![allow(missing_docs, reason = "errors of all functions are named above")]
+
+use super::attention::Heads;
 use crate::arena::Tensor;
 use crate::cuda::{Cuda, Ladder, Rung, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use cudarc::driver::{LaunchConfig, PushKernelArg};
+use bytemuck::{Pod, Zeroable};
+use cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
 
 /// Threads of a block; also columns of the result per block of the naive kernels.
 const THREADS: u32 = 128;
@@ -16,22 +23,68 @@ const TILE: u32 = 128;
 /// Largest second dimension of a grid.
 const MOST_BLOCKS_Y: u32 = 65_535;
 
-/// `y = x·wᵀ`. `x` A `[T, in]`, `w` A `[out, in]`, `y` A `[T, out]`.
-///
-/// # Errors
-/// [`Error::Shape`] and [`Error::Unsupported`] before anything is launched; [`Error::Cuda`] if the driver refuses.
-/// The same holds for the other launches here.
-pub fn launch(device: &Cuda, rung: Rung, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
+/// Which rows a product is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// The micro-batch's tokens.
+    Tokens,
+    /// A chunk of the supervised positions, from this one on.
+    Supervised {
+        /// Positions before the chunk.
+        first: usize,
+    },
+}
+
+/// `struct LinearArgs` of `kernels/gemm.cu`; addresses are the device's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct LinearArgs {
+    step: u64,
+    a: u64,
+    b: u64,
+    c: u64,
+    residual: u64,
+    positions: u64,
+    cos: u64,
+    sin: u64,
+    gate_up: u64,
+    act: u64,
+    inputs: i32,
+    outputs: i32,
+    rows: i32,
+    first: i32,
+    turned: i32,
+    head_dim: i32,
+}
+
+const _: () = assert!(size_of::<LinearArgs>() == 104, "as in kernels/gemm.cu");
+
+// SAFETY: plain numbers without padding, laid out as the kernels' parameter; the static assertions on both sides hold
+// the size.
+unsafe impl DeviceRepr for LinearArgs {}
+
+/// `y = x·wᵀ`, `y` A `[T, out]`.
+pub fn linear(device: &Cuda, rung: Rung, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
     const OP: &str = "linear";
-    let (t, inputs, outputs) = (x.rows, w.cols, w.rows);
-    expect(OP, device.dtype, [("x", x, [t, inputs]), ("w", w, [outputs, inputs]), ("y", y, [t, outputs])])?;
-    let product = Product { op: OP, a: x, b: w, residual: None, c: y, inputs, outputs };
-    product.launch(device, &device.kernels.linear, rung)
+    let (t, a) = (x.rows, device.dtype);
+    expect(OP, [("x", x, [t, w.cols], a), ("w", w, [w.rows, w.cols], a), ("y", y, [t, w.rows], a)])?;
+    Call::new(OP, x, w, y, [w.cols, w.rows]).launch(device, &device.kernels.linear, rung)
+}
+
+/// `y = x·wᵀ`, `y` f32 `[T, out]`.
+pub fn linear_wide(device: &Cuda, rung: Rung, rows: Rows, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
+    const OP: &str = "linear_wide";
+    let (t, a) = (x.rows, device.dtype);
+    expect(
+        OP,
+        [("x", x, [t, w.cols], a), ("w", w, [w.rows, w.cols], a), ("y", y, [t, w.rows], DType::F32)],
+    )?;
+    let call = Call { over: rows, ..Call::new(OP, x, w, y, [w.cols, w.rows]) };
+    call.launch(device, &device.kernels.linear_wide, rung)
 }
 
 /// `y = residual + x·wᵀ`. `residual`, `y` f32 `[T, out]`; they may be the same buffer.
-#[allow(missing_docs, reason = "errors are those of `launch`")]
-pub fn launch_residual(
+pub fn linear_residual(
     device: &Cuda,
     rung: Rung,
     x: Tensor,
@@ -40,73 +93,179 @@ pub fn launch_residual(
     y: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_residual";
-    let (t, inputs, outputs) = (x.rows, w.cols, w.rows);
-    expect(OP, device.dtype, [("x", x, [t, inputs]), ("w", w, [outputs, inputs])])?;
-    expect(OP, DType::F32, [("residual", residual, [t, outputs]), ("y", y, [t, outputs])])?;
-    let product = Product { op: OP, a: x, b: w, residual: Some(residual), c: y, inputs, outputs };
-    product.launch(device, &device.kernels.linear_residual, rung)
+    let (t, a) = (x.rows, device.dtype);
+    expect(OP, [("x", x, [t, w.cols], a), ("w", w, [w.rows, w.cols], a)])?;
+    expect(OP, [("residual", residual, [t, w.rows], DType::F32), ("y", y, [t, w.rows], DType::F32)])?;
+    let call = Call { residual: Some(residual), ..Call::new(OP, x, w, y, [w.cols, w.rows]) };
+    call.launch(device, &device.kernels.linear_residual, rung)
 }
 
-/// `dx = dy·w`. `dy` A `[T, out]`, `dx` A `[T, in]`.
-#[allow(missing_docs, reason = "errors are those of `launch`")]
-pub fn launch_input_gradient(device: &Cuda, rung: Rung, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()> {
+/// `qkv = x·wᵀ`, q and k rotated by their tokens' positions, rounded after that. `qkv` A `[T, (H + 2K)·D]`,
+/// `positions` u32 `[1, T]`, `rope` cosines and sines, f32 `[positions, D/2]`.
+pub fn linear_rope(
+    device: &Cuda,
+    rung: Rung,
+    heads: Heads,
+    positions: Tensor,
+    rope: [Tensor; 2],
+    x: Tensor,
+    w: Tensor,
+    qkv: Tensor,
+) -> Result<()> {
+    const OP: &str = "linear_rope";
+    let (t, a, width, half) = (x.rows, device.dtype, heads.qkv_width(), heads.head_dim / 2);
+    expect(OP, [("x", x, [t, w.cols], a), ("w", w, [width, w.cols], a), ("qkv", qkv, [t, width], a)])?;
+    expect(OP, [("positions", positions, [1, positions.cols.max(t)], DType::U32)])?;
+    let [cos, sin] = rope;
+    expect(OP, [("cos", cos, [cos.rows, half], DType::F32), ("sin", sin, [cos.rows, half], DType::F32)])?;
+    if rung == Rung::Production && !matches!(heads.head_dim, 16 | 32 | 64) {
+        let got = heads.head_dim.to_string();
+        return Err(Error::Unsupported { op: OP, dim: "head_dim", got, rule: "16, 32 or 64" });
+    }
+    let call = Call { rope: Some((heads, positions, rope)), ..Call::new(OP, x, w, qkv, [w.cols, width]) };
+    call.launch(device, &device.kernels.linear_rope, rung)
+}
+
+/// `gate_up = x·wᵀ` (`w`: gate rows, then up rows), `act = silu(gate)·up`. `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
+pub fn linear_swiglu(
+    device: &Cuda,
+    rung: Rung,
+    x: Tensor,
+    w: Tensor,
+    gate_up: Tensor,
+    act: Tensor,
+) -> Result<()> {
+    const OP: &str = "linear_swiglu";
+    let (t, a, f) = (x.rows, device.dtype, act.cols);
+    expect(OP, [("x", x, [t, w.cols], a), ("w", w, [2 * f, w.cols], a)])?;
+    expect(OP, [("gate_up", gate_up, [t, 2 * f], a), ("act", act, [t, f], a)])?;
+    expect_chunks(OP, rung, "F", f)?;
+    let call = Call { swiglu: Some((gate_up, act)), ..Call::new(OP, x, w, gate_up, [w.cols, 2 * f]) };
+    call.launch(device, &device.kernels.linear_swiglu, rung)
+}
+
+/// `dx = dy·w`, `dx` A `[T, in]`.
+pub fn input_gradient(
+    device: &Cuda,
+    rung: Rung,
+    rows: Rows,
+    dy: Tensor,
+    w: Tensor,
+    dx: Tensor,
+) -> Result<()> {
     const OP: &str = "linear_input_gradient";
-    let (t, inputs, outputs) = (dy.rows, w.cols, w.rows);
-    expect(
-        OP,
-        device.dtype,
-        [("dy", dy, [t, outputs]), ("w", w, [outputs, inputs]), ("dx", dx, [t, inputs])],
-    )?;
-    let product = Product { op: OP, a: dy, b: w, residual: None, c: dx, inputs, outputs };
-    product.launch(device, &device.kernels.linear_input_gradient, rung)
+    let (t, a) = (dy.rows, device.dtype);
+    expect(OP, [("dy", dy, [t, w.rows], a), ("w", w, [w.rows, w.cols], a), ("dx", dx, [t, w.cols], a)])?;
+    let call = Call { over: rows, ..Call::new(OP, dy, w, dx, [w.cols, w.rows]) };
+    call.launch(device, &device.kernels.linear_input_gradient, rung)
 }
 
-/// `dw = dyᵀ·x`, overwritten or, where the step's parameters say so, added to. `dw` f32 `[out, in]`.
-#[allow(missing_docs, reason = "errors are those of `launch`")]
-pub fn launch_weight_gradient(device: &Cuda, rung: Rung, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()> {
+/// From `d = A(dy·w)`, with `w` the down projection A `[C, F]`: `act = silu(gate)·up` once more and the gradient of
+/// gate and up. `gate_up`, `dgate_up` A `[T, 2F]`, `act` A `[T, F]`.
+pub fn swiglu_backward(
+    device: &Cuda,
+    rung: Rung,
+    dy: Tensor,
+    w: Tensor,
+    gate_up: Tensor,
+    act: Tensor,
+    dgate_up: Tensor,
+) -> Result<()> {
+    const OP: &str = "linear_swiglu_backward";
+    let (t, a, f) = (dy.rows, device.dtype, w.cols);
+    expect(OP, [("dy", dy, [t, w.rows], a), ("w", w, [w.rows, f], a), ("act", act, [t, f], a)])?;
+    expect(OP, [("gate_up", gate_up, [t, 2 * f], a), ("dgate_up", dgate_up, [t, 2 * f], a)])?;
+    let call = Call { swiglu: Some((gate_up, act)), ..Call::new(OP, dy, w, dgate_up, [f, w.rows]) };
+    let call = Call { columns: f, ..call };
+    call.launch(device, &device.kernels.linear_swiglu_backward, rung)
+}
+
+/// `dw = dyᵀ·x`, overwritten or, where the step's parameters say so or the chunk is not the first, added to. `dw` f32
+/// `[out, in]`.
+pub fn weight_gradient(
+    device: &Cuda,
+    rung: Rung,
+    rows: Rows,
+    dy: Tensor,
+    x: Tensor,
+    dw: Tensor,
+) -> Result<()> {
     const OP: &str = "linear_weight_gradient";
-    let (t, inputs, outputs) = (x.rows, x.cols, dy.cols);
-    expect(OP, device.dtype, [("dy", dy, [t, outputs]), ("x", x, [t, inputs])])?;
-    expect(OP, DType::F32, [("dw", dw, [outputs, inputs])])?;
-    let product = Product { op: OP, a: dy, b: x, residual: None, c: dw, inputs, outputs };
-    product.launch(device, &device.kernels.linear_weight_gradient, rung)
+    let (t, a) = (x.rows, device.dtype);
+    expect(OP, [("dy", dy, [t, dy.cols], a), ("x", x, [t, x.cols], a)])?;
+    expect(OP, [("dw", dw, [dy.cols, x.cols], DType::F32)])?;
+    let call = Call { over: rows, planned: t, ..Call::new(OP, dy, x, dw, [x.cols, dy.cols]) };
+    call.launch(device, &device.kernels.linear_weight_gradient, rung)
 }
 
+/// Shape, type and alignment.
 fn expect<const N: usize>(
     op: &'static str,
-    dtype: DType,
-    tensors: [(&'static str, Tensor, [usize; 2]); N],
+    tensors: [(&'static str, Tensor, [usize; 2], DType); N],
 ) -> Result<()> {
-    tensors.into_iter().try_for_each(|(arg, t, shape)| {
+    tensors.into_iter().try_for_each(|(arg, t, shape, dtype)| {
         t.expect(op, arg, shape)?;
         expect_dtype(op, arg, t, dtype)?;
         expect_aligned(op, arg, t)
     })
 }
 
-/// `c = a·b`, of buffers that were checked.
-struct Product {
+/// The production kernels move 16 bytes at a time.
+fn expect_chunks(op: &'static str, rung: Rung, dim: &'static str, n: usize) -> Result<()> {
+    if rung == Rung::Naive || n.is_multiple_of(8) {
+        return Ok(());
+    }
+    Err(Error::Unsupported { op, dim, got: n.to_string(), rule: "a multiple of 8" })
+}
+
+/// `c = a·b` of buffers that were checked.
+#[derive(Clone, Copy)]
+struct Call {
     op: &'static str,
     a: Tensor,
     b: Tensor,
-    residual: Option<Tensor>,
     c: Tensor,
     inputs: usize,
     outputs: usize,
+    over: Rows,
+    /// Rows of the plan that are tokens or supervised positions.
+    planned: usize,
+    /// Columns of the product, where `c` is wider.
+    columns: usize,
+    residual: Option<Tensor>,
+    rope: Option<(Heads, Tensor, [Tensor; 2])>,
+    /// Gate and up, and act.
+    swiglu: Option<(Tensor, Tensor)>,
 }
 
-impl Product {
+impl Call {
+    fn new(op: &'static str, a: Tensor, b: Tensor, c: Tensor, [inputs, outputs]: [usize; 2]) -> Self {
+        let (planned, columns, over) = (c.rows, c.cols, Rows::Tokens);
+        Self {
+            op,
+            a,
+            b,
+            c,
+            inputs,
+            outputs,
+            over,
+            planned,
+            columns,
+            residual: None,
+            rope: None,
+            swiglu: None,
+        }
+    }
+
     fn launch(&self, device: &Cuda, ladder: &Ladder, rung: Rung) -> Result<()> {
         let op = self.op;
         let function = ladder.rung(op, rung)?;
-        for (dim, n) in [("in", self.inputs), ("out", self.outputs)] {
-            if rung == Rung::Production && !n.is_multiple_of(8) {
-                return Err(Error::Unsupported { op, dim, got: n.to_string(), rule: "a multiple of 8" });
-            }
-        }
-        let (m, n) = (dim_u32(op, "rows", self.c.rows)?, dim_u32(op, "columns", self.c.cols)?);
+        expect_chunks(op, rung, "in", self.inputs)?;
+        expect_chunks(op, rung, "out", self.outputs)?;
+        let (m, n) = (dim_u32(op, "rows", self.c.rows)?, dim_u32(op, "columns", self.columns)?);
         let grid = match rung {
             Rung::Naive => (n.div_ceil(THREADS), m),
+            // The forward product of SwiGLU takes half a tile of gate and half a tile of up.
             Rung::Production => (n.div_ceil(TILE), m.div_ceil(TILE)),
         };
         if grid.1 > MOST_BLOCKS_Y {
@@ -116,19 +275,47 @@ impl Product {
         if m == 0 || n == 0 {
             return Ok(()); // an empty grid is a launch error
         }
-        let (inputs, outputs) = (dim_i32(op, "in", self.inputs)?, dim_i32(op, "out", self.outputs)?);
-        let params = device.params_address();
-        let [a, b, c] = [self.a, self.b, self.c].map(|t| device.address(t));
-        let residual = self.residual.map_or(0, |t| device.address(t));
-        let config =
-            LaunchConfig { grid_dim: (grid.0, grid.1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+        let args = self.args(device)?;
+        let config = LaunchConfig {
+            grid_dim: (grid.0, grid.1, 1),
+            block_dim: (THREADS, 1, 1),
+            shared_mem_bytes: 0,
+        };
         let mut launch = device.stream.launch_builder(function);
-        launch.arg(&params).arg(&a).arg(&b).arg(&residual).arg(&c).arg(&inputs).arg(&outputs);
-        // SAFETY: the seven arguments match the kernels' parameters in order and type. Shapes, types and alignment of
-        // the buffers were checked by the callers (`expect`) and they lie inside the arena (`address` asserts it); the
-        // kernels go by `inputs`, `outputs` and `step->tokens`, which is at most the planned rows. `residual` is read
-        // by the kernel that has one only. One stream, so nothing else touches the buffers at the time.
+        launch.arg(&args);
+        // SAFETY: the kernels take one LinearArgs. Shapes, types and alignment of the buffers were checked by the callers
+        // (`expect`) and they lie inside the arena (`address` asserts it); the kernels go by `inputs`, `outputs` and the
+        // rows in use, which are at most the planned ones. Buffers that a product does not have are read by none of its
+        // kernels. One stream, so nothing else touches the buffers at the time.
         unsafe { launch.launch(config) }.map_err(cuda(op))?;
         Ok(())
+    }
+
+    fn args(&self, device: &Cuda) -> Result<LinearArgs> {
+        let op = self.op;
+        let at = |t: Option<Tensor>| t.map_or(0, |t| device.address(t));
+        let first = match self.over {
+            Rows::Tokens => -1,
+            Rows::Supervised { first } => dim_i32(op, "first", first)?,
+        };
+        let heads = self.rope.map(|(heads, ..)| heads);
+        Ok(LinearArgs {
+            step: device.params_address(),
+            a: device.address(self.a),
+            b: device.address(self.b),
+            c: device.address(self.c),
+            residual: at(self.residual),
+            positions: at(self.rope.map(|(_, positions, _)| positions)),
+            cos: at(self.rope.map(|(_, _, [cos, _])| cos)),
+            sin: at(self.rope.map(|(_, _, [_, sin])| sin)),
+            gate_up: at(self.swiglu.map(|(gate_up, _)| gate_up)),
+            act: at(self.swiglu.map(|(_, act)| act)),
+            inputs: dim_i32(op, "in", self.inputs)?,
+            outputs: dim_i32(op, "out", self.outputs)?,
+            rows: dim_i32(op, "rows", self.planned)?,
+            first,
+            turned: dim_i32(op, "heads", heads.map_or(0, |h| (h.heads + h.kv_heads) * h.head_dim))?,
+            head_dim: dim_i32(op, "head_dim", heads.map_or(0, |h| h.head_dim))?,
+        })
     }
 }

@@ -6,7 +6,8 @@ use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Device, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
-use smolten::ops::{linear, linear_launch};
+use smolten::ops::linear_launch::{self, Rows};
+use smolten::ops::linear;
 
 /// Rows planned, rows in use, inputs, outputs: less than a tile in each direction; tails in each; a tile and a row; more
 /// stages than the ring has; no row at all.
@@ -121,15 +122,15 @@ impl<E: Element> Host<E> {
         write(cuda, b.sum, &vec![7.0_f32; b.sum.len()]);
         let mut step = params(u32::try_from(t).unwrap(), bytemuck::Zeroable::zeroed());
         set_params(cuda, &step);
-        linear_launch::launch(cuda, rung, b.x, b.w, b.y).unwrap();
-        linear_launch::launch_residual(cuda, rung, b.x, b.w, b.residual, b.sum).unwrap();
-        linear_launch::launch_input_gradient(cuda, rung, b.dy, b.w, b.dx).unwrap();
+        linear_launch::linear(cuda, rung, b.x, b.w, b.y).unwrap();
+        linear_launch::linear_residual(cuda, rung, b.x, b.w, b.residual, b.sum).unwrap();
+        linear_launch::input_gradient(cuda, rung, Rows::Tokens, b.dy, b.w, b.dx).unwrap();
         let dw = [0, 1].map(|accumulate| {
             step.accumulate = accumulate;
             set_params(cuda, &step);
             let before = if accumulate == 1 { self.dw.clone() } else { vec![f32::NAN; self.dw.len()] };
             write(cuda, b.dw, &before);
-            linear_launch::launch_weight_gradient(cuda, rung, b.dy, b.x, b.dw).unwrap();
+            linear_launch::weight_gradient(cuda, rung, Rows::Tokens, b.dy, b.x, b.dw).unwrap();
             read(cuda, b.dw)
         });
         let used = |all: Vec<f32>| {
@@ -242,12 +243,12 @@ fn what_does_not_fit_is_refused_before_the_launch() {
         Err(Error::Shape { arg, .. }) => arg,
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused(linear_launch::launch(&cuda, Rung::Production, x, w, y)), "in");
-    assert_eq!(refused(linear_launch::launch(&cuda, Rung::Naive, x, w, y.head(3))), "y");
-    assert_eq!(refused(linear_launch::launch(&cuda, Rung::Naive, x, w, y_f32)), "y");
-    assert_eq!(refused(linear_launch::launch_weight_gradient(&cuda, Rung::Naive, y, x, y)), "dw");
+    assert_eq!(refused(linear_launch::linear(&cuda, Rung::Production, x, w, y)), "in");
+    assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, x, w, y.head(3))), "y");
+    assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, x, w, y_f32)), "y");
+    assert_eq!(refused(linear_launch::weight_gradient(&cuda, Rung::Naive, Rows::Tokens, y, x, y)), "dw");
     let shifted = Tensor { offset: x.offset + 2, ..x };
-    assert_eq!(refused(linear_launch::launch(&cuda, Rung::Naive, shifted, w, y)), "x");
+    assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, shifted, w, y)), "x");
     let cuda = open(&plan, DType::F32);
-    assert_eq!(refused(linear_launch::launch(&cuda, Rung::Production, x_f32, w_f32, y_f32)), "type");
+    assert_eq!(refused(linear_launch::linear(&cuda, Rung::Production, x_f32, w_f32, y_f32)), "type");
 }
