@@ -174,6 +174,25 @@ fn registers_of_16_bits_hold_no_more() {
 }
 
 #[test]
+fn halves_compared_to_their_own_type() {
+    // Of 1 and NaN, and of 2 and 2.
+    for (set, want) in [
+        ("lt.f16x2.f16x2 %r4, 0x7e003c00, 0x40004000", 0x0000_3c00),
+        ("nan.f16x2.f16x2 %r4, 0x7e003c00, 0x40004000", 0x3c00_0000),
+        ("geu.bf16x2.bf16x2 %r4, 0x7fc03f80, 0x40004000", 0x3f80_0000),
+        ("neu.bf16x2.bf16x2 %r4, 0x7fc03f80, 0x40004000", 0x3f80_3f80),
+        ("eq.ftz.f16x2.f16x2 %r4, 0x00018001, 0", 0x3c00_3c00),
+        ("eq.f16x2.f16x2 %r4, 0x00018000, 0", 0x0000_3c00),
+    ] {
+        everywhere(&format!("set.{set};\nst.global.u32 [%rd3], %r4;"), 1, 1, |words| {
+            assert_eq!(words[0], want, "{set}: {:#x}", words[0]);
+        });
+    }
+    assert_eq!(narrow("mov.b16 %rs0, 0x3c00;\nset.eq.f16.f16 %rs0, %rs0, 0x3c00;"), 0x3c00);
+    assert_eq!(narrow("mov.b16 %rs0, 0x3f80;\nset.ne.bf16.bf16 %rs0, %rs0, 0x3f80;"), 0);
+}
+
+#[test]
 fn checks_can_be_chosen_one_by_one() {
     let race = REVERSE.replace("BARRIER", "");
     let unwritten = "ld.shared.u32 %r3, [%r2];";
