@@ -99,6 +99,36 @@ fn lanes_of_one_warp_race_without_a_warp_barrier() {
 }
 
 #[test]
+fn warps_that_write_the_same_bytes_do_not_race() {
+    // 64 threads, each writes VALUE to the word of its lane.
+    let body = "and.b32 %r4, %r0, 31;\nshr.u32 %r7, %r0, 5;\nmad.lo.u32 %r5, %r4, 4, %r1;\nFIRST\n\
+                st.shared.u32 [%r5], VALUE;\nTHEN\nbar.sync 0;\nld.shared.u32 %r6, [%r5];\nst.global.u32 [%rd3], %r6;";
+    let same = body.replace("FIRST", "").replace("THEN", "");
+    everywhere(&same.replace("VALUE", "%r4"), 1, 64, |words| {
+        assert!((0..64).all(|i| words[i] == u32::try_from(i % 32).unwrap()), "{words:?}");
+    });
+    // One lane's word differs.
+    let other = "setp.eq.u32 %p0, %r0, 40;\nselp.u32 %r8, 1, %r4, %p0;";
+    let different = body.replace("FIRST", other).replace("VALUE", "%r8").replace("THEN", "");
+    faulty(&different, 64, FaultKind::Race, "st.shared");
+    // One warp reads what the other writes again.
+    let read = "setp.eq.u32 %p0, %r7, 0;\n@%p0 st.shared.u32 [%r5], %r4;\nbar.sync 0;\n@%p0 ld.shared.u32 %r9, [%r5];\n\
+                @!%p0 st.shared.u32 [%r5], %r4;";
+    let again = body.split_once("FIRST").expect("a place").0.to_owned() + read;
+    faulty(&again, 64, FaultKind::Race, "");
+    // The same bytes, but a third time others.
+    let third =
+        body.replace("FIRST", "").replace("VALUE", "%r4").replace("THEN", "st.shared.u32 [%r5], %r7;");
+    faulty(&third, 64, FaultKind::Race, "st.shared");
+    // Two lanes of an instruction, one with what another warp has written.
+    let two = body.replace("FIRST", "").replace("VALUE", "7").replace(
+        "THEN",
+        "bar.sync 0;\nsetp.lt.u32 %p0, %r0, 2;\nadd.u32 %r8, %r0, 7;\n@%p0 st.shared.u32 [buf], %r8;",
+    );
+    faulty(&two, 64, FaultKind::Race, "@%p0 st.shared");
+}
+
+#[test]
 fn a_barrier_that_some_lanes_skip() {
     let body = "setp.lt.u32 %p0, %r0, 7;\n@%p0 bar.sync 0;";
     faulty(body, 64, FaultKind::Divergence, "@%p0 bar.sync");

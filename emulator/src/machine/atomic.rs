@@ -142,7 +142,7 @@ impl Core<'_> {
         at: &[u32; 32],
         bytes: usize,
     ) -> Result<()> {
-        self.watch_shared(warp, access, mask, at, bytes, false)?;
+        self.watch_shared(warp, access, mask, at, bytes)?;
         if self.shadowed {
             // One lane after the other: two lanes may well update one word.
             for lane in lanes(mask) {
