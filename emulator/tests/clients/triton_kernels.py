@@ -5,7 +5,7 @@ import triton.language as tl
 
 
 @triton.jit
-def matmul(a, b, c, m, n, k, a_row, a_col, b_row, b_col,
+def matmul(c, a, b, m, n, k, a_row, a_col, b_row, b_col,
            PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr):
     """c = a b for any strides; with SPLIT > 1 a part of k for each program of the third axis, added atomically."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -116,7 +116,7 @@ def attention(out, q, k, v, tokens, scale, D: tl.constexpr, BM: tl.constexpr, BN
 
 @triton.jit
 def atomics(words, out, x, n, BLOCK: tl.constexpr):
-    """words: added up, largest, smallest, ored and xored x; out: a histogram of x % 64."""
+    """words: added up, largest, smallest, ored and xored x; out: a histogram of x % 256."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = at < n
     values = tl.load(x + at, mask=mask, other=0)
@@ -125,8 +125,8 @@ def atomics(words, out, x, n, BLOCK: tl.constexpr):
     tl.atomic_min(words + 2 + at * 0, values, mask=mask)
     tl.atomic_or(words + 3, tl.sum(values, axis=0))
     tl.atomic_xor(words + 4, tl.xor_sum(values, axis=0))
-    counts = tl.histogram(values & 63, 64, mask=mask)
-    tl.atomic_add(out + tl.arange(0, 64), counts)
+    counts = tl.histogram(values & 255, 256, mask=mask)
+    tl.atomic_add(out + tl.arange(0, 256), counts)
 
 
 @triton.jit

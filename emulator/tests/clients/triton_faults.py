@@ -1,0 +1,2 @@
+def check(device):
+    pass
