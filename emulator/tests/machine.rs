@@ -261,6 +261,22 @@ fn sums_of_floats_flush_subnormals_in_global_memory_only() {
 }
 
 #[test]
+fn halves_are_added_to_the_last_bytes_of_an_allocation() {
+    let body = ".reg .b16 %h<2>;\nmov.b16 %h0, 0x3c00;\natom.global.add.noftz.f16 %h1, [%rd0+4], %h0;";
+    let memory = Arc::new(Memory::new(1 << 20));
+    let module = Module::load(&kernel(body), 80, &memory).unwrap();
+    let out = memory.alloc(6).unwrap();
+    memory.write(out, &[0, 0, 0x12, 0x34, 0, 0]).unwrap();
+    let config = LaunchConfig { grid: [2, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+    let params = [out.to_le_bytes(), out.to_le_bytes()].concat();
+    launch(&memory, &module.kernels[0], &config, &params, &settings(Order::Early, 2)).unwrap();
+    let mut bytes = [0; 6];
+    memory.read(out, &mut bytes).unwrap();
+    // 64 in fp16.
+    assert_eq!(bytes, [0, 0, 0x12, 0x34, 0, 0x54]);
+}
+
+#[test]
 fn what_a_module_may_not_have() {
     let memory = Memory::new(1 << 20);
     let refused = |text: &str| Module::load(text, 80, &memory).err().expect("refused").to_string();
