@@ -121,11 +121,13 @@ def check_narrow(device):
     x = np.arange(256, dtype=np.uint8)
     half, back = np.zeros(256, np.float16), np.zeros(256, np.int8)
     device.run("narrow", kernels.narrow, (1,), half, back, x.view(np.int8), 256, constants={"BLOCK": 256})
-    assert np.array_equal(half.view(np.uint16), x.astype(np.uint16) << 8)
-    # Triton saturates infinities, and gives all NaN the same bits but for the sign.
     magnitude = x & 0x7F
-    want = np.where(magnitude == 0x7C, 0x7B, np.where(magnitude > 0x7C, 0x7F, magnitude)) | x & 0x80
-    assert np.array_equal(back.view(np.uint8), want)
+    is_nan = magnitude > 0x7C
+    assert np.isnan(half[is_nan]).all() and np.all(back.view(np.uint8)[is_nan] & 0x7F == 0x7F)
+    assert np.array_equal(half.view(np.uint16)[~is_nan], x[~is_nan].astype(np.uint16) << 8)
+    # Infinities saturate.
+    want = np.where(magnitude == 0x7C, x - 1, x)
+    assert np.array_equal(back.view(np.uint8)[~is_nan], want[~is_nan])
 
 
 def check(device):
