@@ -25,6 +25,15 @@ def check_atomics(device):
     assert np.array_equal(words, every)
     assert np.array_equal(counts, np.bincount(x & 255, minlength=256))
 
+    n = 512
+    taken, given = (integers(random, 0, 3, n) for _ in range(2))
+    was_taken, was_given = taken.copy(), given.copy()
+    before_taken, before_given = (np.zeros(n, np.int32) for _ in range(2))
+    device.run("swaps", kernels.swaps, (2,), taken, given, before_taken, before_given, n, constants={"BLOCK": 256})
+    assert np.array_equal(before_taken, was_taken) and np.array_equal(before_given, was_given)
+    assert np.array_equal(taken, np.where(was_taken == 1, 1000 + np.arange(n), was_taken))
+    assert np.array_equal(given, np.arange(n))
+
     # Whole numbers below 2048 are exact in fp16.
     for copies, n in ((4, 1024), (3, 999)):
         x = integers(random, -4, 5, n, np.float16)

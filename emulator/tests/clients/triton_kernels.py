@@ -130,6 +130,15 @@ def atomics(words, out, x, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def swaps(taken, given, before_taken, before_given, n, BLOCK: tl.constexpr):
+    """A word of taken that is 1 becomes 1000 plus its place, one of given its place in any case."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < n
+    tl.store(before_taken + at, tl.atomic_cas(taken + at, tl.full([BLOCK], 1, tl.int32), 1000 + at), mask=mask)
+    tl.store(before_given + at, tl.atomic_xchg(given + at, at, mask=mask), mask=mask)
+
+
+@triton.jit
 def add_half(out, x, n, COPIES: tl.constexpr, BLOCK: tl.constexpr):
     """Atomic sums in fp16."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
