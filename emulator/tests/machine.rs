@@ -123,7 +123,7 @@ fn warps_that_write_the_same_bytes_do_not_race() {
     // Two lanes of an instruction, one with what another warp has written.
     let two = body.replace("FIRST", "").replace("VALUE", "7").replace(
         "THEN",
-        "bar.sync 0;\nsetp.lt.u32 %p0, %r0, 2;\nadd.u32 %r8, %r0, 7;\n@%p0 st.shared.u32 [buf], %r8;",
+        "bar.sync 0;\nsetp.lt.u32 %p0, %r0, 2;\nsub.u32 %r8, 8, %r0;\n@%p0 st.shared.u32 [buf], %r8;",
     );
     faulty(&two, 64, FaultKind::Race, "@%p0 st.shared");
 }
