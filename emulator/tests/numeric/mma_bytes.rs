@@ -17,9 +17,9 @@ fn bytes_multiply_exactly() {
     let value = |bits: u8, signed: bool| if signed { i64::from(bits.cast_signed()) } else { i64::from(bits) };
     for (k, types, saturate) in (0..16).map(|i| ([16, 32][i & 1], i >> 1 & 3, i >> 3 == 1)) {
         let (a_signed, b_signed) = (types & 1 == 0, types & 2 == 0);
-        let [of_a, of_b] = [a_signed, b_signed].map(|signed| if signed { "s8" } else { "u8" });
+        let [a_type, b_type] = [a_signed, b_signed].map(|signed| if signed { "s8" } else { "u8" });
         let satfinite = if saturate { ".satfinite" } else { "" };
-        let words = format!("sync.aligned.m16n8k{k}.row.col{satfinite}.s32.{of_a}.{of_b}.s32");
+        let words = format!("sync.aligned.m16n8k{k}.row.col{satfinite}.s32.{a_type}.{b_type}.s32");
         let mma = Mma::parse(&words.split('.').collect::<Vec<_>>()).expect("a form");
         assert_eq!(mma.minimum_capability(), 80);
         let mut random = Random::new(11);
@@ -44,9 +44,8 @@ fn bytes_multiply_exactly() {
                 }
             }
             let mut d = [[0xdead_beef; 32]; 4];
-            let [of_a_rows, of_b_rows, of_c_rows] =
-                [&a, &b, &c].map(|rows| rows.iter().collect::<Vec<&Row>>());
-            mma.run(Simd::detect(), &mut d, &of_a_rows, &of_b_rows, &of_c_rows);
+            let [a_rows, b_rows, c_rows] = [&a, &b, &c].map(|rows| rows.iter().collect::<Vec<&Row>>());
+            mma.run(Simd::detect(), &mut d, &a_rows, &b_rows, &c_rows);
             for (lane, i) in (0..32).flat_map(|lane| (0..4).map(move |i| (lane, i))) {
                 let (row, column) = (if i < 2 { lane >> 2 } else { (lane >> 2) + 8 }, lane % 4 * 2 + (i & 1));
                 let dot: i64 = (0..k).map(|k| of_a[row][k] * of_b[k][column]).sum();
@@ -55,5 +54,16 @@ fn bytes_multiply_exactly() {
                 assert_eq!(d[i][lane], want as u32, "{words} {row} {column}");
             }
         }
+    }
+}
+
+#[test]
+fn other_forms_of_bytes_are_refused() {
+    for words in [
+        "sync.aligned.m16n8k64.row.col.s32.s8.s8.s32",
+        "sync.aligned.m16n8k32.row.col.s32.s4.s8.s32",
+        "sync.aligned.m16n8k32.row.col.s32.s8.s8.f32",
+    ] {
+        assert_eq!(Mma::parse(&words.split('.').collect::<Vec<_>>()), None, "{words}");
     }
 }
