@@ -4,7 +4,7 @@
 use std::borrow::Borrow;
 use std::collections::HashSet;
 
-use crate::backend::{Backend, StepParams};
+use crate::backend::{Backend, Part, StepParams};
 use crate::batch::{Examples, MicroBatch};
 use crate::error::Result;
 use crate::generate::StopReason;
@@ -49,7 +49,7 @@ pub fn evaluate(
     for batch in batches {
         let batch = batch.borrow();
         model.feed(backend, &Feed::new(batch), &mut params)?;
-        model.evaluate(backend)?;
+        backend.run(Part::Evaluate, &mut |b| model.evaluate(b))?;
         tokens += batch.tokens();
         supervised += batch.supervised();
     }

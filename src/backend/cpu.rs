@@ -88,6 +88,10 @@ impl Backend for Cpu {
         Ok(std::mem::take(&mut self.output))
     }
 
+    fn run(&mut self, _: Part, operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>) -> Result<()> {
+        operations(self)
+    }
+
     fn zero(&mut self, t: Tensor) -> Result<()> {
         let t = self.active(t);
         self.memory.bytes_mut(t).fill(0);

@@ -11,14 +11,24 @@ use crate::ops::grad_norm::DeviceNorm;
 use crate::ops::linear_launch::{self, Rows};
 use crate::ops::rmsnorm;
 use cudarc::driver::CudaGraph;
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode, CUstreamCaptureStatus};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
 const _: () = assert!(size_of::<StepParams>() == PARAMS_BYTES, "as in kernels/common.cuh");
 
+/// How far a part of the step is.
+enum Recorded {
+    /// It has not run: what it needs besides the arena is not allocated yet.
+    New,
+    /// It ran once.
+    Ready,
+    /// It is replayed.
+    As(CudaGraph),
+}
+
 /// One GPU with its arena.
 pub struct CudaEngine {
-    /// Recorded work. It refers to the buffers below, hence goes before them.
-    graph: Option<CudaGraph>,
+    /// Recorded parts of the step, by [`Part`]. They refer to the buffers below, hence go before them.
+    recorded: [Recorded; 3],
     device: Cuda,
     rung: Rung,
     norm: Option<DeviceNorm>,
@@ -26,58 +36,34 @@ pub struct CudaEngine {
 }
 
 impl CudaEngine {
-    /// Opens the GPU, loads the kernels of one rung for activations of type `dtype`, allocates the plan's memory.
+    /// Loads the kernels of one rung for activations of type `dtype` and allocates the plan's memory.
     ///
     /// # Errors
-    /// [`Error::Input`] without a driver, GPU or kernels; [`Error::Run`] without enough memory; [`Error::Cuda`].
-    pub fn new(ordinal: usize, plan: &Plan, dtype: DType, rung: Rung) -> Result<Self> {
-        let device = Cuda::new(&Gpu::open(ordinal)?, plan.bytes(), dtype)?;
-        Ok(Self { graph: None, device, rung, norm: None, weights: None })
+    /// [`Error::Input`] without kernels for this GPU; [`Error::Run`] without enough memory; [`Error::Cuda`].
+    pub fn new(gpu: &Gpu, plan: &Plan, dtype: DType, rung: Rung) -> Result<Self> {
+        let device = Cuda::new(gpu, plan.bytes(), dtype)?;
+        let recorded = [Recorded::New, Recorded::New, Recorded::New];
+        Ok(Self { recorded, device, rung, norm: None, weights: None })
     }
 
-    /// Captures the operations of `step` as one graph instead of executing them; [`CudaEngine::replay`] executes them
-    /// as often as wanted, each time with the parameters and the contents of the buffers at the time. Uploads and
-    /// downloads cannot be part of it, and [`Backend::gradient_norm`] and [`Backend::adamw`] must have run before.
-    ///
-    /// # Errors
-    /// Those of `step`; [`Error::Cuda`] if the driver refuses to capture.
-    pub fn record(&mut self, step: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        const OP: &str = "record the step";
+    /// Captures operations as a graph instead of executing them.
+    fn record(
+        &mut self,
+        operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>,
+    ) -> Result<Option<CudaGraph>> {
+        const OP: &str = "record a part of the step";
         let stream = self.device.stream.clone();
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(cuda(OP))?;
-        let recorded = step(self);
+        let recorded = operations(self);
         let graph = stream.end_capture(CUgraphInstantiate_flags(0)); // also after an error: the stream must go on
         recorded?;
-        self.graph = graph.map_err(cuda(OP))?;
-        Ok(())
-    }
-
-    /// Starts the recorded operations, and returns at once.
-    ///
-    /// # Errors
-    /// [`Error::Cuda`].
-    ///
-    /// # Panics
-    /// If nothing was recorded.
-    pub fn replay(&mut self) -> Result<()> {
-        let graph = self.graph.as_ref().expect("record comes before replay");
-        graph.launch().map_err(cuda("replay the step"))
+        graph.map_err(cuda(OP))
     }
 
     /// Rung of the matrix products: f32 has only the naive one, as tensor cores do not take it.
     fn products(&self) -> Rung {
         if self.device.dtype == DType::F32 { Rung::Naive } else { self.rung }
-    }
-
-    /// Refuses what would allocate memory that belongs to the graph.
-    fn expect_not_recording(&self, op: &'static str) -> Result<()> {
-        let status = self.device.stream.capture_status().map_err(cuda(op))?;
-        if status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
-            return Ok(());
-        }
-        let (dim, got) = ("first call", "one that is recorded".into());
-        Err(Error::Unsupported { op, dim, got, rule: "one call before the step is recorded" })
     }
 }
 
@@ -104,6 +90,23 @@ impl Backend for CudaEngine {
         let Some(norm) = &self.norm else { return Ok(StepOutput::default()) };
         let norm = norm.download(&self.device)?;
         Ok(StepOutput { grad_norm: norm.norm, skipped: norm.skip != 0, ..StepOutput::default() })
+    }
+    fn run(&mut self, part: Part, operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>) -> Result<()> {
+        let slot = part as usize;
+        match &self.recorded[slot] {
+            Recorded::New => {
+                operations(self)?;
+                self.recorded[slot] = Recorded::Ready;
+                return Ok(());
+            }
+            Recorded::Ready => {
+                let Some(graph) = self.record(operations)? else { return Ok(()) }; // nothing to do at all
+                self.recorded[slot] = Recorded::As(graph);
+            }
+            Recorded::As(_) => {}
+        }
+        let Recorded::As(graph) = &self.recorded[slot] else { return Ok(()) };
+        graph.launch().map_err(cuda("replay a part of the step"))
     }
     fn rmsnorm_forward(&mut self, x: Tensor, w: Tensor, eps: f32, y: Tensor, rstd: Tensor) -> Result<()> {
         rmsnorm::launch_forward(&self.device, self.rung, x, w, eps, y, rstd)
@@ -142,20 +145,14 @@ impl Backend for CudaEngine {
     fn gradient_norm(&mut self, grads: Tensor) -> Result<()> {
         let norm = match self.norm.take() {
             Some(norm) => norm,
-            None => {
-                self.expect_not_recording("gradient_norm")?;
-                DeviceNorm::new(&self.device, grads.len())?
-            }
+            None => DeviceNorm::new(&self.device, grads.len())?,
         };
         self.norm.insert(norm).launch(&self.device, self.rung, grads)
     }
     fn adamw(&mut self, rule: UpdateRule, weights: &[Trainable]) -> Result<()> {
         let weights = match self.weights.take() {
             Some(table) => table,
-            None => {
-                self.expect_not_recording("adamw")?;
-                DeviceWeights::new(&self.device, rule, weights)?
-            }
+            None => DeviceWeights::new(&self.device, rule, weights)?,
         };
         let Some(norm) = &self.norm else {
             let rule = "gradient_norm before it";

@@ -17,7 +17,7 @@ pub use cpu::Cpu;
 pub use cuda::CudaEngine;
 
 use crate::arena::{Plan, Tensor};
-use crate::cuda::Device as Gpu;
+use crate::cuda::{Device as Gpu, Rung};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::adamw::AdamWScalars;
@@ -183,6 +183,17 @@ pub struct KvCache {
     pub values: Tensor,
 }
 
+/// A part of the training step that is the same list of operations every time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Forward and backward pass of a micro-batch.
+    Train,
+    /// Norm, clipping and update.
+    Update,
+    /// Forward pass and loss of a micro-batch.
+    Evaluate,
+}
+
 /// A device that can run the training step. See the module's text for what the letters mean.
 ///
 /// # Errors
@@ -201,6 +212,9 @@ pub trait Backend {
     fn set_params(&mut self, params: &StepParams) -> Result<()>;
     /// Waits for the step's work and takes its report; the sums start again at zero.
     fn take_output(&mut self) -> Result<StepOutput>;
+    /// Runs `operations`, which must be the same at every call with this `part`: a device may record them and replay the
+    /// record from then on.
+    fn run(&mut self, part: Part, operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>) -> Result<()>;
 
     /// Sets the rows in use of an activation to zero.
     fn zero(&mut self, t: Tensor) -> Result<()>;
@@ -280,16 +294,26 @@ pub trait Backend {
 
 /// The type of weights and activations for a device and the precision asked for.
 ///
-/// `auto` is fp32 on the CPU: its bf16 and fp16 are plain reference paths for now.
+/// `auto` is fp32 on the CPU: its bf16 and fp16 are plain reference paths for now. On a GPU it is bf16 from compute
+/// capability 8.0 on, else fp16.
 ///
 /// # Errors
-/// [`Error::Input`] when the device cannot be used.
+/// [`Error::Input`] when the device cannot be used, or not with this precision.
 pub fn precision(device: Device, precision: Precision) -> Result<DType> {
-    resolve(device)?;
+    let gpu = choose(device)?;
+    let has_bf16 = gpu.as_ref().is_none_or(|gpu| gpu.compute_capability() >= (8, 0));
     Ok(match precision {
-        Precision::Auto | Precision::Fp32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
-        Precision::Fp16 => DType::F16,
+        Precision::Auto if gpu.is_none() => DType::F32,
+        Precision::Auto if has_bf16 => DType::BF16,
+        Precision::Auto | Precision::Fp16 => DType::F16,
+        Precision::Fp32 => DType::F32,
+        Precision::Bf16 if has_bf16 => DType::BF16,
+        Precision::Bf16 => {
+            let (major, minor) = gpu.as_ref().map_or((0, 0), Gpu::compute_capability);
+            let found =
+                format!("a GPU of compute capability {major}.{minor}; bf16 needs 8.0 (Ampere) or newer");
+            return Err(Error::input("--precision bf16", found, "use --precision fp16"));
+        }
     })
 }
 
@@ -298,22 +322,32 @@ pub fn precision(device: Device, precision: Precision) -> Result<DType> {
 /// # Errors
 /// [`Error::Input`] when the device cannot be used; [`Error::Run`] when there is not enough memory.
 pub fn open(device: Device, plan: &Plan, dtype: DType) -> Result<Box<dyn Backend>> {
-    resolve(device)?;
-    Ok(Box::new(Cpu::new(plan, dtype)?))
+    Ok(match choose(device)? {
+        None => Box::new(Cpu::new(plan, dtype)?),
+        Some(gpu) => Box::new(CudaEngine::new(&gpu, plan, dtype, Rung::Production)?),
+    })
 }
 
-/// Whether the device can run a whole step: the CPU can; a GPU cannot yet, and none is passed over in silence.
-fn resolve(device: Device) -> Result<()> {
-    let (asked, ordinal) = match device {
-        Device::Cpu => return Ok(()),
-        Device::Auto if crate::cuda::device_count()? == 0 => return Ok(()),
-        Device::Auto => ("--device auto".to_owned(), 0),
-        Device::Cuda(n) => (format!("--device cuda:{n}"), n),
-    };
-    let gpu = Gpu::open(ordinal)?;
-    let found = format!(
-        "{} is here, but only RMSNorm, linear layers, gradient norm and AdamW have CUDA kernels so far, not the whole step",
-        gpu.name()?
-    );
-    Err(Error::input(asked, found, "use --device cpu"))
+/// What a device is called on the screen, and its free memory in bytes where that is not the host's.
+///
+/// # Errors
+/// [`Error::Input`] when the device cannot be used; [`Error::Cuda`].
+pub fn describe(device: Device) -> Result<(String, Option<u64>)> {
+    Ok(match choose(device)? {
+        None => ("CPU".into(), None),
+        Some(gpu) => {
+            let (major, minor) = gpu.compute_capability();
+            (format!("{} (compute capability {major}.{minor})", gpu.name()?), Some(gpu.memory()?.0 as u64))
+        }
+    })
+}
+
+/// The GPU, if one is asked for, or present and not ruled out. One that cannot be used is not passed over in silence.
+fn choose(device: Device) -> Result<Option<Gpu>> {
+    match device {
+        Device::Cpu => Ok(None),
+        Device::Auto if crate::cuda::device_count()? == 0 => Ok(None),
+        Device::Auto => Gpu::open(0).map(Some),
+        Device::Cuda(n) => Gpu::open(n).map(Some),
+    }
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 use smolten::arena::Category;
+use smolten::backend;
 use smolten::dataset::Audit;
 use smolten::dtype::DType;
 use smolten::error::{Error, Result};
@@ -209,7 +210,9 @@ fn announce(run: &Run) -> Result<()> {
         _ => "fp32",
     };
     say!("machine: {}", processor());
-    say!("engine: CPU, {precision}, {} threads", rayon::current_num_threads());
+    let (device, gpu_memory) = backend::describe(r.device)?;
+    let threads = if gpu_memory.is_some() { "host threads" } else { "threads" };
+    say!("engine: {device}, {precision}, {} {threads}", rayon::current_num_threads());
     say!("model: {} ({:.1} M parameters)", r.model, run.pretrained.config.num_parameters() as f64 / 1e6);
     run.pretrained.description.iter().for_each(|line| say!("{line}"));
     let rows = &run.rows;
@@ -246,6 +249,9 @@ fn announce(run: &Run) -> Result<()> {
             run.checkpoint_bytes() >> 20,
             r.keep_checkpoints
         );
+    }
+    if gpu_memory.is_some() {
+        return Ok(()); // the first steps tell
     }
     let seconds = run.forecast_seconds();
     say!("time: about {} on this machine (a forecast)", duration(seconds));

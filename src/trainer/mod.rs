@@ -14,7 +14,7 @@ pub use prepare::{Run, Sample};
 pub use rows::{Rows, Sources, load_dataset};
 pub use state::State;
 
-use crate::backend::{Backend, StepParams};
+use crate::backend::{Backend, Part, StepParams};
 use crate::batch::Window;
 use crate::error::{Error, Result};
 use crate::eval;
@@ -158,9 +158,9 @@ impl Run {
         for (i, batch) in window.micro_batches.iter().enumerate() {
             params.accumulate = u32::from(i > 0);
             self.model.feed(&mut **backend, &Feed::new(batch), &mut params)?;
-            self.model.train(&mut **backend)?;
+            backend.run(Part::Train, &mut |b| self.model.train(b))?;
         }
-        self.optimizer.step(&mut **backend)?;
+        backend.run(Part::Update, &mut |b| self.optimizer.step(b))?;
         let output = backend.take_output()?;
         let (tokens, seconds) = (window.tokens(), start.elapsed().as_secs_f64());
         let record = StepRecord {

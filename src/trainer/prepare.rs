@@ -122,7 +122,8 @@ impl Run {
     /// # Errors
     /// [`Error::Input`] when it does not fit.
     pub fn check_memory(&self) -> Result<()> {
-        check_memory(self.plan.bytes())
+        let (name, of_device) = backend::describe(self.recipe.device)?;
+        check_memory(self.plan.bytes(), &name, of_device.or_else(available_memory_bytes))
     }
 
     /// Bytes of a checkpoint: fp32 weights and the optimizer's state.
@@ -205,13 +206,17 @@ fn capacity(batches: &Batches, rows: &Rows) -> Capacity {
     }
 }
 
-fn check_memory(planned: usize) -> Result<()> {
-    match available_memory_bytes() {
+fn check_memory(planned: usize, device: &str, available: Option<u64>) -> Result<()> {
+    match available {
         Some(available) if planned as u64 > available => {
             let mib = |bytes: u64| bytes >> 20;
             Err(Error::input(
                 "memory",
-                format!("the run needs {} MiB, and {} MiB are free", mib(planned as u64), mib(available)),
+                format!(
+                    "the run needs {} MiB ({device}), and {} MiB are free",
+                    mib(planned as u64),
+                    mib(available)
+                ),
                 "use a smaller --batch-size (with more --grad-accum), a smaller --max-length, --optimizer \
                  adamw_8bit, or a smaller model",
             ))

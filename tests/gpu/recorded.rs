@@ -3,8 +3,8 @@
 use super::{CONFIG, common, params};
 use half::f16;
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::backend::{Backend, CudaEngine, Moments, StepParams, Trainable, UpdateRule};
-use smolten::cuda::Rung;
+use smolten::backend::{self, Backend, CudaEngine, Moments, StepParams, Trainable, UpdateRule};
+use smolten::cuda::{Device, Rung};
 use smolten::dtype::{DType, Plain};
 use smolten::error::{Error, Result};
 use smolten::ops::adamw::AdamWScalars;
@@ -53,7 +53,7 @@ impl Part {
         }
     }
 
-    fn step(&self, engine: &mut CudaEngine) -> Result<()> {
+    fn step(&self, engine: &mut dyn Backend) -> Result<()> {
         let Trainable { working, grad, .. } = self.weight;
         engine.rmsnorm_forward(self.x, self.norm_weight, 1e-5, self.normed, self.rstd)?;
         engine.linear_residual(self.normed, working, self.x, self.out)?;
@@ -65,7 +65,8 @@ impl Part {
 
     /// An engine with weights in place.
     fn open(&self, plan: &Plan) -> CudaEngine {
-        let mut engine = CudaEngine::new(0, plan, DType::F16, Rung::Production).unwrap();
+        let gpu = Device::open(0).expect("these tests need a GPU or the emulator");
+        let mut engine = CudaEngine::new(&gpu, plan, DType::F16, Rung::Production).unwrap();
         let master = common::uniform(WIDTH * WIDTH, 1);
         upload(&mut engine, self.weight.master, &master);
         upload(&mut engine, self.weight.working, &narrow(&master));
@@ -121,23 +122,20 @@ fn a_recorded_step_replays_with_other_rows_and_parameters() {
     let mut plan = Plan::default();
     let part = Part::new(&mut plan);
     let (mut direct, mut replayed) = (part.open(&plan), part.open(&plan));
+    let mut executed = 0;
     for t in 1..=5 {
         part.begin(&mut direct, t);
         part.step(&mut direct).unwrap();
         part.begin(&mut replayed, t);
-        match t {
-            1 => part.step(&mut replayed).unwrap(),
-            2 => {
-                let before = part.state(&mut replayed);
-                replayed.record(|engine| part.step(engine)).unwrap();
-                assert!(part.state(&mut replayed) == before, "recording executed something");
-                replayed.replay().unwrap();
-            }
-            _ => replayed.replay().unwrap(),
-        }
+        let mut step = |engine: &mut dyn Backend| {
+            executed += 1;
+            part.step(engine)
+        };
+        replayed.run(backend::Part::Train, &mut step).unwrap();
         assert!(part.state(&mut direct) == part.state(&mut replayed), "step {t}");
         assert_eq!(direct.take_output().unwrap(), replayed.take_output().unwrap());
     }
+    assert_eq!(executed, 2, "once directly, once to record");
 }
 
 #[test]
@@ -146,8 +144,8 @@ fn the_optimizer_after_a_replay_has_the_cpus_bits() {
     let part = Part::new(&mut plan);
     let mut engine = part.open(&plan);
     part.begin(&mut engine, 1);
-    part.step(&mut engine).unwrap();
-    engine.record(|engine| part.step(engine)).unwrap();
+    let run = |engine: &mut CudaEngine| engine.run(backend::Part::Update, &mut |b| part.step(b)).unwrap();
+    run(&mut engine);
     let Trainable { master, working, grad, moments, decays } = part.weight;
     let Moments::Blockwise { m, v, m_absmax, v_absmax } = moments else { panic!("8-bit moments") };
     for t in 2..=4 {
@@ -156,7 +154,7 @@ fn the_optimizer_after_a_replay_has_the_cpus_bits() {
         let (mut m_codes, mut v_codes) = (download::<u8>(&mut engine, m), download::<u8>(&mut engine, v));
         let mut m_scale: Vec<f32> = download(&mut engine, m_absmax);
         let mut v_scale: Vec<f32> = download(&mut engine, v_absmax);
-        engine.replay().unwrap();
+        run(&mut engine);
         let g: Vec<f32> = download(&mut engine, grad);
         assert!(common::max_abs(&g) > 0.0, "there are gradients");
         let norm = GradNorm::new(sum_of_squares(&g), 4.0, 1.0);
@@ -178,15 +176,23 @@ fn the_optimizer_after_a_replay_has_the_cpus_bits() {
 }
 
 #[test]
-fn a_first_call_is_not_recorded_and_the_engine_goes_on() {
+fn an_error_while_recording_leaves_the_engine_as_it_was() {
     let mut plan = Plan::default();
     let part = Part::new(&mut plan);
     let mut engine = part.open(&plan);
     part.begin(&mut engine, 1);
-    let refused = engine.record(|engine| part.step(engine)).unwrap_err();
-    assert!(matches!(refused, Error::Unsupported { op: "gradient_norm", .. }), "{refused}");
-    part.step(&mut engine).unwrap();
-    engine.record(|engine| part.step(engine)).unwrap();
-    engine.replay().unwrap();
-    assert!(!engine.take_output().unwrap().skipped);
+    let mut run = |engine: &mut CudaEngine, fails: bool| {
+        engine.run(backend::Part::Train, &mut |b| {
+            part.step(b)?;
+            // A shape that does not fit.
+            if fails { b.linear(part.normed, part.norm_weight, part.normed) } else { Ok(()) }
+        })
+    };
+    run(&mut engine, false).unwrap();
+    let before = part.state(&mut engine);
+    let refused = run(&mut engine, true).unwrap_err();
+    assert!(matches!(refused, Error::Shape { op: "linear", .. }), "{refused}");
+    assert!(part.state(&mut engine) == before, "what was recorded is not executed");
+    run(&mut engine, false).unwrap();
+    assert!(part.state(&mut engine) != before);
 }
