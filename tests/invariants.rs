@@ -184,7 +184,7 @@ fn a_smaller_micro_batch_sees_nothing_of_the_larger_before_it() {
         let outputs = (used.gradients(&small), fresh.gradients(&small));
         assert_eq!(outputs.0, outputs.1);
         assert!(used.all_gradients() == fresh.all_gradients(), "{dtype:?}");
-        let mut backend = used.cpu;
+        let mut backend = used.backend;
         assert_eq!(backend.activation_dtype(), dtype);
         assert_eq!(backend.take_output().unwrap(), StepOutput::default());
     }

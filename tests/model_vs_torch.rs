@@ -36,7 +36,7 @@ fn every_gradient() {
         engine.gradients(&[reference.batch("")]);
         for i in 0..engine.model.weights.len() {
             let parameter = &engine.model.weights[i].parameter.name.clone();
-            let got = engine.model.read_gradient(&mut engine.cpu, i).unwrap();
+            let got = engine.model.read_gradient(&mut engine.backend, i).unwrap();
             let want = reference.f32(&format!("grad.{parameter}"));
             // Forward and twice that backward, and the sum over 55 tokens.
             assert_close(

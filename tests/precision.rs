@@ -164,7 +164,7 @@ fn an_infinite_weight_skips_the_step() {
             let kept = std::cell::RefCell::new(Vec::new());
             let spoil = |e: &mut Engine| {
                 let elements = first_element(e);
-                *kept.borrow_mut() = elements.map(|t| read_floats(&mut e.cpu, t).unwrap()[0]).to_vec();
+                *kept.borrow_mut() = elements.map(|t| read_floats(&mut e.backend, t).unwrap()[0]).to_vec();
                 elements.into_iter().for_each(|t| write(e, t, f32::INFINITY));
             };
             let mend = |e: &mut Engine| {
@@ -181,5 +181,5 @@ fn write(engine: &mut Engine, t: Tensor, x: f32) {
         DType::F16 => half::f16::from_f32(x).to_ne_bytes().to_vec(),
         _ => x.to_ne_bytes().to_vec(),
     };
-    engine.cpu.upload(t, &bytes).unwrap();
+    engine.backend.upload(t, &bytes).unwrap();
 }

@@ -1,9 +1,9 @@
-//! A tiny model in a CPU backend, and the safetensors fixtures that PyTorch wrote for it.
+//! A tiny model in a backend, the CPU's unless said otherwise, and the safetensors fixtures that PyTorch wrote for it.
 
 use super::U_F32;
 use safetensors::SafeTensors;
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::backend::{Backend, Cpu, StepOutput, StepParams, UpdateRule};
+use smolten::backend::{Backend, Cpu, Part, StepOutput, StepParams, UpdateRule};
 use smolten::batch::{Example, Examples, MicroBatch};
 use smolten::config::ModelConfig;
 use smolten::dtype::DType;
@@ -66,11 +66,11 @@ pub fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("tiny-llama-{name}"))
 }
 
-/// A model, its optimizer and a CPU that holds them.
-pub struct Engine {
+/// A model, its optimizer and the backend that holds them.
+pub struct Engine<B = Cpu> {
     pub model: Model,
     pub optimizer: Optimizer,
-    pub cpu: Cpu,
+    pub backend: B,
     pub params: StepParams,
     logits: Tensor,
     /// All optimizer state, as bytes.
@@ -129,21 +129,35 @@ impl Engine {
         capacity: Capacity,
         weights: impl Fn(&str) -> Vec<f32>,
     ) -> Self {
+        Self::open(config, dtype, rule, capacity, weights, |plan| Cpu::new(plan, dtype).unwrap())
+    }
+}
+
+impl<B: Backend> Engine<B> {
+    /// The same in another backend.
+    pub fn open(
+        config: &ModelConfig,
+        dtype: DType,
+        rule: UpdateRule,
+        capacity: Capacity,
+        weights: impl Fn(&str) -> Vec<f32>,
+        open: impl FnOnce(&Plan) -> B,
+    ) -> Self {
         let mut plan = Plan::default();
         let model = Model::plan(&mut plan, config, dtype, capacity, true);
         let before = plan.bytes();
         let optimizer = Optimizer::plan(&mut plan, &model, rule, false);
         let state = Tensor { offset: before, rows: 1, cols: plan.bytes() - before, dtype: DType::U8 };
         let logits = plan.tensor(Category::Scratch, capacity.tokens, config.vocab_size, DType::F32);
-        let mut cpu = Cpu::new(&plan, dtype).unwrap();
-        optimizer.reset(&mut cpu).unwrap();
+        let mut backend = open(&plan);
+        optimizer.reset(&mut backend).unwrap();
         let read = |p: &smolten::config::Parameter, out: &mut [f32]| {
             out.copy_from_slice(&weights(&p.name));
             Ok(())
         };
-        model.load(&mut cpu, read).unwrap();
+        model.load(&mut backend, read).unwrap();
         let params = StepParams { loss_scale: 1.0, max_grad_norm: 1.0, ..bytemuck::Zeroable::zeroed() };
-        Self { model, optimizer, cpu, params, logits, state, steps: 0 }
+        Self { model, optimizer, backend, params, logits, state, steps: 0 }
     }
 
     /// Gradients of a whole window, one denominator; the sums of its losses.
@@ -152,10 +166,10 @@ impl Engine {
         self.params.inverse_denominator = 1.0 / supervised as f32;
         for (i, batch) in window.iter().enumerate() {
             self.params.accumulate = u32::from(i > 0);
-            self.model.feed(&mut self.cpu, &Feed::new(batch), &mut self.params).unwrap();
-            self.model.train(&mut self.cpu).unwrap();
+            self.model.feed(&mut self.backend, &Feed::new(batch), &mut self.params).unwrap();
+            self.backend.run(Part::Train, &mut |b| self.model.train(b)).unwrap();
         }
-        self.cpu.take_output().unwrap()
+        self.backend.take_output().unwrap()
     }
 
     /// One optimizer step; mean loss and gradient norm.
@@ -169,24 +183,40 @@ impl Engine {
     pub fn update(&mut self, config: &AdamWConfig) -> StepOutput {
         self.steps += 1;
         self.params.adamw = self.optimizer.scalars(config, self.steps);
-        self.cpu.set_params(&self.params).unwrap();
-        self.optimizer.step(&mut self.cpu).unwrap();
-        self.cpu.take_output().unwrap()
+        self.backend.set_params(&self.params).unwrap();
+        self.backend.run(Part::Update, &mut |b| self.optimizer.step(b)).unwrap();
+        self.backend.take_output().unwrap()
+    }
+
+    /// Gradients of a window whose parameters are set, by calls that no backend records.
+    pub fn direct(&mut self, window: &[MicroBatch]) {
+        for (i, batch) in window.iter().enumerate() {
+            self.params.accumulate = u32::from(i > 0);
+            self.model.feed(&mut self.backend, &Feed::new(batch), &mut self.params).unwrap();
+            self.model.train(&mut self.backend).unwrap();
+        }
+    }
+
+    /// The update likewise.
+    pub fn update_directly(&mut self) {
+        self.backend.set_params(&self.params).unwrap();
+        self.optimizer.step(&mut self.backend).unwrap();
+        self.backend.take_output().unwrap();
     }
 
     /// Logits of every token of the micro-batch, and the sum of its losses.
     pub fn evaluate(&mut self, batch: &MicroBatch) -> (Vec<f32>, StepOutput) {
-        self.model.feed(&mut self.cpu, &Feed::new(batch), &mut self.params).unwrap();
-        self.model.evaluate(&mut self.cpu).unwrap();
-        self.model.logits(&mut self.cpu, self.logits).unwrap();
-        let logits = read_floats(&mut self.cpu, self.logits.head(batch.tokens())).unwrap();
-        (logits, self.cpu.take_output().unwrap())
+        self.model.feed(&mut self.backend, &Feed::new(batch), &mut self.params).unwrap();
+        self.backend.run(Part::Evaluate, &mut |b| self.model.evaluate(b)).unwrap();
+        self.model.logits(&mut self.backend, self.logits).unwrap();
+        let logits = read_floats(&mut self.backend, self.logits.head(batch.tokens())).unwrap();
+        (logits, self.backend.take_output().unwrap())
     }
 
     /// The gradient of every weight, in order.
     pub fn all_gradients(&mut self) -> Vec<Vec<f32>> {
         let weights = 0..self.model.weights.len();
-        weights.map(|i| self.model.read_gradient(&mut self.cpu, i).unwrap()).collect()
+        weights.map(|i| self.model.read_gradient(&mut self.backend, i).unwrap()).collect()
     }
 
     /// The bits of every weight, master and working copy, and of the optimizer's state.
@@ -196,7 +226,7 @@ impl Engine {
         for t in weights.into_iter().chain([self.state]) {
             let start = all.len();
             all.resize(start + t.bytes(), 0);
-            self.cpu.download(t, &mut all[start..]).unwrap();
+            self.backend.download(t, &mut all[start..]).unwrap();
         }
         all
     }
@@ -204,6 +234,6 @@ impl Engine {
     /// Every weight, in order.
     pub fn weights(&mut self) -> Vec<Vec<f32>> {
         let parameters = self.model.config.parameters();
-        parameters.iter().map(|p| self.model.read_weight(&mut self.cpu, p).unwrap()).collect()
+        parameters.iter().map(|p| self.model.read_weight(&mut self.backend, p).unwrap()).collect()
     }
 }

@@ -5,6 +5,7 @@ mod common;
 
 mod fused;
 mod linear;
+mod model;
 mod recorded;
 
 use half::{bf16, f16};

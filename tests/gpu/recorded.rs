@@ -181,7 +181,7 @@ fn an_error_while_recording_leaves_the_engine_as_it_was() {
     let part = Part::new(&mut plan);
     let mut engine = part.open(&plan);
     part.begin(&mut engine, 1);
-    let mut run = |engine: &mut CudaEngine, fails: bool| {
+    let run = |engine: &mut CudaEngine, fails: bool| {
         engine.run(backend::Part::Train, &mut |b| {
             part.step(b)?;
             // A shape that does not fit.
