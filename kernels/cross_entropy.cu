@@ -98,7 +98,7 @@ struct Softmax {
     }
 };
 
-// Both directions of a shuffle join in the same order, so that all lanes get the same bits.
+// Over the lanes of a full warp. Joining is commutative, so every lane gets the same bits.
 __device__ __forceinline__ Softmax warp_softmax(Softmax x) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
         Softmax other;

@@ -6,8 +6,8 @@ use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Device, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
-use smolten::ops::linear_launch::{self, Rows};
 use smolten::ops::linear;
+use smolten::ops::linear_launch::{self, Rows};
 
 /// Rows planned, rows in use, inputs, outputs: less than a tile in each direction; tails in each; a tile and a row; more
 /// stages than the ring has; no row at all.
