@@ -18,7 +18,7 @@ const ROWS_PER_BLOCK: u32 = THREADS / 32;
 /// Sets the rows in use of an activation to zero.
 pub fn zero(device: &Cuda, rung: Rung, t: Tensor) -> Result<()> {
     const OP: &str = "zero";
-    let (rows, units) = (dim_u32(OP, "T", t.rows)?, units(OP, "t", rung, t)?);
+    let (rows, units) = (dim_u32(OP, "T", t.rows)?, units_of_row(OP, "t", rung, t)?);
     if rows == 0 {
         return Ok(()); // an empty grid is a launch error
     }
@@ -34,7 +34,7 @@ pub fn zero(device: &Cuda, rung: Rung, t: Tensor) -> Result<()> {
 
 /// `to[i] = from[rows[first + i]]` for the chunk's part of the supervised positions. `rows` u32, their list.
 pub fn gather(device: &Cuda, rung: Rung, rows: Tensor, first: usize, from: Tensor, to: Tensor) -> Result<()> {
-    Chunk { op: "gather", rows, first, rows_at_most: to.rows }.launch(
+    Chunk { op: "gather", rows, first, most: to.rows }.launch(
         device,
         &device.kernels.rows_gather,
         rung,
@@ -51,7 +51,7 @@ pub fn scatter(
     from: Tensor,
     to: Tensor,
 ) -> Result<()> {
-    Chunk { op: "scatter", rows, first, rows_at_most: from.rows }.launch(
+    Chunk { op: "scatter", rows, first, most: from.rows }.launch(
         device,
         &device.kernels.rows_scatter,
         rung,
@@ -64,18 +64,18 @@ struct Chunk {
     op: &'static str,
     rows: Tensor,
     first: usize,
-    rows_at_most: usize,
+    most: usize,
 }
 
 impl Chunk {
     fn launch(&self, device: &Cuda, ladder: &Ladder, rung: Rung, [from, to]: [Tensor; 2]) -> Result<()> {
         let op = self.op;
-        let (most, units) = (dim_u32(op, "rows", self.rows_at_most)?, units(op, "from", rung, from)?);
+        let (most, units) = (dim_u32(op, "rows", self.most)?, units_of_row(op, "from", rung, from)?);
         self.rows.expect(op, "rows", [1, self.rows.cols])?;
         expect_dtype(op, "rows", self.rows, DType::U32)?;
         to.expect(op, "to", [to.rows, from.cols])?;
         expect_dtype(op, "to", to, from.dtype)?;
-        self::units(op, "to", rung, to)?;
+        units_of_row(op, "to", rung, to)?;
         if most == 0 {
             return Ok(()); // an empty grid is a launch error
         }
@@ -93,7 +93,7 @@ impl Chunk {
 }
 
 /// How many units a kernel moves per row: bytes, or 16 of them.
-fn units(op: &'static str, arg: &'static str, rung: Rung, t: Tensor) -> Result<i32> {
+fn units_of_row(op: &'static str, arg: &'static str, rung: Rung, t: Tensor) -> Result<i32> {
     let bytes = t.cols * t.dtype.size();
     if rung == Rung::Naive {
         return dim_i32(op, "bytes of a row", bytes);
