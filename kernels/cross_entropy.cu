@@ -7,8 +7,8 @@
 //                        weight = step->inverse_denominator * step->loss_scale
 //   cross_entropy_finish: loss_sum += sum of losses
 //
-// Shapes     logits [chunk, V] f32, row i that of position loss_rows[first + i], i < step->supervised - first;
-//            dlogits [chunk, V] A, or null: no gradient; where A is f32 it may be logits itself. targets [T] u32, by
+// Shapes     logits [chunk, V] f32, row i that of position loss_rows[first + i], i < min(chunk, step->supervised -
+//            first); dlogits [chunk, V] A, or null: no gradient; where A is f32 it may be logits itself. targets [T] u32, by
 //            position; loss_rows [T] u32; losses [T] f32; sums one LossSums. A is f32, bf16 or f16.
 // Requires   V % 8 == 0, 16-byte aligned logits and dlogits (production rung); targets of loss_rows below V. Checked in
 //            src/ops/cross_entropy_launch.rs, the targets where the tokenizer and the model are loaded.
@@ -40,13 +40,14 @@ struct CrossEntropyArgs {  // src/ops/cross_entropy_launch.rs
     const uint32_t *targets, *loss_rows;
     float* losses;
     LossSums* sums;
-    int32_t first, vocab;
+    int32_t first, rows, vocab;
+    int32_t unused;
 };
-static_assert(sizeof(CrossEntropyArgs) == 64, "CrossEntropyArgs differs from src/ops/cross_entropy_launch.rs");
+static_assert(sizeof(CrossEntropyArgs) == 72, "CrossEntropyArgs differs from src/ops/cross_entropy_launch.rs");
 
-// Row i of the chunk is in use.
+// Whether the chunk has a row i, and uses it.
 __device__ __forceinline__ bool in_use(const CrossEntropyArgs& args, int i) {
-    return args.first + i < int(args.step->supervised);
+    return i < min(int(args.step->supervised) - args.first, args.rows);
 }
 
 __device__ __forceinline__ void report(const CrossEntropyArgs& args, int i, float loss, bool correct) {

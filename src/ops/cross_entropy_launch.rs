@@ -34,10 +34,12 @@ struct CrossEntropyArgs {
     losses: u64,
     sums: u64,
     first: i32,
+    rows: i32,
     vocab: i32,
+    unused: i32,
 }
 
-const _: () = assert!(size_of::<CrossEntropyArgs>() == 64, "as in kernels/cross_entropy.cu");
+const _: () = assert!(size_of::<CrossEntropyArgs>() == 72, "as in kernels/cross_entropy.cu");
 
 // SAFETY: plain numbers without padding, laid out as the kernels' parameter; the static assertions on both sides hold
 // the size.
@@ -146,7 +148,9 @@ impl DeviceLoss {
             losses: device.address(args.losses),
             sums: self.sums.device_ptr(&device.stream).0,
             first: dim_i32(OP, "first", first)?,
+            rows: dim_i32(OP, "rows", args.logits.rows)?,
             vocab: dim_i32(OP, "V", args.w.rows)?,
+            unused: 0,
         };
         let mut launch = device.stream.launch_builder(device.kernels.cross_entropy.rung(OP, rung)?);
         launch.arg(&parameter);

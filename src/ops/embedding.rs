@@ -121,8 +121,8 @@ pub fn launch_backward(
     expect_list(OP, "ids", ids, dx.rows)?;
     expect_list(OP, "by_id", by_id, dx.rows)?;
     expect_list(OP, "id_starts", id_starts, dx.rows + 1)?;
-    let (f32, c) = (DType::F32, dw.cols);
-    expect(OP, rung, [("dx", dx, [dx.rows, c], f32), ("dw", dw, [dw.rows, c], f32)])?;
+    let (wide, c) = (DType::F32, dw.cols);
+    expect(OP, rung, [("dx", dx, [dx.rows, c], wide), ("dw", dw, [dw.rows, c], wide)])?;
     let (params, n, c) = (device.params_address(), dw.len() as u64, dim_i32(OP, "C", c)?);
     let [ids, by_id, id_starts, dx, dw] = [ids, by_id, id_starts, dx, dw].map(|t| device.address(t));
     if !tied {

@@ -1,7 +1,7 @@
 //! Embedding, forwards and backwards: the CPU's bits.
 
 use super::common::real::values;
-use super::{RUNGS, bits, filled, open, params, read, set_params, widen, write};
+use super::{RUNGS, bits, filled, open, params, read, set_params, write};
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::StepParams;
@@ -127,7 +127,7 @@ fn what_does_not_fit_is_refused() {
     let forward = |rung, ids, x| refused(embedding::launch_forward(&cuda, rung, ids, case.w, x));
     assert_eq!(forward(Rung::Production, ids, case.x), "C");
     assert_eq!(forward(Rung::Naive, Tensor { cols: 3, ..ids }, case.x), "ids");
-    assert_eq!(forward(Rung::Naive, ids, case.w), "x");
+    assert_eq!(forward(Rung::Naive, ids, Tensor { dtype: DType::F16, ..case.x }), "x");
     let short = [ids, by_id, Tensor { cols: 4, ..id_starts }];
     assert_eq!(
         refused(embedding::launch_backward(&cuda, Rung::Naive, short, case.x, case.dw, true)),
