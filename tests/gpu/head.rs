@@ -14,8 +14,8 @@ use smolten::cuda::{Device, Rung};
 use smolten::dtype::{DType, Element, Plain};
 
 /// V, C, rows of a chunk, supervised positions: none; one; a chunk and its neighbours; many chunks; more columns than a
-/// block takes at once, and a tail; a tile of rows and more.
-const SHAPES: [[usize; 4]; 9] = [
+/// block takes at once, and a tail; a tile of rows and more; more losses than are added up side by side.
+const SHAPES: [[usize; 4]; 10] = [
     [40, 24, 8, 0],
     [40, 24, 8, 1],
     [40, 24, 8, 7],
@@ -25,6 +25,7 @@ const SHAPES: [[usize; 4]; 9] = [
     [4104, 8, 3, 5],
     [8, 8, 2, 3],
     [136, 72, 131, 150],
+    [8, 16, 64, 300],
 ];
 
 /// What only the naive versions take.
