@@ -170,7 +170,7 @@ pub fn launch_backward(device: &Cuda, rung: Rung, args: &RmsNormBackward) -> Res
     if columns == 0 {
         return Ok(()); // an empty grid is a launch error
     }
-    let blocks = dim_u32(OP, "T", rows)?.div_ceil(ROWS_PER_PARTIAL as u32);
+    let blocks = dim_u32(OP, "T", rows.div_ceil(ROWS_PER_PARTIAL))?;
     let kernels = &device.kernels;
     let [x, w, rstd, dy] = [args.x, args.w, args.rstd, args.dy].map(|t| device.address(t));
     let [dx, dw, partials] = [args.dx, args.dw, args.partials].map(|t| device.address(t));

@@ -4,7 +4,7 @@
 
 use super::common::real::{Real, assert_allowed, reals};
 use super::{RUNGS, common, filled};
-use half::{bf16, f16};
+use half::f16;
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{
     Backend, BatchBuffers, Cpu, CudaEngine, HeadGradients, LinearCrossEntropy, StepOutput, StepParams,
@@ -276,9 +276,7 @@ fn trains<E: Element>() {
 
 #[test]
 fn head_trains() {
-    trains::<f32>();
-    trains::<bf16>();
-    trains::<f16>();
+    in_each_type!(trains);
 }
 
 fn evaluates<E: Element>() {
@@ -299,9 +297,7 @@ fn evaluates<E: Element>() {
 
 #[test]
 fn head_evaluates_without_gradients() {
-    evaluates::<f32>();
-    evaluates::<bf16>();
-    evaluates::<f16>();
+    in_each_type!(evaluates);
 }
 
 /// Logits that are not numbers, or infinite, as fp16 may have them: on the GPU as on the CPU.
@@ -311,15 +307,34 @@ fn a_loss_that_is_no_number_is_reported() {
         let mut head = Head::<f32>::new([40, 24, 8, 3]);
         head.w[5 * 24] = bad;
         head.x.fill(1.0);
+        head.rows.iter().for_each(|&row| head.targets[row as usize] = 5);
         for mut engine in engines(&head) {
             head.prepare(engine.as_mut());
             head.set_params(engine.as_mut(), 3, 0);
             engine.linear_cross_entropy(&head.batch, head.args).unwrap();
             let output = engine.take_output().unwrap();
             assert!(output.loss_sum.is_nan(), "{bad}: {output:?}");
+            assert_eq!(output.correct, if bad.is_nan() { 0 } else { 3 });
             let dw = get::<f32>(engine.as_mut(), head.gradients.dw);
             assert!(dw.iter().any(|x| x.is_nan()), "the step will be skipped");
         }
+    }
+}
+
+/// Eight neighbouring columns that are minus infinity: all that one thread sees.
+#[test]
+fn minus_infinity_is_a_probability_of_zero() {
+    let mut head = Head::<f32>::new([40, 24, 8, 3]);
+    (16..24).for_each(|v| head.w[v * 24] = f32::NEG_INFINITY);
+    head.x.fill(1.0);
+    head.rows.iter().for_each(|&row| head.targets[row as usize] = row);
+    let reference = head.reference();
+    for mut engine in engines(&head) {
+        head.prepare(engine.as_mut());
+        head.set_params(engine.as_mut(), 3, 0);
+        let args = LinearCrossEntropy { gradients: None, ..head.args };
+        engine.linear_cross_entropy(&head.batch, args).unwrap();
+        head.check_losses(engine.as_mut(), &reference, 1);
     }
 }
 
@@ -368,15 +383,15 @@ fn gives_the_last_logits<E: Element>() {
             put(engine, out, &vec![7.0_f32; out.len()]);
             engine.logits(head.args.x, head.args.w, out).unwrap();
             let rows = t - out.rows.min(t)..t;
-            let want: Vec<f32> = rows.flat_map(|row| head.logits(row)).map(|l| l as f32).collect();
-            assert!(get::<f32>(engine, out) == filled(out, &want, 7.0), "{} rows", out.rows);
+            let (want, got) = (rows.flat_map(|row| head.logits(row)), get::<f32>(engine, out));
+            let unused = v * (out.rows - out.rows.min(t));
+            let want = want.chain(std::iter::repeat_n(7.0, unused));
+            assert!(got.into_iter().map(f64::from).eq(want), "{} rows", out.rows);
         }
     }
 }
 
 #[test]
 fn logits_of_the_last_tokens() {
-    gives_the_last_logits::<f32>();
-    gives_the_last_logits::<bf16>();
-    gives_the_last_logits::<f16>();
+    in_each_type!(gives_the_last_logits);
 }

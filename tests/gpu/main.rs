@@ -3,6 +3,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+/// Runs a generic check in f32, bf16 and f16.
+macro_rules! in_each_type {
+    ($check:ident) => {
+        $check::<f32>();
+        $check::<half::bf16>();
+        $check::<half::f16>();
+    };
+}
+
 mod embedding;
 mod head;
 mod linear;

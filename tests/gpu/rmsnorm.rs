@@ -194,9 +194,7 @@ fn backward_matches<E: Element>() {
 
 #[test]
 fn rmsnorm_backward() {
-    backward_matches::<f32>();
-    backward_matches::<bf16>();
-    backward_matches::<f16>();
+    in_each_type!(backward_matches);
 }
 
 #[test]
