@@ -16,7 +16,7 @@
 // Requires   O % 8 == 0, I % 8 == 0 (SwiGLU: of the gate), D 16, 32 or 64, all buffers 16-byte aligned (production rung).
 //            Checked in src/ops/linear_launch.rs, not here.
 // Rows       T is step->tokens; or, for a chunk of the head's rows, what step->supervised leaves from args.first on, at
-//            most args.rows. The grid covers the most; rows beyond are neither read nor written.
+//            most args.rows; or args.rows. The grid covers the most; rows beyond are neither read nor written.
 // Mapping    gemm.cuh: 128×128 of C per block. linear_swiglu: 64 columns of gate and the same 64 of up.
 // Numerics   C in f32; residual or old gradient added in f32; one rounding to A per element, at the store, and where "A"
 //            stands above. expf, correctly rounded division.
@@ -29,6 +29,8 @@
 
 enum class Product { Linear, Wide, Residual, Rope, Swiglu, InputGradient, SwigluBackward, WeightGradient };
 
+constexpr int TOKENS = -1, PLANNED = -2;
+
 struct LinearArgs {  // src/ops/linear_launch.rs
     const StepParams* step;
     const void *a, *b;
@@ -39,7 +41,7 @@ struct LinearArgs {  // src/ops/linear_launch.rs
     const void* gate_up;
     void* act;
     int32_t inputs, outputs, rows;
-    int32_t first;  // of the supervised rows; negative: all tokens
+    int32_t first;  // of the supervised rows; or TOKENS, PLANNED
     int32_t turned, head_dim;
 };
 static_assert(sizeof(LinearArgs) == 104, "LinearArgs differs from src/ops/linear_launch.rs");
@@ -57,7 +59,8 @@ constexpr Along b_along = P == Product::InputGradient || P == Product::SwigluBac
                               : Along::K;
 
 __device__ __forceinline__ int rows_in_use(const LinearArgs& args) {
-    if (args.first < 0) return int(args.step->tokens);
+    if (args.first == TOKENS) return int(args.step->tokens);
+    if (args.first == PLANNED) return args.rows;
     return min(max(int(args.step->supervised) - args.first, 0), args.rows);
 }
 

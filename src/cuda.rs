@@ -7,7 +7,9 @@ use crate::arena::Tensor;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUdevice_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
+};
 use cudarc::nvrtc::Ptx;
 use std::sync::Arc;
 
@@ -62,8 +64,28 @@ impl Ladder {
 
 /// All kernels, resolved at start-up: a missing one fails here, not in step 3 of a run.
 pub struct Kernels {
+    /// `kernels/rows.cu`.
+    pub rows_zero: Ladder,
+    /// `kernels/rows.cu`.
+    pub rows_gather: Ladder,
+    /// `kernels/rows.cu`.
+    pub rows_scatter: Ladder,
+    /// `kernels/embedding.cu`, for the activation type.
+    pub embedding_forward: Ladder,
+    /// `kernels/embedding.cu`.
+    pub embedding_clear: Ladder,
+    /// `kernels/embedding.cu`.
+    pub embedding_backward: Ladder,
     /// `kernels/rmsnorm.cu`, for the activation type.
     pub rmsnorm_forward: Ladder,
+    /// `kernels/rmsnorm.cu`, for the activation type.
+    pub rmsnorm_backward: Ladder,
+    /// `kernels/rmsnorm.cu`.
+    pub rmsnorm_backward_finish: Ladder,
+    /// `kernels/cross_entropy.cu`, for the activation type.
+    pub cross_entropy: Ladder,
+    /// `kernels/cross_entropy.cu`.
+    pub cross_entropy_finish: CudaFunction,
     /// `kernels/gemm.cu`, for the activation type, as are all to `linear_weight_gradient`.
     pub linear: Ladder,
     /// With an f32 result.
@@ -282,6 +304,8 @@ impl Kernels {
         };
         let (rmsnorm, grad_norm) = (module(device, "rmsnorm")?, module(device, "grad_norm")?);
         let (adamw, gemm) = (module(device, "adamw")?, module(device, "gemm")?);
+        let (rows, embedding) = (module(device, "rows")?, module(device, "embedding")?);
+        let cross_entropy = module(device, "cross_entropy")?;
         let typed = format!("_{a}");
         let tensor_cores = dtype == DType::F16 || (dtype == DType::BF16 && device.capability >= 80);
         let product = |name| {
@@ -291,7 +315,17 @@ impl Kernels {
             Ok(Ladder { naive, production })
         };
         Ok(Self {
+            rows_zero: ladder(&rows, "rows_zero", "")?,
+            rows_gather: ladder(&rows, "rows_gather", "")?,
+            rows_scatter: ladder(&rows, "rows_scatter", "")?,
+            embedding_forward: ladder(&embedding, "embedding_forward", &typed)?,
+            embedding_clear: ladder(&embedding, "embedding_clear", "")?,
+            embedding_backward: ladder(&embedding, "embedding_backward", "")?,
             rmsnorm_forward: ladder(&rmsnorm, "rmsnorm_forward", &typed)?,
+            rmsnorm_backward: ladder(&rmsnorm, "rmsnorm_backward", &typed)?,
+            rmsnorm_backward_finish: ladder(&rmsnorm, "rmsnorm_backward_finish", "")?,
+            cross_entropy: ladder(&cross_entropy, "cross_entropy", &typed)?,
+            cross_entropy_finish: function(&cross_entropy, "cross_entropy_finish")?,
             linear: product("linear")?,
             linear_wide: product("linear_wide")?,
             linear_residual: product("linear_residual")?,
@@ -344,6 +378,11 @@ fn best_cubin(images: &[&Image], capability: u32) -> Option<&'static [u8]> {
     let cubins = images.iter().flat_map(|image| image.cubins);
     let fitting = cubins.filter(|(arch, _)| *arch <= capability && arch / 10 == capability / 10);
     fitting.max_by_key(|(arch, _)| *arch).map(|(_, code)| *code)
+}
+
+/// `blocks` blocks of `threads` threads in a row.
+pub fn blocks_of(threads: u32, blocks: u32) -> LaunchConfig {
+    LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
 }
 
 /// For `map_err`: [`Error::Cuda`] that names the operation.

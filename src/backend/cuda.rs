@@ -1,15 +1,15 @@
 //! The CUDA engine, as far as it goes: the operations that have kernels, behind the same list as the CPU's.
 //!
-//! RMSNorm forward, the products of linear layers, gradient norm and AdamW run on the device; every other operation
-//! says that it has no kernel.
+//! Everything but attention runs on the device; attention says that it has no kernel.
 //! [`super::open`] therefore refuses to train on it; tests and benches drive it operation by operation.
 
 use super::*;
 use crate::cuda::{Cuda, Device as Gpu, PARAMS_BYTES, Rung, cuda};
 use crate::ops::adamw_launch::DeviceWeights;
+use crate::ops::cross_entropy_launch::{DeviceLoss, HeadRungs};
 use crate::ops::grad_norm::DeviceNorm;
 use crate::ops::linear_launch::{self, Rows};
-use crate::ops::rmsnorm;
+use crate::ops::{embedding, rmsnorm, rows};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
@@ -31,6 +31,9 @@ pub struct CudaEngine {
     recorded: [Recorded; 3],
     device: Cuda,
     rung: Rung,
+    /// Of the present parameters, for [`Backend::logits`]; everything else reads them on the device.
+    tokens: usize,
+    loss: DeviceLoss,
     norm: Option<DeviceNorm>,
     weights: Option<DeviceWeights>,
 }
@@ -42,8 +45,9 @@ impl CudaEngine {
     /// [`Error::Input`] without kernels for this GPU; [`Error::Run`] without enough memory; [`Error::Cuda`].
     pub fn new(gpu: &Gpu, plan: &Plan, dtype: DType, rung: Rung) -> Result<Self> {
         let device = Cuda::new(gpu, plan.bytes(), dtype)?;
+        let loss = DeviceLoss::new(&device)?;
         let recorded = [Recorded::New, Recorded::New, Recorded::New];
-        Ok(Self { recorded, device, rung, norm: None, weights: None })
+        Ok(Self { recorded, device, rung, tokens: 0, loss, norm: None, weights: None })
     }
 
     /// Captures operations as a graph instead of executing them.
@@ -84,12 +88,25 @@ impl Backend for CudaEngine {
         self.device.download(from, bytes)
     }
     fn set_params(&mut self, params: &StepParams) -> Result<()> {
+        self.tokens = params.tokens as usize;
         self.device.set_params(bytemuck::cast_ref(params))
     }
     fn take_output(&mut self) -> Result<StepOutput> {
-        let Some(norm) = &self.norm else { return Ok(StepOutput::default()) };
+        let sums = self.loss.take(&self.device)?;
+        let output = StepOutput { loss_sum: sums.loss_sum, correct: sums.correct, ..StepOutput::default() };
+        let Some(norm) = &self.norm else { return Ok(output) };
         let norm = norm.download(&self.device)?;
-        Ok(StepOutput { grad_norm: norm.norm, skipped: norm.skip != 0, ..StepOutput::default() })
+        Ok(StepOutput { grad_norm: norm.norm, skipped: norm.skip != 0, ..output })
+    }
+    fn zero(&mut self, t: Tensor) -> Result<()> {
+        rows::zero(&self.device, self.rung, t)
+    }
+    fn embedding_forward(&mut self, batch: &BatchBuffers, w: Tensor, x: Tensor) -> Result<()> {
+        embedding::launch_forward(&self.device, self.rung, batch.ids, w, x)
+    }
+    fn embedding_backward(&mut self, batch: &BatchBuffers, dx: Tensor, dw: Tensor, tied: bool) -> Result<()> {
+        let lists = [batch.ids, batch.by_id, batch.id_starts];
+        embedding::launch_backward(&self.device, self.rung, lists, dx, dw, tied)
     }
     fn run(&mut self, part: Part, operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>) -> Result<()> {
         let slot = part as usize;
@@ -110,6 +127,9 @@ impl Backend for CudaEngine {
     }
     fn rmsnorm_forward(&mut self, x: Tensor, w: Tensor, eps: f32, y: Tensor, rstd: Tensor) -> Result<()> {
         rmsnorm::launch_forward(&self.device, self.rung, x, w, eps, y, rstd)
+    }
+    fn rmsnorm_backward(&mut self, args: RmsNormBackward) -> Result<()> {
+        rmsnorm::launch_backward(&self.device, self.rung, &args)
     }
     fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
         linear_launch::linear(&self.device, self.products(), x, w, y)
@@ -142,6 +162,15 @@ impl Backend for CudaEngine {
         let SwigluBackward { dy, w, gate_up, act, dgate_up, .. } = args;
         linear_launch::swiglu_backward(&self.device, self.products(), dy, w, gate_up, act, dgate_up)
     }
+    fn linear_cross_entropy(&mut self, batch: &BatchBuffers, args: LinearCrossEntropy) -> Result<()> {
+        let rungs = HeadRungs { rows: self.rung, products: self.products() };
+        self.loss.launch(&self.device, rungs, [batch.targets, batch.loss_rows], &args)
+    }
+    fn logits(&mut self, x: Tensor, w: Tensor, logits: Tensor) -> Result<()> {
+        let n = logits.rows.min(self.tokens);
+        let last = Tensor { offset: x.offset + (self.tokens - n) * x.cols * x.dtype.size(), rows: n, ..x };
+        linear_launch::linear_wide(&self.device, self.products(), Rows::Planned, last, w, logits.head(n))
+    }
     fn gradient_norm(&mut self, grads: Tensor) -> Result<()> {
         let norm = match self.norm.take() {
             Some(norm) => norm,
@@ -161,18 +190,6 @@ impl Backend for CudaEngine {
         self.weights.insert(weights).launch(&self.device, self.rung, norm)
     }
 
-    fn zero(&mut self, _: Tensor) -> Result<()> {
-        missing("zero")
-    }
-    fn embedding_forward(&mut self, _: &BatchBuffers, _: Tensor, _: Tensor) -> Result<()> {
-        missing("embedding_forward")
-    }
-    fn embedding_backward(&mut self, _: &BatchBuffers, _: Tensor, _: Tensor, _: bool) -> Result<()> {
-        missing("embedding_backward")
-    }
-    fn rmsnorm_backward(&mut self, _: RmsNormBackward) -> Result<()> {
-        missing("rmsnorm_backward")
-    }
     fn attention_forward(
         &mut self,
         _: &BatchBuffers,
@@ -194,11 +211,5 @@ impl Backend for CudaEngine {
     }
     fn attention_cached(&mut self, _: Heads, _: usize, _: Tensor, _: KvCache, _: Tensor) -> Result<()> {
         missing("attention_cached")
-    }
-    fn linear_cross_entropy(&mut self, _: &BatchBuffers, _: LinearCrossEntropy) -> Result<()> {
-        missing("linear_cross_entropy")
-    }
-    fn logits(&mut self, _: Tensor, _: Tensor, _: Tensor) -> Result<()> {
-        missing("logits")
     }
 }

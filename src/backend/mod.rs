@@ -13,6 +13,8 @@ mod cpu;
 mod cuda;
 
 pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
+pub use crate::ops::cross_entropy::{HeadGradients, LinearCrossEntropy};
+pub use crate::ops::rmsnorm::RmsNormBackward;
 pub use cpu::Cpu;
 pub use cuda::CudaEngine;
 
@@ -89,27 +91,6 @@ pub struct RopeTable {
     pub sin: Tensor,
 }
 
-/// Arguments of [`Backend::rmsnorm_backward`].
-#[derive(Clone, Copy, Debug)]
-pub struct RmsNormBackward {
-    /// Input of the forward pass, f32 `[T, C]`.
-    pub x: Tensor,
-    /// Weight, A `[1, C]`.
-    pub w: Tensor,
-    /// From the forward pass, f32 `[1, T]`.
-    pub rstd: Tensor,
-    /// Gradient of the output, A `[T, C]`.
-    pub dy: Tensor,
-    /// In: the gradient that came along the residual stream. Out: that plus this norm's. f32 `[T, C]`.
-    pub dx: Tensor,
-    /// `dx` rounded to A for the matrix products that follow; `None` where A is f32 and `dx` itself serves.
-    pub dx_rounded: Option<Tensor>,
-    /// Gradient of the weight, f32 `[1, C]`, overwritten or added to.
-    pub dw: Tensor,
-    /// Room for partial sums, f32 `[ceil(T / ROWS_PER_PARTIAL), C]`.
-    pub partials: Tensor,
-}
-
 /// Arguments of [`Backend::linear_swiglu_backward`].
 #[derive(Clone, Copy, Debug)]
 pub struct SwigluBackward {
@@ -142,36 +123,6 @@ pub struct AttentionBackward {
     pub dqkv: Tensor,
     /// Room for rowsum(dout·out), f32 `[T, H]`.
     pub delta: Tensor,
-}
-
-/// Arguments of [`Backend::linear_cross_entropy`].
-#[derive(Clone, Copy, Debug)]
-pub struct LinearCrossEntropy {
-    /// Output of the final norm, A `[T, C]`.
-    pub x: Tensor,
-    /// Output head, A `[V, C]`.
-    pub w: Tensor,
-    /// Token losses in the order of `loss_rows`, f32 `[1, T]`.
-    pub losses: Tensor,
-    /// Gradients, when training.
-    pub gradients: Option<HeadGradients>,
-    /// Supervised rows of one chunk of `x`, A `[chunk, C]`.
-    pub x_chunk: Tensor,
-    /// Logits of one chunk, f32 `[chunk, V]`; no more than one chunk of logits ever exists.
-    pub logits: Tensor,
-}
-
-/// The part of [`LinearCrossEntropy`] that only training needs.
-#[derive(Clone, Copy, Debug)]
-pub struct HeadGradients {
-    /// Out: gradient of `x`, A `[T, C]`; zero where a position has no target.
-    pub dx: Tensor,
-    /// Gradient of `w`, f32 `[V, C]`, overwritten or added to.
-    pub dw: Tensor,
-    /// Gradient of the logits of one chunk, A `[chunk, V]`; the same buffer as `logits` where A is f32.
-    pub dlogits: Tensor,
-    /// Gradient of `x_chunk`, A `[chunk, C]`.
-    pub dx_chunk: Tensor,
 }
 
 /// Keys and values of one layer during generation.

@@ -1,7 +1,38 @@
 //! Softmax cross-entropy over rows of logits: loss, gradient in place, and whether the best logit is the target's.
 
 use super::math::{exp, max, simd, sum};
+use crate::arena::Tensor;
 use rayon::prelude::*;
+
+/// Buffers of the output head, on every device.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearCrossEntropy {
+    /// Output of the final norm, A `[T, C]`.
+    pub x: Tensor,
+    /// Output head, A `[V, C]`.
+    pub w: Tensor,
+    /// Token losses in the order of `loss_rows`, f32 `[1, T]`.
+    pub losses: Tensor,
+    /// Gradients, when training.
+    pub gradients: Option<HeadGradients>,
+    /// Supervised rows of one chunk of `x`, A `[chunk, C]`.
+    pub x_chunk: Tensor,
+    /// Logits of one chunk, f32 `[chunk, V]`; no more than one chunk of logits ever exists.
+    pub logits: Tensor,
+}
+
+/// The part of [`LinearCrossEntropy`] that only training needs.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadGradients {
+    /// Out: gradient of `x`, A `[T, C]`; zero where a position has no target.
+    pub dx: Tensor,
+    /// Gradient of `w`, f32 `[V, C]`, overwritten or added to.
+    pub dw: Tensor,
+    /// Gradient of the logits of one chunk, A `[chunk, V]`; the same buffer as `logits` where A is f32.
+    pub dlogits: Tensor,
+    /// Gradient of `x_chunk`, A `[chunk, C]`.
+    pub dx_chunk: Tensor,
+}
 
 /// What one row of logits yields.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,7 +1,11 @@
 //! Token embedding: rows of a table, and the sum of gradients back into those rows in a fixed order.
 
 use super::math::simd;
-use crate::dtype::Element;
+use crate::arena::Tensor;
+use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+use cudarc::driver::PushKernelArg;
 use rayon::prelude::*;
 
 /// `x[t] = w[ids[t]]`, widened. `w` A `[V, C]`, `x` f32 `[T, C]`.
@@ -63,4 +67,113 @@ fn partition(n: usize, before: impl Fn(usize) -> bool) -> usize {
         }
     }
     low
+}
+
+/// Threads of a block of `kernels/embedding.cu`.
+const THREADS: u32 = 128;
+
+/// Columns of a gradient that a warp of the production kernel takes.
+const TILE: u32 = 128;
+
+/// Blocks that stride over a gradient to clear it.
+const CLEARING_BLOCKS: u32 = 1024;
+
+/// Launches [`forward`] on the rows in use, and returns at once. `ids` u32 `[1, T]` or longer.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::Unsupported`] before anything is launched; [`Error::Cuda`] if the driver refuses.
+pub fn launch_forward(device: &Cuda, rung: Rung, ids: Tensor, w: Tensor, x: Tensor) -> Result<()> {
+    const OP: &str = "embedding_forward";
+    let rows = dim_u32(OP, "T", x.rows)?;
+    expect_list(OP, "ids", ids, x.rows)?;
+    expect(OP, rung, [("w", w, [w.rows, w.cols], device.dtype), ("x", x, [x.rows, w.cols], DType::F32)])?;
+    let per_block = if rung == Rung::Production { THREADS / 32 } else { THREADS };
+    if rows == 0 {
+        return Ok(()); // an empty grid is a launch error
+    }
+    let [ids, weight, x] = [ids, w, x].map(|t| device.address(t));
+    let (params, c) = (device.params_address(), dim_i32(OP, "C", w.cols)?);
+    let mut launch = device.stream.launch_builder(device.kernels.embedding_forward.rung(OP, rung)?);
+    launch.arg(&params).arg(&ids).arg(&weight).arg(&x).arg(&c);
+    // SAFETY: the five arguments match the kernel's parameters. Shapes, types and alignment were checked and the buffers
+    // lie inside the arena (`address` asserts it); rows go up to `step->tokens`, at most the planned ones, and ids are
+    // below V since the tokenizer fits the model. One stream, so nothing else touches the buffers at the time.
+    unsafe { launch.launch(blocks_of(THREADS, rows.div_ceil(per_block))) }.map_err(cuda(OP))?;
+    Ok(())
+}
+
+/// Launches [`backward`] on the rows in use, and returns at once. `lists` are `ids`, `by_id` and `id_starts`. It adds
+/// where the step's parameters say so, and always if `tied`.
+///
+/// # Errors
+/// As [`launch_forward`].
+pub fn launch_backward(
+    device: &Cuda,
+    rung: Rung,
+    lists: [Tensor; 3],
+    dx: Tensor,
+    dw: Tensor,
+    tied: bool,
+) -> Result<()> {
+    const OP: &str = "embedding_backward";
+    let (rows, columns) = (dim_u32(OP, "T", dx.rows)?, dim_u32(OP, "C", dw.cols)?);
+    let [ids, by_id, id_starts] = lists;
+    expect_list(OP, "ids", ids, dx.rows)?;
+    expect_list(OP, "by_id", by_id, dx.rows)?;
+    expect_list(OP, "id_starts", id_starts, dx.rows + 1)?;
+    let (wide, c) = (DType::F32, dw.cols);
+    expect(OP, rung, [("dx", dx, [dx.rows, c], wide), ("dw", dw, [dw.rows, c], wide)])?;
+    let (params, n, c) = (device.params_address(), dw.len() as u64, dim_i32(OP, "C", c)?);
+    let [ids, by_id, id_starts, dx, dw] = [ids, by_id, id_starts, dx, dw].map(|t| device.address(t));
+    if !tied {
+        let mut launch = device.stream.launch_builder(device.kernels.embedding_clear.rung(OP, rung)?);
+        launch.arg(&params).arg(&dw).arg(&n);
+        // SAFETY: the three arguments match the kernel's parameters; it writes the n elements of dw, a multiple of 4
+        // and aligned where it writes 16 bytes (checked).
+        unsafe { launch.launch(blocks_of(THREADS, CLEARING_BLOCKS)) }.map_err(cuda(OP))?;
+    }
+    let blocks = match rung {
+        Rung::Naive => rows.div_ceil(THREADS),
+        Rung::Production => {
+            let warps = rows.checked_mul(columns.div_ceil(TILE));
+            let rule = "fewer than 2^32 tiles of 128 columns";
+            let too_many = || Error::Unsupported { op: OP, dim: "T", got: rows.to_string(), rule };
+            warps.ok_or_else(too_many)?.div_ceil(THREADS / 32)
+        }
+    };
+    if blocks == 0 {
+        return Ok(());
+    }
+    let mut launch = device.stream.launch_builder(device.kernels.embedding_backward.rung(OP, rung)?);
+    launch.arg(&params).arg(&ids).arg(&by_id).arg(&id_starts).arg(&dx).arg(&dw).arg(&c);
+    // SAFETY: the seven arguments match the kernel's parameters. Shapes, types and alignment were checked and the buffers
+    // lie inside the arena (`address` asserts it). There are at most `rows` distinct ids, each a row of dw that one
+    // thread per column writes. One stream, so nothing else touches the buffers at the time.
+    unsafe { launch.launch(blocks_of(THREADS, blocks)) }.map_err(cuda(OP))?;
+    Ok(())
+}
+
+/// A list u32 `[1, n]` or longer.
+fn expect_list(op: &'static str, arg: &'static str, list: Tensor, n: usize) -> Result<()> {
+    list.expect(op, arg, [1, list.cols.max(n)])?;
+    expect_dtype(op, arg, list, DType::U32)
+}
+
+/// Shape and type; for the production rung, what 16-byte accesses require.
+fn expect<const N: usize>(
+    op: &'static str,
+    rung: Rung,
+    tensors: [(&'static str, Tensor, [usize; 2], DType); N],
+) -> Result<()> {
+    tensors.into_iter().try_for_each(|(arg, t, shape, dtype)| {
+        t.expect(op, arg, shape)?;
+        expect_dtype(op, arg, t, dtype)?;
+        if rung == Rung::Naive {
+            return Ok(());
+        }
+        if !t.cols.is_multiple_of(8) {
+            return Err(Error::Unsupported { op, dim: "C", got: t.cols.to_string(), rule: "C % 8 == 0" });
+        }
+        expect_aligned(op, arg, t)
+    })
 }

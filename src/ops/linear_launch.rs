@@ -33,6 +33,8 @@ pub enum Rows {
         /// Positions before the chunk.
         first: usize,
     },
+    /// All rows of the buffers.
+    Planned,
 }
 
 /// `struct LinearArgs` of `kernels/gemm.cu`; addresses are the device's.
@@ -290,6 +292,7 @@ impl Call {
         let at = |t: Option<Tensor>| t.map_or(0, |t| device.address(t));
         let first = match self.over {
             Rows::Tokens => -1,
+            Rows::Planned => -2,
             Rows::Supervised { first } => dim_i32(op, "first", first)?,
         };
         let heads = self.rope.map(|(heads, ..)| heads);

@@ -6,6 +6,8 @@ pub mod math;
 
 pub mod matmul;
 
+pub mod rows;
+
 pub mod embedding;
 
 pub mod rmsnorm;
@@ -21,6 +23,8 @@ pub mod attention;
 pub mod swiglu;
 
 pub mod cross_entropy;
+
+pub mod cross_entropy_launch;
 
 pub mod grad_norm;
 

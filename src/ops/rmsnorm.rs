@@ -2,7 +2,7 @@
 
 use super::math::{simd, sum, sum_squares};
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
+use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use cudarc::driver::{LaunchConfig, PushKernelArg};
@@ -10,6 +10,33 @@ use rayon::prelude::*;
 
 /// Rows whose weight gradient is added up together; the partial sums are then added in order.
 pub const ROWS_PER_PARTIAL: usize = 32;
+
+/// Columns of a thread of the production kernels.
+const COLUMNS_PER_THREAD: u32 = 8;
+
+/// Columns that a block of the backward kernel takes.
+const MOST_COLUMNS: usize = 4096;
+
+/// Buffers of the backward pass, on every device.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNormBackward {
+    /// Input of the forward pass, f32 `[T, C]`.
+    pub x: Tensor,
+    /// Weight, A `[1, C]`.
+    pub w: Tensor,
+    /// From the forward pass, f32 `[1, T]`.
+    pub rstd: Tensor,
+    /// Gradient of the output, A `[T, C]`.
+    pub dy: Tensor,
+    /// In: the gradient that came along the residual stream. Out: that plus this norm's. f32 `[T, C]`.
+    pub dx: Tensor,
+    /// `dx` rounded to A for the matrix products that follow; `None` where A is f32 and `dx` itself serves.
+    pub dx_rounded: Option<Tensor>,
+    /// Gradient of the weight, f32 `[1, C]`, overwritten or added to.
+    pub dw: Tensor,
+    /// Room for partial sums, f32 `[ceil(T / ROWS_PER_PARTIAL), C]`.
+    pub partials: Tensor,
+}
 
 /// `rstd[t] = 1/√(mean_c x² + eps)`, `y = w·x·rstd`. `x` f32 `[T, C]`, `w` A `[C]`, `y` A `[T, C]`, `rstd` f32 `[T]`.
 ///
@@ -129,4 +156,74 @@ pub fn launch_forward(
     // nothing else reads or writes them at the time.
     unsafe { launch.launch(config) }.map_err(cuda(OP))?;
     Ok(())
+}
+
+/// Launches `rmsnorm_backward` of `kernels/rmsnorm.cu` on the rows in use, and the sum of its partials; returns at once.
+///
+/// # Errors
+/// As [`launch_forward`].
+pub fn launch_backward(device: &Cuda, rung: Rung, args: &RmsNormBackward) -> Result<()> {
+    const OP: &str = "rmsnorm_backward";
+    const FINISH_COLUMNS: u32 = 32;
+    check_backward(OP, device.dtype, rung, args)?;
+    let (rows, columns) = (args.x.rows, dim_u32(OP, "C", args.w.cols)?);
+    if columns == 0 {
+        return Ok(()); // an empty grid is a launch error
+    }
+    let blocks = dim_u32(OP, "T", rows.div_ceil(ROWS_PER_PARTIAL))?;
+    let kernels = &device.kernels;
+    let [x, w, rstd, dy] = [args.x, args.w, args.rstd, args.dy].map(|t| device.address(t));
+    let [dx, dw, partials] = [args.dx, args.dw, args.partials].map(|t| device.address(t));
+    let rounded = args.dx_rounded.map_or(0, |t| device.address(t));
+    let (params, c) = (device.params_address(), dim_i32(OP, "C", args.w.cols)?);
+    let (threads, finish) = match rung {
+        Rung::Naive => (32, blocks_of(128, columns.div_ceil(128))),
+        Rung::Production => {
+            let threads = columns.div_ceil(COLUMNS_PER_THREAD).next_multiple_of(32);
+            (threads, blocks_of(256, columns.div_ceil(FINISH_COLUMNS)))
+        }
+    };
+    if blocks > 0 {
+        let mut launch = device.stream.launch_builder(kernels.rmsnorm_backward.rung(OP, rung)?);
+        launch.arg(&params).arg(&x).arg(&w).arg(&rstd).arg(&dy).arg(&dx).arg(&rounded).arg(&partials).arg(&c);
+        // SAFETY: the nine arguments match the kernel's parameters in order and type. Shapes, types and alignment were
+        // checked and the buffers lie inside the arena (`address` asserts it); a block works on 32 rows below
+        // `step->tokens`, which is at most the planned rows, and writes one row of partials, of which there is one per
+        // block (checked). C is at most 8 per thread of at most 512. One stream, so nothing else touches them.
+        unsafe { launch.launch(blocks_of(threads, blocks)) }.map_err(cuda(OP))?;
+    }
+    let mut launch = device.stream.launch_builder(kernels.rmsnorm_backward_finish.rung(OP, rung)?);
+    launch.arg(&params).arg(&partials).arg(&dw).arg(&c);
+    // SAFETY: the four arguments match the kernel's parameters. It reads the partials that the kernel before it on the
+    // same stream wrote, and writes the C elements of dw, for which there is room (checked).
+    unsafe { launch.launch(finish) }.map_err(cuda(OP))?;
+    Ok(())
+}
+
+/// Shapes and types; for the production rung, what 16-byte accesses and the block's size require.
+fn check_backward(op: &'static str, a: DType, rung: Rung, args: &RmsNormBackward) -> Result<()> {
+    let (rows, c) = (args.x.rows, args.w.cols);
+    let partials = [rows.div_ceil(ROWS_PER_PARTIAL), c];
+    let mut all = vec![
+        ("x", args.x, [rows, c], DType::F32),
+        ("w", args.w, [1, c], a),
+        ("rstd", args.rstd, [1, rows], DType::F32),
+        ("dy", args.dy, [rows, c], a),
+        ("dx", args.dx, [rows, c], DType::F32),
+        ("dw", args.dw, [1, c], DType::F32),
+        ("partials", args.partials, partials, DType::F32),
+    ];
+    all.extend(args.dx_rounded.map(|t| ("dx_rounded", t, [rows, c], a)));
+    for &(arg, t, shape, dtype) in &all {
+        t.expect(op, arg, shape)?;
+        expect_dtype(op, arg, t, dtype)?;
+    }
+    if rung == Rung::Naive {
+        return Ok(());
+    }
+    if !c.is_multiple_of(8) || c > MOST_COLUMNS {
+        let rule = "C % 8 == 0, C <= 4096";
+        return Err(Error::Unsupported { op, dim: "C", got: c.to_string(), rule });
+    }
+    all.iter().try_for_each(|&(arg, t, ..)| expect_aligned(op, arg, t))
 }

@@ -1,6 +1,6 @@
 //! Products of linear layers: exact where all sums are whole numbers; else within counted roundings.
 
-use super::{RUNGS, common, open, params, read, set_params, write};
+use super::{RUNGS, common, open, params, read, set_params, widen, write};
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Device, Rung};
@@ -145,10 +145,6 @@ impl<E: Element> Host<E> {
             dw,
         }
     }
-}
-
-pub fn widen<E: Element>(values: &[E]) -> Vec<f32> {
-    values.iter().map(|x| x.to_f32()).collect()
 }
 
 fn check<E: Element>(value: impl Fn(f32) -> f32 + Copy, compare: impl Fn(&str, [usize; 2], [&[f32]; 3])) {

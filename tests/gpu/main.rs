@@ -3,10 +3,23 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+/// Runs a generic check in f32, bf16 and f16.
+macro_rules! in_each_type {
+    ($check:ident) => {
+        $check::<f32>();
+        $check::<half::bf16>();
+        $check::<half::f16>();
+    };
+}
+
+mod embedding;
 mod fused;
+mod head;
 mod linear;
 mod model;
 mod recorded;
+mod rmsnorm;
+mod rows;
 
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
@@ -17,7 +30,7 @@ use smolten::ops::adamw::{AdamWConfig, AdamWScalars};
 use smolten::ops::adamw_launch::DeviceWeights;
 use smolten::ops::codebook::SIGNED;
 use smolten::ops::grad_norm::{DeviceNorm, GradNorm, sum_of_squares};
-use smolten::ops::{adamw, adamw_8bit, rmsnorm};
+use smolten::ops::{adamw, adamw_8bit};
 
 const RUNGS: [Rung; 2] = [Rung::Naive, Rung::Production];
 
@@ -45,51 +58,22 @@ fn params(tokens: u32, adamw: AdamWScalars) -> StepParams {
     StepParams { tokens, loss_scale: 4.0, max_grad_norm: 1.0, adamw, ..zero }
 }
 
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+fn widen<E: Element>(values: &[E]) -> Vec<f32> {
+    values.iter().map(|x| x.to_f32()).collect()
+}
+
+/// `values`, and behind them `fill` up to the length of `t`.
+fn filled<T: Plain>(t: Tensor, values: &[T], fill: T) -> Vec<T> {
+    let mut all = vec![fill; t.len()];
+    all[..values.len()].copy_from_slice(values);
+    all
+}
+
 const CONFIG: AdamWConfig = AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
-
-/// Rows: one; fewer than a block; a ragged width; a real one. One row of the plan stays unused.
-fn rmsnorm_matches<E: Element>(unit: f32) {
-    for (t, c) in [(1, 8), (3, 64), (5, 1016), (130, 576)] {
-        let mut plan = Plan::default();
-        let x = plan.tensor(Category::Activations, t + 1, c, DType::F32);
-        let w = plan.tensor(Category::Weights, 1, c, E::DTYPE);
-        let y = plan.tensor(Category::Activations, t + 1, c, E::DTYPE);
-        let rstd = plan.tensor(Category::Activations, 1, t + 1, DType::F32);
-        let mut cuda = open(&plan, E::DTYPE);
-        let x_host: Vec<f32> = common::uniform((t + 1) * c, 1).iter().map(|x| x * 300.0).collect();
-        let w_host: Vec<E> = common::uniform(c, 2).into_iter().map(E::from_f32).collect();
-        write(&mut cuda, x, &x_host);
-        write(&mut cuda, w, &w_host);
-        set_params(&mut cuda, &params(u32::try_from(t).unwrap(), bytemuck::Zeroable::zeroed()));
-        let (mut want, mut want_rstd) = (vec![E::from_f32(0.0); t * c], vec![0.0; t]);
-        rmsnorm::forward(&x_host[..t * c], &w_host, 1e-5, &mut want, &mut want_rstd);
-        let want: Vec<f32> = want.into_iter().map(Element::to_f32).collect();
-        for rung in RUNGS {
-            write(&mut cuda, y, &vec![E::from_f32(7.0); (t + 1) * c]);
-            rmsnorm::launch_forward(&cuda, rung, x, w, 1e-5, y, rstd).unwrap();
-            let got: Vec<f32> = read::<E>(&cuda, y).into_iter().map(Element::to_f32).collect();
-            // c products and sums, a mean, eps, a root, a reciprocal; the root halves all before it. Then two
-            // products, and the store, whose rounding may fall the other way: a whole unit in the last place.
-            let sum = (c as f32 + 2.0) / 2.0 * common::U_F32 + 2.0 * common::U_F32;
-            common::assert_close("rstd", &read::<f32>(&cuda, rstd)[..t], &want_rstd, 2.0 * sum, 0.0);
-            common::assert_close(
-                "y",
-                &got[..t * c],
-                &want,
-                2.0 * sum + 4.0 * common::U_F32 + 2.0 * unit,
-                0.0,
-            );
-            assert!(got[t * c..].iter().all(|&y| y == 7.0), "a row that is not in use was written");
-        }
-    }
-}
-
-#[test]
-fn rmsnorm_forward() {
-    rmsnorm_matches::<f32>(common::U_F32);
-    rmsnorm_matches::<bf16>(common::U_BF16);
-    rmsnorm_matches::<f16>(common::U_F16);
-}
 
 #[test]
 fn grad_norm_has_the_cpus_bits() {
@@ -174,7 +158,6 @@ impl Host {
     }
 
     fn check(&self, cuda: &Cuda, weight: &Trainable) {
-        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         let same = |t, want: &[f32]| assert_eq!(bits(&read::<f32>(cuda, t)), bits(want));
         same(weight.master, &self.p);
         match weight.working.dtype {
