@@ -1,12 +1,13 @@
 //! The CUDA engine, as far as it goes: the operations that have kernels, behind the same list as the CPU's.
 //!
-//! RMSNorm forward, the products of linear layers, gradient norm and AdamW run on the device; every other operation
+//! RMSNorm forward, the products of linear layers, attention, gradient norm and AdamW run on the device; every other operation
 //! says that it has no kernel.
 //! [`super::open`] therefore refuses to train on it; tests and benches drive it operation by operation.
 
 use super::*;
 use crate::cuda::{Cuda, Device as Gpu, PARAMS_BYTES, Rung, cuda};
 use crate::ops::adamw_launch::DeviceWeights;
+use crate::ops::attention_launch;
 use crate::ops::grad_norm::DeviceNorm;
 use crate::ops::linear_launch::{self, Rows};
 use crate::ops::rmsnorm;
@@ -23,6 +24,8 @@ pub struct CudaEngine {
     rung: Rung,
     norm: Option<DeviceNorm>,
     weights: Option<DeviceWeights>,
+    /// Of the present micro-batch.
+    tokens: usize,
 }
 
 impl CudaEngine {
@@ -32,7 +35,7 @@ impl CudaEngine {
     /// [`Error::Input`] without a driver, GPU or kernels; [`Error::Run`] without enough memory; [`Error::Cuda`].
     pub fn new(ordinal: usize, plan: &Plan, dtype: DType, rung: Rung) -> Result<Self> {
         let device = Cuda::new(&Gpu::open(ordinal)?, plan.bytes(), dtype)?;
-        Ok(Self { graph: None, device, rung, norm: None, weights: None })
+        Ok(Self { graph: None, device, rung, norm: None, weights: None, tokens: 0 })
     }
 
     /// Captures the operations of `step` as one graph instead of executing them; [`CudaEngine::replay`] executes them
@@ -98,6 +101,7 @@ impl Backend for CudaEngine {
         self.device.download(from, bytes)
     }
     fn set_params(&mut self, params: &StepParams) -> Result<()> {
+        self.tokens = params.tokens as usize;
         self.device.set_params(bytemuck::cast_ref(params))
     }
     fn take_output(&mut self) -> Result<StepOutput> {
@@ -131,6 +135,42 @@ impl Backend for CudaEngine {
     ) -> Result<()> {
         let (rung, rope) = (self.products(), [rope.cos, rope.sin]);
         linear_launch::linear_rope(&self.device, rung, heads, batch.positions, rope, x, w, qkv)
+    }
+    fn attention_forward(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        qkv: Tensor,
+        out: Tensor,
+        lse: Tensor,
+    ) -> Result<()> {
+        attention_launch::forward(&self.device, self.products(), heads, batch.cu_seqlens, qkv, out, lse)
+    }
+    fn attention_backward(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        rope: RopeTable,
+        args: AttentionBackward,
+    ) -> Result<()> {
+        let (rung, rope) = (self.products(), [rope.cos, rope.sin]);
+        attention_launch::backward(&self.device, rung, heads, batch.cu_seqlens, batch.positions, rope, args)
+    }
+    fn attention_cached(
+        &mut self,
+        heads: Heads,
+        past: usize,
+        qkv: Tensor,
+        cache: KvCache,
+        out: Tensor,
+    ) -> Result<()> {
+        let (qkv, out) = (qkv.head(self.tokens), out.head(self.tokens));
+        if past + self.tokens > cache.keys.rows {
+            let (dim, got) = ("positions", (past + self.tokens).to_string());
+            let rule = "no more positions than the cache was planned for";
+            return Err(Error::Unsupported { op: "attention_cached", dim, got, rule });
+        }
+        attention_launch::cached(&self.device, heads, past, qkv, [cache.keys, cache.values], out)
     }
     fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()> {
         linear_launch::linear_swiglu(&self.device, self.products(), x, w, gate_up, act)
@@ -175,28 +215,6 @@ impl Backend for CudaEngine {
     }
     fn rmsnorm_backward(&mut self, _: RmsNormBackward) -> Result<()> {
         missing("rmsnorm_backward")
-    }
-    fn attention_forward(
-        &mut self,
-        _: &BatchBuffers,
-        _: Heads,
-        _: Tensor,
-        _: Tensor,
-        _: Tensor,
-    ) -> Result<()> {
-        missing("attention_forward")
-    }
-    fn attention_backward(
-        &mut self,
-        _: &BatchBuffers,
-        _: Heads,
-        _: RopeTable,
-        _: AttentionBackward,
-    ) -> Result<()> {
-        missing("attention_backward")
-    }
-    fn attention_cached(&mut self, _: Heads, _: usize, _: Tensor, _: KvCache, _: Tensor) -> Result<()> {
-        missing("attention_cached")
     }
     fn linear_cross_entropy(&mut self, _: &BatchBuffers, _: LinearCrossEntropy) -> Result<()> {
         missing("linear_cross_entropy")

@@ -13,6 +13,7 @@ mod cpu;
 mod cuda;
 
 pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
+pub use crate::ops::attention_launch::AttentionBackward;
 pub use cpu::Cpu;
 pub use cuda::CudaEngine;
 
@@ -125,23 +126,6 @@ pub struct SwigluBackward {
     pub dact: Tensor,
     /// Out: gradient of `gate_up`, A `[T, 2F]`.
     pub dgate_up: Tensor,
-}
-
-/// Arguments of [`Backend::attention_backward`].
-#[derive(Clone, Copy, Debug)]
-pub struct AttentionBackward {
-    /// Rotated q, k and v, A `[T, (H + 2K)·D]`.
-    pub qkv: Tensor,
-    /// Output of the forward pass, A `[T, H·D]`.
-    pub out: Tensor,
-    /// Log-sum-exp of each row's scaled scores, f32 `[T, H]`.
-    pub lse: Tensor,
-    /// Gradient of `out`, A `[T, H·D]`.
-    pub dout: Tensor,
-    /// Out: gradient of q, k and v before rotation, A `[T, (H + 2K)·D]`.
-    pub dqkv: Tensor,
-    /// Room for rowsum(dout·out), f32 `[T, H]`.
-    pub delta: Tensor,
 }
 
 /// Arguments of [`Backend::linear_cross_entropy`].
@@ -312,7 +296,7 @@ fn resolve(device: Device) -> Result<()> {
     };
     let gpu = Gpu::open(ordinal)?;
     let found = format!(
-        "{} is here, but only RMSNorm, linear layers, gradient norm and AdamW have CUDA kernels so far, not the whole step",
+        "{} is here, but only RMSNorm, linear layers, attention, gradient norm and AdamW have CUDA kernels so far, not the whole step",
         gpu.name()?
     );
     Err(Error::input(asked, found, "use --device cpu"))

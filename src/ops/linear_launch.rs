@@ -75,10 +75,7 @@ pub fn linear(device: &Cuda, rung: Rung, x: Tensor, w: Tensor, y: Tensor) -> Res
 pub fn linear_wide(device: &Cuda, rung: Rung, rows: Rows, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
     const OP: &str = "linear_wide";
     let (t, a) = (x.rows, device.dtype);
-    expect(
-        OP,
-        [("x", x, [t, w.cols], a), ("w", w, [w.rows, w.cols], a), ("y", y, [t, w.rows], DType::F32)],
-    )?;
+    expect(OP, [("x", x, [t, w.cols], a), ("w", w, [w.rows, w.cols], a), ("y", y, [t, w.rows], DType::F32)])?;
     let call = Call { over: rows, ..Call::new(OP, x, w, y, [w.cols, w.rows]) };
     call.launch(device, &device.kernels.linear_wide, rung)
 }
@@ -276,11 +273,8 @@ impl Call {
             return Ok(()); // an empty grid is a launch error
         }
         let args = self.args(device)?;
-        let config = LaunchConfig {
-            grid_dim: (grid.0, grid.1, 1),
-            block_dim: (THREADS, 1, 1),
-            shared_mem_bytes: 0,
-        };
+        let config =
+            LaunchConfig { grid_dim: (grid.0, grid.1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
         let mut launch = device.stream.launch_builder(function);
         launch.arg(&args);
         // SAFETY: the kernels take one LinearArgs. Shapes, types and alignment of the buffers were checked by the callers

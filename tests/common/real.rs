@@ -50,6 +50,20 @@ impl Real {
         let growth = U * f64::max(n - 1.0, 0.0);
         Self { value, error: error + growth / (1.0 - growth) * size }
     }
+    /// The same on a tensor core or off it. One adds eight terms and the sum so far with 24 fraction bits under the
+    /// largest, cutting each off, and cuts the result to f32 (arXiv:2511.10909): nine losses of 2^-24 and one of 2^-23 of
+    /// the sum of magnitudes. `runs`: how often the eight begin anew, before eight terms have come together.
+    pub fn sum_of_eights(terms: impl IntoIterator<Item = Self>, runs: usize) -> Self {
+        let (mut n, mut value, mut error, mut size) = (0.0, 0.0, 0.0, 0.0);
+        for term in terms {
+            n += 1.0;
+            value += term.value;
+            error += term.error;
+            size += term.most();
+        }
+        let growth = 11.0 * U * (n / 8.0 + 2.0 * runs as f64);
+        Self { value, error: error + growth / (1.0 - growth) * size }
+    }
     pub fn dot(a: &[Self], b: &[Self]) -> Self {
         assert_eq!(a.len(), b.len());
         Self::sum(a.iter().zip(b).map(|(&a, &b)| a * b))

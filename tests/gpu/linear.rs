@@ -6,8 +6,8 @@ use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Device, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
-use smolten::ops::linear_launch::{self, Rows};
 use smolten::ops::linear;
+use smolten::ops::linear_launch::{self, Rows};
 
 /// Rows planned, rows in use, inputs, outputs: less than a tile in each direction; tails in each; a tile and a row; more
 /// stages than the ring has; no row at all.
@@ -176,7 +176,7 @@ fn check<E: Element>(value: impl Fn(f32) -> f32 + Copy, compare: impl Fn(&str, [
     }
 }
 
-fn has_tensor_cores(dtype: DType) -> bool {
+pub fn has_tensor_cores(dtype: DType) -> bool {
     let capability = Device::open(0).unwrap().compute_capability();
     dtype == DType::F16 || (dtype == DType::BF16 && capability >= (8, 0))
 }
