@@ -158,18 +158,18 @@ __device__ __forceinline__ void forward_of(TileMemory<E>& memory, const Attentio
     const Tile64 tile = tile_of_block(args, true);
     if (tile.length == 0) return;
     const int h = blockIdx.y, kv = h / (args.heads / args.kv_heads);
-    const size_t width = qkv_width(args), token = tile.start + tile.first();
-    const E* qkv = static_cast<const E*>(args.qkv) + tile.start * width;
+    const int width = qkv_width(args), token = tile.start + tile.first();
+    const E* qkv = static_cast<const E*>(args.qkv) + size_t(tile.start) * width;
     const auto start_copy = [&](int j) {
         if (j <= tile.index) {
-            const E* from = qkv + j * TILE * width;
+            const E* from = qkv + size_t(j) * TILE * width;
             Stage<E>& stage = memory.stages[j % 2];
             T::copy(stage.a, from + key_column(args, kv), width, tile.length - j * TILE);
             T::copy(stage.b, from + value_column(args, kv), width, tile.length - j * TILE);
         }
         commit_copies();
     };
-    T::copy(memory.stages[1].a, qkv + tile.first() * width + h * D, width, tile.rows());
+    T::copy(memory.stages[1].a, qkv + size_t(tile.first()) * width + h * D, width, tile.rows());
     start_copy(0);
     wait_copies<0>();
     __syncthreads();
@@ -178,6 +178,7 @@ __device__ __forceinline__ void forward_of(TileMemory<E>& memory, const Attentio
 
     const float scale = 1.0f / sqrtf(float(D)), c = scale * LOG2_E;
     Softmax<D> softmax;
+#pragma unroll 1
     for (int j = 0; j <= tile.index; ++j) {
         wait_copies<0>();
         __syncthreads();  // this tile has arrived for all, and all are done with what the other stage holds
@@ -193,11 +194,11 @@ __device__ __forceinline__ void forward_of(TileMemory<E>& memory, const Attentio
     for (int r = 0; r < 2; ++r) {
         const int row = fragment_row(2 * r);
         if (threadIdx.x % 4 == 0 && row < tile.rows())
-            args.lse[(token + row) * args.heads + h] = softmax.highest[r] * scale + logf(softmax.total[r]);
+            args.lse[size_t(token + row) * args.heads + h] = softmax.highest[r] * scale + logf(softmax.total[r]);
     }
     __syncthreads();  // the stages become room for the sums
-    E* out = static_cast<E*>(args.out) + (token * args.heads + h) * D;
-    store_rows<false, E, D>(out, size_t(args.heads) * D, tile.rows(), softmax.sums,
+    E* out = static_cast<E*>(args.out) + (size_t(token) * args.heads + h) * D;
+    store_rows<false, E, D>(out, args.heads * D, tile.rows(), softmax.sums,
                             memory.staged[threadIdx.x / WARP], args, token);
 }
 

@@ -149,24 +149,24 @@ __device__ __forceinline__ void query_of(TileMemory<E>& memory, const AttentionA
     const Tile64 tile = tile_of_block(args, true);
     if (tile.length == 0) return;
     const int h = blockIdx.y, kv = h / (args.heads / args.kv_heads);
-    const size_t width = qkv_width(args), out_width = size_t(args.heads) * D, token = tile.start + tile.first();
-    const E* qkv = static_cast<const E*>(args.qkv) + tile.start * width;
+    const int width = qkv_width(args), out_width = args.heads * D, token = tile.start + tile.first();
+    const E* qkv = static_cast<const E*>(args.qkv) + size_t(tile.start) * width;
     const auto start_copy = [&](int j) {
         if (j <= tile.index) {
-            const E* from = qkv + j * TILE * width;
+            const E* from = qkv + size_t(j) * TILE * width;
             Stage<E>& stage = memory.stages[j % 2];
             T::copy(stage.a, from + key_column(args, kv), width, tile.length - j * TILE);
             T::copy(stage.b, from + value_column(args, kv), width, tile.length - j * TILE);
         }
         commit_copies();
     };
-    T::copy(memory.stages[1].a, qkv + tile.first() * width + h * D, width, tile.rows());
-    T::copy(memory.stages[1].b, static_cast<const E*>(args.dout) + token * out_width + h * D, out_width, tile.rows());
+    T::copy(memory.stages[1].a, qkv + size_t(tile.first()) * width + h * D, width, tile.rows());
+    T::copy(memory.stages[1].b, static_cast<const E*>(args.dout) + size_t(token) * out_width + h * D, out_width, tile.rows());
     start_copy(0);
     float delta[2], lse[2] = {};
     row_dots<E, D>(delta, args, tile, h);
     for (int r = 0; r < 2; ++r)
-        if (fragment_row(2 * r) < tile.rows()) lse[r] = args.lse[(token + fragment_row(2 * r)) * args.heads + h];
+        if (fragment_row(2 * r) < tile.rows()) lse[r] = args.lse[size_t(token + fragment_row(2 * r)) * args.heads + h];
     wait_copies<0>();
     __syncthreads();
     uint32_t q[D / 16][4], dout[D / 16][4];
@@ -180,7 +180,7 @@ __device__ __forceinline__ void query_of(TileMemory<E>& memory, const AttentionA
         __syncthreads();  // this tile has arrived for all, and all are done with what the other stage holds
         start_copy(j + 1);
         const Stage<E>& stage = memory.stages[j % 2];
-#pragma unroll
+#pragma unroll 1
         for (int first = 0; first < TILE; first += AT_ONCE) {
             Products of;
             T::template times_rows<AT_ONCE>(of.p, q, stage.a, first);
@@ -196,7 +196,7 @@ __device__ __forceinline__ void query_of(TileMemory<E>& memory, const AttentionA
         }
     }
     __syncthreads();  // the stages become room for the sums
-    E* to = static_cast<E*>(args.dqkv) + token * width + h * D;
+    E* to = static_cast<E*>(args.dqkv) + size_t(token) * width + h * D;
     store_rows<true, E, D>(to, width, tile.rows(), dq, memory.staged[threadIdx.x / WARP], args, token);
 }
 
@@ -210,8 +210,8 @@ __device__ __forceinline__ void keys_of(TileMemory<E>& memory, RowNumbers& numbe
     const Tile64 tile = tile_of_block(args, false);
     if (tile.length == 0) return;
     const int kv = blockIdx.y, group = args.heads / args.kv_heads;
-    const size_t width = qkv_width(args), out_width = size_t(args.heads) * D, token = tile.start + tile.first();
-    const E* qkv = static_cast<const E*>(args.qkv) + tile.start * width;
+    const int width = qkv_width(args), out_width = args.heads * D, token = tile.start + tile.first();
+    const E* qkv = static_cast<const E*>(args.qkv) + size_t(tile.start) * width;
     const int per_head = tile.last_index() + 1 - tile.index, steps = group * per_head;
     const auto start_copy = [&](int step) {
         if (step < steps) {
@@ -219,7 +219,7 @@ __device__ __forceinline__ void keys_of(TileMemory<E>& memory, RowNumbers& numbe
             const int rows = tile.length - first, row = threadIdx.x % TILE;
             const size_t at = size_t(tile.start + first) * args.heads + h;
             Stage<E>& stage = memory.stages[step % 2];
-            T::copy(stage.a, qkv + first * width + h * D, width, rows);
+            T::copy(stage.a, qkv + size_t(first) * width + h * D, width, rows);
             T::copy(stage.b, static_cast<const E*>(args.dout) + at * D, out_width, rows);
             const float* from = threadIdx.x < TILE ? args.lse : args.delta;
             copy_word(&numbers[step % 2][threadIdx.x / TILE][row], from + at + (row < rows ? row * args.heads : 0),
@@ -227,8 +227,8 @@ __device__ __forceinline__ void keys_of(TileMemory<E>& memory, RowNumbers& numbe
         }
         commit_copies();
     };
-    T::copy(memory.stages[1].a, qkv + tile.first() * width + key_column(args, kv), width, tile.rows());
-    T::copy(memory.stages[1].b, qkv + tile.first() * width + value_column(args, kv), width, tile.rows());
+    T::copy(memory.stages[1].a, qkv + size_t(tile.first()) * width + key_column(args, kv), width, tile.rows());
+    T::copy(memory.stages[1].b, qkv + size_t(tile.first()) * width + value_column(args, kv), width, tile.rows());
     start_copy(0);
     wait_copies<0>();
     __syncthreads();
@@ -245,7 +245,7 @@ __device__ __forceinline__ void keys_of(TileMemory<E>& memory, RowNumbers& numbe
         const Stage<E>& stage = memory.stages[step % 2];
         const auto& [lse, delta] = numbers[step % 2];
         const bool diagonal = step % per_head == 0;
-#pragma unroll
+#pragma unroll 1
         for (int first = 0; first < TILE; first += AT_ONCE) {
             Products of;  // rows are keys, columns queries
             T::template times_rows<AT_ONCE>(of.p, k, stage.a, first);
@@ -265,7 +265,7 @@ __device__ __forceinline__ void keys_of(TileMemory<E>& memory, RowNumbers& numbe
         }
     }
     __syncthreads();  // the stages become room for the sums
-    E* to = static_cast<E*>(args.dqkv) + token * width;
+    E* to = static_cast<E*>(args.dqkv) + size_t(token) * width;
     float* staged = memory.staged[threadIdx.x / WARP];
     store_rows<true, E, D>(to + key_column(args, kv), width, tile.rows(), dk, staged, args, token);
     store_rows<false, E, D>(to + value_column(args, kv), width, tile.rows(), dv, staged, args, token);
@@ -300,7 +300,7 @@ KERNELS(f32, float)
 KERNELS(bf16, __nv_bfloat16)
 KERNELS(f16, __half)
 #define PRODUCTION(A, E)                                                                                     \
-    KERNEL(attention_backward_query, A, E, query, 2)                                                         \
+    KERNEL(attention_backward_query, A, E, query, 3)                                                         \
     KERNEL(attention_backward_keys, A, E, keys, 2)
 PRODUCTION(f16, __half)
 #if __CUDA_ARCH__ >= 800

@@ -50,7 +50,7 @@ struct Tile {
     }
 
     // Starts copying `rows` rows, at most 64; the others become zero.
-    static __device__ __forceinline__ void copy(E* tile, const E* from, size_t stride, int rows) {
+    static __device__ __forceinline__ void copy(E* tile, const E* from, int stride, int rows) {
 #pragma unroll
         for (int i = 0; i < TILE * CHUNKS / (WARPS * WARP); ++i) {
             const int index = i * WARPS * WARP + threadIdx.x, row = index / CHUNKS, chunk = index % CHUNKS;
@@ -136,7 +136,7 @@ __device__ __forceinline__ Pack<float, CHUNK> staged_chunk(const float* staged, 
 // This warp's sums to its rows of a tile that begins at `to`, `rows` rows long at most, in chunks of 16 bytes; TURNED:
 // rotated back by their positions. `staged` is the warp's own.
 template <bool TURNED, typename E, int D>
-__device__ __forceinline__ void store_rows(E* to, size_t stride, int rows, const float (&sums)[D / 8][4], float* staged,
+__device__ __forceinline__ void store_rows(E* to, int stride, int rows, const float (&sums)[D / 8][4], float* staged,
                                            const AttentionArgs& args, int token) {
     constexpr int PITCH = D + 8, PAIRS = D / 16;  // 8 banks on from row to row; a chunk and the one half a head on
     const int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * ROWS;

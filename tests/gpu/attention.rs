@@ -4,29 +4,22 @@
 //! softmax runs along the keys in tiles and its exponentials are powers of two. The CPU code's plain sums and exact
 //! shift lose less everywhere.
 
+mod host;
+mod reference;
+
 use super::linear::has_tensor_cores;
-use super::{common, open, params, read, set_params, write};
-use common::real::{Real, assert_allowed, reals, values};
+use super::{common, open, read, set_params};
+use common::real::{Real, assert_allowed};
 use half::{bf16, f16};
+use host::{Buffers, Forward, Host, POSITIONS, Shape, read_used, sentinels, step, write_used};
+use reference::{reference, reference_gradient};
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::backend::StepParams;
+use smolten::backend::{Backend, CudaEngine, KvCache};
 use smolten::cuda::{Cuda, Rung};
 use smolten::dtype::{DType, Element};
-use smolten::ops::attention::{self, Heads};
+use smolten::error::{Error, Result};
+use smolten::ops::attention::Heads;
 use smolten::ops::attention_launch::{self, AttentionBackward};
-use smolten::ops::rope;
-
-/// Unit roundoff of f32, with the thousandth for terms of second order.
-const U: f64 = 1.001 / 16_777_216.0;
-
-/// Keys that the production kernels take at once.
-const TILE: usize = 64;
-
-/// Positions of the rotary tables, and of the caches.
-const POSITIONS: usize = 200;
-
-/// Query heads per kv head, kv heads, head_dim, lengths of the sequences.
-type Shape = (usize, usize, usize, &'static [usize]);
 
 /// One token; lengths around the edges of tiles; many tiny sequences and empty ones.
 const SHAPES: [Shape; 7] = [
@@ -38,286 +31,6 @@ const SHAPES: [Shape; 7] = [
     (4, 1, 16, &[1, 2, 1, 0, 3, 1, 1, 2, 1, 5, 0, 1, 1, 1, 7, 1, 2, 3, 1, 1, 1, 2, 9, 1, 1, 2, 1, 17, 1, 0]),
     (2, 1, 32, &[]),
 ];
-
-/// Inputs on the host, of the rows in use.
-struct Host<E> {
-    heads: Heads,
-    lengths: Vec<usize>,
-    qkv: Vec<E>,
-    dout: Vec<E>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-}
-
-impl<E: Element> Host<E> {
-    fn new((group, kv_heads, head_dim, lengths): Shape) -> Self {
-        let heads = Heads { heads: group * kv_heads, kv_heads, head_dim };
-        let t: usize = lengths.iter().sum();
-        let frequencies: Vec<f64> =
-            (0..head_dim / 2).map(|i| 100f64.powf(-((2 * i) as f64) / head_dim as f64)).collect();
-        let (cos, sin) = rope::table(&frequencies, POSITIONS);
-        let mut qkv = values::<E>(t * heads.qkv_width(), 1.0, 1);
-        for row in qkv.chunks_mut(heads.qkv_width()) {
-            // Queries are large, so that probabilities differ.
-            row[..heads.width()].iter_mut().for_each(|q| *q = E::from_f32(4.0 * q.to_f32()));
-        }
-        let dout = values::<E>(t * heads.width(), 1.0, 2);
-        Self { heads, lengths: lengths.to_vec(), qkv, dout, cos, sin }
-    }
-    fn tokens(&self) -> usize {
-        self.lengths.iter().sum()
-    }
-    fn cu_seqlens(&self) -> Vec<u32> {
-        let ends = self.lengths.iter().scan(0, |end, n| {
-            *end += u32::try_from(*n).unwrap();
-            Some(*end)
-        });
-        std::iter::once(0).chain(ends).collect()
-    }
-    fn positions(&self) -> Vec<u32> {
-        self.lengths.iter().flat_map(|&n| 0..u32::try_from(n).unwrap()).collect()
-    }
-    /// For each token the first token of its sequence.
-    fn starts(&self) -> Vec<usize> {
-        self.cu_seqlens().windows(2).flat_map(|w| vec![w[0] as usize; (w[1] - w[0]) as usize]).collect()
-    }
-    fn scale(&self) -> Real {
-        Real::exact(1.0) / Real::rounded_once((self.heads.head_dim as f64).sqrt())
-    }
-}
-
-/// The buffers; one row and one sequence more than are in use.
-struct Buffers {
-    cu_seqlens: Tensor,
-    positions: Tensor,
-    rope: [Tensor; 2],
-    of: AttentionBackward,
-    cache: [Tensor; 2],
-}
-
-impl Buffers {
-    fn new<E: Element>(plan: &mut Plan, host: &Host<E>) -> Self {
-        let mut of = |rows, cols, dtype| plan.tensor(Category::Activations, rows, cols, dtype);
-        let (t, a, heads) = (host.tokens() + 1, E::DTYPE, host.heads);
-        let (wide, half, kv) = (heads.qkv_width(), heads.head_dim / 2, heads.kv_heads * heads.head_dim);
-        Self {
-            cu_seqlens: of(1, host.lengths.len() + 2, DType::U32),
-            positions: of(1, t, DType::U32),
-            rope: [of(POSITIONS, half, DType::F32), of(POSITIONS, half, DType::F32)],
-            of: AttentionBackward {
-                qkv: of(t, wide, a),
-                out: of(t, heads.width(), a),
-                lse: of(t, heads.heads, DType::F32),
-                dout: of(t, heads.width(), a),
-                dqkv: of(t, wide, a),
-                delta: of(t, heads.heads, DType::F32),
-            },
-            cache: [of(POSITIONS, kv, a), of(POSITIONS, kv, a)],
-        }
-    }
-}
-
-fn step(tokens: usize, sequences: usize) -> StepParams {
-    let step = params(u32::try_from(tokens).unwrap(), bytemuck::Zeroable::zeroed());
-    StepParams { sequences: u32::try_from(sequences).unwrap(), ..step }
-}
-
-/// `values` in front; NaN in the rest, which no kernel may read.
-fn write_used<E: Element>(cuda: &mut Cuda, t: Tensor, values: &[E]) {
-    let mut all = vec![E::from_f32(f32::NAN); t.len()];
-    all[..values.len()].copy_from_slice(values);
-    write(cuda, t, &all);
-}
-
-/// What no kernel computes; so a row that should not be written is seen to be, and one that should be not to be.
-const SENTINEL: f32 = 12345.0;
-
-fn sentinels<E: Element>(cuda: &mut Cuda, t: Tensor) {
-    write(cuda, t, &vec![E::from_f32(SENTINEL); t.len()]);
-}
-
-/// The rows in use; the others are as they were.
-fn read_used<E: Element>(cuda: &Cuda, t: Tensor, rows: usize) -> Vec<E> {
-    let mut all = read::<E>(cuda, t);
-    let sentinel = E::from_f32(SENTINEL).to_f32();
-    assert!(all[rows * t.cols..].iter().all(|x| x.to_f32() == sentinel), "an unused row was written");
-    all.truncate(rows * t.cols);
-    all
-}
-
-impl<E: Element> Host<E> {
-    fn upload(&self, cuda: &mut Cuda, b: &Buffers) {
-        // After the sequences in use a bound that would be believed.
-        let bounds: Vec<u32> =
-            self.cu_seqlens().into_iter().chain([u32::try_from(self.tokens()).unwrap() + 1]).collect();
-        write(cuda, b.cu_seqlens, &bounds);
-        write(cuda, b.positions, &self.positions());
-        write(cuda, b.rope[0], &self.cos);
-        write(cuda, b.rope[1], &self.sin);
-        write_used(cuda, b.of.qkv, &self.qkv);
-        write_used(cuda, b.of.dout, &self.dout);
-        set_params(cuda, &step(self.tokens(), self.lengths.len()));
-    }
-
-    fn forward(&self, cuda: &mut Cuda, rung: Rung, b: &Buffers) -> (Vec<E>, Vec<f32>) {
-        sentinels::<E>(cuda, b.of.out);
-        sentinels::<f32>(cuda, b.of.lse);
-        attention_launch::forward(cuda, rung, self.heads, b.cu_seqlens, b.of.qkv, b.of.out, b.of.lse)
-            .unwrap();
-        let t = self.tokens();
-        (read_used(cuda, b.of.out, t), read_used(cuda, b.of.lse, t))
-    }
-
-    /// From the CPU's output, so that forward and backward are tested apart.
-    fn backward(&self, cuda: &mut Cuda, rung: Rung, b: &Buffers, from: &Forward<E>) -> (Vec<f32>, Vec<E>) {
-        write_used(cuda, b.of.out, &from.out);
-        write_used(cuda, b.of.lse, &from.lse);
-        sentinels::<E>(cuda, b.of.dqkv);
-        sentinels::<f32>(cuda, b.of.delta);
-        let (heads, bounds, positions) = (self.heads, b.cu_seqlens, b.positions);
-        attention_launch::backward(cuda, rung, heads, bounds, positions, b.rope, b.of).unwrap();
-        (read_used(cuda, b.of.delta, self.tokens()), read_used(cuda, b.of.dqkv, self.tokens()))
-    }
-}
-
-/// The CPU's output.
-struct Forward<E> {
-    out: Vec<E>,
-    lse: Vec<f32>,
-}
-
-impl<E: Element> Forward<E> {
-    fn on_the_cpu(host: &Host<E>) -> Self {
-        let (t, heads) = (host.tokens(), host.heads);
-        let (mut out, mut lse) = (vec![E::from_f32(0.0); t * heads.width()], vec![0.0; t * heads.heads]);
-        attention::forward(&host.qkv, &host.cu_seqlens(), heads, &mut out, &mut lse);
-        Self { out, lse }
-    }
-}
-
-/// Heads of q, k and v by row.
-struct Rows {
-    heads: Heads,
-    data: Vec<Real>,
-    scale: Real,
-}
-
-impl Rows {
-    fn new<E: Element>(host: &Host<E>) -> Self {
-        Self { heads: host.heads, data: reals(&host.qkv), scale: host.scale() }
-    }
-    fn head(&self, t: usize, column: usize) -> &[Real] {
-        &self.data[t * self.heads.qkv_width() + column * self.heads.head_dim..][..self.heads.head_dim]
-    }
-    fn k(&self, j: usize, h: usize) -> &[Real] {
-        self.head(j, self.heads.heads + h / self.heads.group())
-    }
-    fn v(&self, j: usize, h: usize) -> &[Real] {
-        self.head(j, self.heads.heads + self.heads.kv_heads + h / self.heads.group())
-    }
-    /// Scaled score of query `t` with key `j`.
-    fn score(&self, t: usize, j: usize, h: usize) -> Real {
-        product(self.head(t, h), self.k(j, h)) * self.scale
-    }
-}
-
-fn product(a: &[Real], b: &[Real]) -> Real {
-    Real::sum_of_eights(a.iter().zip(b).map(|(&a, &b)| a * b), 1)
-}
-
-/// Output of query `t` of head `h` over keys `start..=t`, and log-sum-exp.
-///
-/// A weight is 2^(s·c − m·c), times one power of two for every later tile that raised the maximum m. The factor c from
-/// scores to exponents carries four roundings, the product m·c one of up to |s|max, the fused difference one of up to
-/// 2|s|max: together 11 |s|max per power, in natural units. The power itself has two ulp (four roundings), and
-/// multiplying by it is one.
-fn reference_row<E: Element>(rows: &Rows, start: usize, t: usize, h: usize) -> (Vec<Real>, Real) {
-    let scores: Vec<Real> = (start..=t).map(|j| rows.score(t, j, h)).collect();
-    let most = scores.iter().fold(0.0, |most: f64, s| most.max(s.value.abs() + s.error));
-    // Any shift gives the same quotient and the same log-sum-exp, so this one may be taken as exact.
-    let highest = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(s.value));
-    let powers = scores.len().div_ceil(TILE) as f64;
-    let inexact =
-        |s: Real| Real { value: s.value - highest, error: s.error + powers * (11.0 * most + 5.0) * U };
-    let weights: Vec<Real> = scores.iter().map(|&s| inexact(s).exp()).collect();
-    let total = Real::sum(weights.iter().copied());
-    let weights: Vec<Real> = weights.into_iter().map(Real::rounded::<E>).collect();
-    let out = (0..rows.heads.head_dim).map(|c| {
-        let terms = weights.iter().zip(start..).map(|(&w, j)| w * rows.v(j, h)[c]);
-        Real::sum_of_eights(terms, weights.len().div_ceil(TILE)) * (Real::exact(1.0) / total)
-    });
-    // The shift that was used is that of the largest score, which may be another than the true one's.
-    let shift = Real { value: highest, error: 2.0 * U * most };
-    (out.collect(), shift + total.ln())
-}
-
-/// Output `[T, H·D]` and log-sum-exp `[T, H]`.
-fn reference<E: Element>(host: &Host<E>) -> (Vec<Real>, Vec<Real>) {
-    let rows = Rows::new(host);
-    let (mut out, mut lse) = (Vec::new(), Vec::new());
-    for (t, start) in host.starts().into_iter().enumerate() {
-        for h in 0..host.heads.heads {
-            let (row, sum) = reference_row::<E>(&rows, start, t, h);
-            out.extend(row);
-            lse.push(sum);
-        }
-    }
-    (out, lse)
-}
-
-/// Sums by element, each [`Real::sum_of_eights`] of its terms.
-struct Sums {
-    terms: Vec<Vec<Real>>,
-}
-
-impl Sums {
-    fn add(&mut self, at: usize, factor: Real, row: &[Real]) {
-        self.terms[at..][..row.len()].iter_mut().zip(row).for_each(|(terms, &x)| terms.push(factor * x));
-    }
-}
-
-/// `delta`, and gradient of q, k and v before rotation.
-///
-/// p is 2^(s·c − lse·log2 e): the factor's four roundings of |s|, three of |lse|, the difference's own.
-fn reference_gradient<E: Element>(host: &Host<E>, from: &Forward<E>) -> (Vec<Real>, Vec<Real>) {
-    let (rows, heads) = (Rows::new(host), host.heads);
-    let (d, width, group) = (heads.head_dim, heads.qkv_width(), heads.group());
-    let mut sums = Sums { terms: vec![Vec::new(); host.tokens() * width] };
-    let mut delta = Vec::new();
-    for (t, start) in host.starts().into_iter().enumerate() {
-        for h in 0..heads.heads {
-            let at = (t * heads.heads + h) * d..(t * heads.heads + h + 1) * d;
-            let (dout, out) = (reals(&host.dout[at.clone()]), reals(&from.out[at]));
-            let mean = Real::dot(&dout, &out);
-            delta.push(mean);
-            let lse = f64::from(from.lse[t * heads.heads + h]);
-            let (k, v) = (heads.heads + h / group, heads.heads + heads.kv_heads + h / group);
-            for j in start..=t {
-                let s = rows.score(t, j, h);
-                let inexact = s.error + U * (5.0 * s.value.abs() + 4.0 * lse.abs());
-                let p = Real { value: s.value - lse, error: inexact }.exp();
-                let ds = p * (product(&dout, rows.v(j, h)) - mean) * rows.scale;
-                let (p, ds) = (p.rounded::<E>(), ds.rounded::<E>());
-                sums.add(t * width + h * d, ds, rows.k(j, h));
-                sums.add(j * width + k * d, ds, rows.head(t, h));
-                sums.add(j * width + v * d, p, &dout);
-            }
-        }
-    }
-    let runs = group * (POSITIONS / TILE + 1);
-    let mut gradient: Vec<Real> = sums.terms.into_iter().map(|t| Real::sum_of_eights(t, runs)).collect();
-    for (row, position) in gradient.chunks_mut(width).zip(host.positions()) {
-        for head in row[..(heads.heads + heads.kv_heads) * d].chunks_mut(d) {
-            for i in 0..d / 2 {
-                let at = position as usize * d / 2 + i;
-                let (cos, sin) = (Real::of(host.cos[at]), Real::of(host.sin[at]));
-                let (x, y) = (head[i], head[i + d / 2]);
-                (head[i], head[i + d / 2]) = (x * cos + y * sin, y * cos - x * sin);
-            }
-        }
-    }
-    (delta, gradient)
-}
 
 fn rungs(dtype: DType) -> &'static [Rung] {
     if has_tensor_cores(dtype) { &super::RUNGS } else { &super::RUNGS[..1] }
@@ -365,4 +78,157 @@ fn attention_in_bf16() {
 #[test]
 fn attention_in_f16() {
     check::<f16>();
+}
+
+/// A sequence sees nothing of its neighbours and of where its tiles lie in the grid, so packing changes no bit of it.
+fn packing_changes_no_bit<E: Element>() {
+    const LENGTHS: &[usize] = &[70, 1, 65];
+    let together = Host::<E>::new((2, 1, 16, LENGTHS));
+    let (q, wide, heads) = (together.heads.width(), together.heads.qkv_width(), together.heads.heads);
+    for &rung in rungs(E::DTYPE) {
+        let all = run(&together, rung);
+        let mut first = 0;
+        for &n in LENGTHS {
+            let of = |width: usize| first * width..(first + n) * width;
+            let (lengths, heads_of) = (vec![n], together.heads);
+            let (qkv, dout) = (together.qkv[of(wide)].to_vec(), together.dout[of(q)].to_vec());
+            let (cos, sin) = (together.cos.clone(), together.sin.clone());
+            let alone = run(&Host { heads: heads_of, lengths, qkv, dout, cos, sin }, rung);
+            assert_eq!(alone[0], all[0][of(q)], "out, {rung:?}");
+            assert_eq!(alone[1], all[1][of(heads)], "lse, {rung:?}");
+            assert_eq!(alone[2], all[2][of(wide)], "gradient, {rung:?}");
+            first += n;
+        }
+    }
+}
+
+/// Bits of output, log-sum-exp and gradient; the same twice.
+fn run<E: Element>(host: &Host<E>, rung: Rung) -> [Vec<u32>; 3] {
+    let mut plan = Plan::default();
+    let buffers = Buffers::new(&mut plan, host);
+    let mut cuda = open(&plan, E::DTYPE);
+    host.upload(&mut cuda, &buffers);
+    let bits = |x: &[E]| x.iter().map(|x| x.to_f32().to_bits()).collect::<Vec<_>>();
+    let [once, twice] = [(), ()].map(|()| {
+        let (out, lse) = host.forward(&mut cuda, rung, &buffers);
+        let of_lse = lse.iter().map(|x| x.to_bits()).collect();
+        let forward = Forward { out, lse };
+        let (_, gradient) = host.backward(&mut cuda, rung, &buffers, &forward);
+        [bits(&forward.out), of_lse, bits(&gradient)]
+    });
+    assert!(once == twice, "not the same bits twice");
+    once
+}
+
+#[test]
+fn packing_and_repetition_change_no_bit() {
+    packing_changes_no_bit::<f32>();
+    packing_changes_no_bit::<f16>();
+}
+
+/// A sequence in calls of so many tokens: a prompt of more than a tile, single tokens, several at once.
+const CALLS: [usize; 5] = [66, 1, 1, 4, 1];
+
+/// Each call leaves its keys and values behind those of the calls before, nothing behind them, and the output that the
+/// whole sequence has in these rows.
+fn over_a_cache<E: Element>() {
+    for (group, kv_heads, head_dim) in [(3, 3, 64), (4, 1, 16), (1, 2, 128)] {
+        let host = Host::<E>::new((group, kv_heads, head_dim, &[73]));
+        let (want, _) = reference(&host);
+        let mut plan = Plan::default();
+        let b = Buffers::new(&mut plan, &host);
+        let mut cuda = open(&plan, E::DTYPE);
+        let (heads, wide, q) = (host.heads, host.heads.qkv_width(), host.heads.width());
+        let kv = kv_heads * head_dim;
+        b.cache.into_iter().for_each(|t| write_used::<E>(&mut cuda, t, &[]));
+        let mut past = 0;
+        for tokens in CALLS {
+            write_used(&mut cuda, b.of.qkv, &host.qkv[past * wide..][..tokens * wide]);
+            sentinels::<E>(&mut cuda, b.of.out);
+            set_params(&mut cuda, &step(tokens, 1));
+            attention_launch::cached(&cuda, heads, past, b.of.qkv, b.cache, b.of.out).unwrap();
+            let out = read_used::<E>(&cuda, b.of.out, tokens);
+            assert_allowed(
+                &format!("{tokens} after {past}, D {head_dim}"),
+                &out,
+                &want[past * q..][..tokens * q],
+            );
+            past += tokens;
+            for (cache, column) in b.cache.into_iter().zip([q, q + kv]) {
+                let cache = read::<E>(&cuda, cache);
+                let appended = host.qkv.chunks(wide).take(past).flat_map(|row| &row[column..][..kv]);
+                assert!(cache.iter().zip(appended).all(|(a, b)| a.to_f32() == b.to_f32()), "keys or values");
+                assert!(cache[past * kv..].iter().all(|x| x.to_f32().is_nan()), "written behind the end");
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_over_a_cache() {
+    over_a_cache::<f32>();
+    over_a_cache::<bf16>();
+    over_a_cache::<f16>();
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_the_launch() {
+    let refused = |heads, result: &dyn Fn(&Cuda, Heads, &Buffers) -> Result<()>| {
+        let host = Host::<f16> { heads, ..Host::new((1, 1, 16, &[2])) };
+        let mut plan = Plan::default();
+        let b = Buffers::new(&mut plan, &host);
+        match result(&open(&plan, DType::F16), heads, &b) {
+            Err(Error::Unsupported { dim, .. }) => dim,
+            Err(Error::Shape { arg, .. }) => arg,
+            other => panic!("{other:?}"),
+        }
+    };
+    let forward = |rung, of: fn(AttentionBackward) -> AttentionBackward| {
+        move |cuda: &Cuda, heads: Heads, b: &Buffers| {
+            let a = of(b.of);
+            attention_launch::forward(cuda, rung, heads, b.cu_seqlens, a.qkv, a.out, a.lse)
+        }
+    };
+    let backward = |rung, of: fn(AttentionBackward) -> AttentionBackward| {
+        move |cuda: &Cuda, heads: Heads, b: &Buffers| {
+            attention_launch::backward(cuda, rung, heads, b.cu_seqlens, b.positions, b.rope, of(b.of))
+        }
+    };
+    let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
+    let (production, naive) = (Rung::Production, Rung::Naive);
+    assert_eq!(refused(heads(2, 1, 128), &forward(production, |a| a)), "head_dim");
+    assert_eq!(refused(heads(2, 1, 128), &backward(production, |a| a)), "head_dim");
+    assert_eq!(refused(heads(2, 1, 130), &forward(naive, |a| a)), "head_dim");
+    assert_eq!(refused(heads(3, 2, 16), &forward(naive, |a| a)), "heads");
+    let small = heads(2, 1, 16);
+    assert_eq!(refused(small, &forward(naive, |a| AttentionBackward { qkv: a.out, ..a })), "qkv");
+    assert_eq!(refused(small, &forward(naive, |a| AttentionBackward { lse: a.lse.head(1), ..a })), "lse");
+    assert_eq!(refused(small, &backward(naive, |a| AttentionBackward { delta: a.out, ..a })), "delta");
+    assert_eq!(refused(small, &backward(naive, |a| AttentionBackward { dqkv: a.qkv.head(1), ..a })), "dqkv");
+    let shifted = |a: AttentionBackward| AttentionBackward {
+        dout: Tensor { offset: a.dout.offset + 2, ..a.dout },
+        ..a
+    };
+    assert_eq!(refused(small, &backward(production, shifted)), "dout");
+    let cached = |past| {
+        move |cuda: &Cuda, heads: Heads, b: &Buffers| {
+            attention_launch::cached(cuda, heads, past, b.of.qkv, b.cache, b.of.out)
+        }
+    };
+    assert_eq!(refused(small, &cached(POSITIONS + 1)), "positions");
+}
+
+/// The engine knows how many tokens there are, so a cache that cannot take them is refused.
+#[test]
+fn a_full_cache_is_refused() {
+    let mut plan = Plan::default();
+    let mut of = |rows, cols| plan.tensor(Category::Activations, rows, cols, DType::F16);
+    let heads = Heads { heads: 2, kv_heads: 1, head_dim: 16 };
+    let (qkv, out) = (of(4, heads.qkv_width()), of(4, heads.width()));
+    let cache = KvCache { keys: of(8, 16), values: of(8, 16) };
+    let mut engine = CudaEngine::new(0, &plan, DType::F16, Rung::Production).unwrap();
+    engine.set_params(&step(3, 1)).unwrap();
+    engine.attention_cached(heads, 5, qkv, cache, out).unwrap();
+    let refused = engine.attention_cached(heads, 6, qkv, cache, out).unwrap_err();
+    assert!(matches!(refused, Error::Unsupported { dim: "positions", .. }), "{refused}");
 }
