@@ -9,7 +9,7 @@ mod reference;
 
 use super::linear::has_tensor_cores;
 use super::{common, open, read, set_params};
-use common::real::{Real, assert_allowed};
+use common::real::{Real, assert_allowed, assert_within};
 use half::{bf16, f16};
 use host::{Buffers, Forward, Host, POSITIONS, Shape, read_used, sentinels, step, write_used};
 use reference::{reference, reference_gradient};
@@ -59,7 +59,12 @@ fn check<E: Element>() {
                 let of = |i: &usize| columns.contains(&(i % width));
                 let got: Vec<E> = (0..gradient.len()).filter(of).map(|i| gradient[i]).collect();
                 let want: Vec<Real> = (0..gradient.len()).filter(of).map(|i| want_gradient[i]).collect();
-                assert_allowed(&name(part), &got, &want);
+                if host.tokens() == 1 && part != "dv" {
+                    // The gradient of a softmax over one key is zero: no size to hold the bounds against.
+                    assert_within(&name(part), &got, &want);
+                } else {
+                    assert_allowed(&name(part), &got, &want);
+                }
             }
         }
     }
