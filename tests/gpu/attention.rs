@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use host::{Buffers, Forward, Host, POSITIONS, Shape, read_used, sentinels, step, write_used};
 use reference::{reference, reference_gradient};
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::backend::{Backend, CudaEngine, KvCache};
+use smolten::backend::{Backend, BatchBuffers, CudaEngine, KvCache, RopeTable};
 use smolten::cuda::{Cuda, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::{Error, Result};
@@ -236,4 +236,50 @@ fn a_full_cache_is_refused() {
     engine.attention_cached(heads, 5, qkv, cache, out).unwrap();
     let refused = engine.attention_cached(heads, 6, qkv, cache, out).unwrap_err();
     assert!(matches!(refused, Error::Unsupported { dim: "positions", .. }), "{refused}");
+}
+
+/// Attention captured once and replayed for micro-batches of other lengths: nothing in the launches knows them.
+#[test]
+fn a_recorded_pass_replays_with_other_sequences() {
+    const BATCHES: [&[usize]; 3] = [&[70, 3], &[1, 1, 1, 1, 1], &[40, 66]];
+    let hosts = BATCHES.map(|lengths| Host::<f16>::new((2, 1, 32, lengths)));
+    let mut plan = Plan::default();
+    let planned = Host::<f16>::new((2, 1, 32, &[107, 0, 0, 0]));
+    let b = Buffers::new(&mut plan, &planned);
+    let unused = plan.tensor(Category::Activations, 1, 1, DType::U32);
+    let (ids, targets, loss_rows, by_id, id_starts) = (unused, unused, unused, unused, unused);
+    let (positions, cu_seqlens) = (b.positions, b.cu_seqlens);
+    let batch = BatchBuffers { ids, positions, cu_seqlens, targets, loss_rows, by_id, id_starts };
+    let rope = RopeTable { cos: b.rope[0], sin: b.rope[1] };
+    let pass = |engine: &mut CudaEngine| {
+        engine.attention_forward(&batch, planned.heads, b.of.qkv, b.of.out, b.of.lse)?;
+        engine.attention_backward(&batch, planned.heads, rope, b.of)
+    };
+    let engine = || CudaEngine::new(0, &plan, DType::F16, Rung::Production).unwrap();
+    let (mut direct, mut replayed) = (engine(), engine());
+    replayed.record(pass).unwrap();
+    for host in &hosts {
+        let [direct, replayed] = [(&mut direct, false), (&mut replayed, true)].map(|(engine, replay)| {
+            let mut upload = |t, bytes: &[u8]| engine.upload(t, bytes).unwrap();
+            upload(cu_seqlens, bytemuck::cast_slice(&host.cu_seqlens()));
+            upload(positions, bytemuck::cast_slice(&host.positions()));
+            upload(rope.cos, bytemuck::cast_slice(&host.cos));
+            upload(rope.sin, bytemuck::cast_slice(&host.sin));
+            upload(b.of.qkv, bytemuck::cast_slice(&host.qkv));
+            upload(b.of.dout, bytemuck::cast_slice(&host.dout));
+            engine.set_params(&step(host.tokens(), host.lengths.len())).unwrap();
+            if replay {
+                engine.replay().unwrap()
+            } else {
+                pass(engine).unwrap()
+            }
+            [b.of.out, b.of.lse, b.of.dqkv].map(|t| {
+                let mut bytes = vec![0; t.bytes()];
+                engine.download(t, &mut bytes).unwrap();
+                bytes
+            })
+        });
+        assert!(direct == replayed, "{:?}", host.lengths);
+        assert!(direct[0].iter().any(|&x| x != 0), "there is an output");
+    }
 }
