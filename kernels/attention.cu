@@ -3,18 +3,20 @@
 //   out[t,h] = sum_j softmax_j(q[t,h]·k[j,h/g] / sqrt(D)) v[j,h/g], j over the tokens of t's sequence up to t
 //   lse[t,h] = log sum_j exp(q[t,h]·k[j,h/g] / sqrt(D))
 //
-// Shapes     qkv [T, (H + 2K)·D] A: heads of q, of k, of v, rotated; out [T, H·D] A; lse [T, H] f32; g = H/K query heads
-//            share a kv head; cu_seqlens [sequences + 1]. cached: qkv and out of the T new tokens, keys and values
-//            [capacity, K·D] A, whose first `past` positions are in use. A is f32, bf16 or f16.
-// Requires   D 16, 32 or 64, qkv and out 16-byte aligned (production rung); D even, at most 128 (naive rung). Checked in src/ops/attention_launch.rs, not here.
+// Shapes     qkv [T, (H + 2K)·D] A: heads of q, of k, of v, rotated; out [T, H·D] A; lse [T, H] f32; g = H/K query
+//            heads share a kv head; cu_seqlens [sequences + 1]. cached: qkv and out of the T new tokens, keys and
+//            values [capacity, K·D] A, whose first `past` positions are in use. A is f32, bf16 or f16.
+// Requires   D 16, 32 or 64, qkv and out 16-byte aligned (production rung); D even, at most 128 (the others). Checked
+//            in src/ops/attention_launch.rs, not here.
 // Rows       T is step->tokens; rows beyond are neither read nor written.
 // Numerics   scores, softmax and sums in f32; probabilities rounded to A before they weigh the values, but not in the
 //            sum that divides; one rounding to A at the store. Deterministic: every sum has a fixed order.
-// Mapping    attention_tiles.cuh: a block per 64 queries of one sequence and head, over tiles of 64 keys up to its own,
-//            scores and weights in registers (Dao 2023, arXiv:2307.08691). Blocks find their sequence in cu_seqlens.
-//            Softmax to base 2: log2(e)/sqrt(D) is one factor, ex2.approx the exponential.
-// Bytes      per head 2*T*D of q and of out; per tile of 64 queries 4*D per key up to its end, mostly from L2; 4*T of lse.
-//            All but lse and cu_seqlens in 16-byte accesses.
+// Mapping    attention_tiles.cuh: a block per 64 queries of one sequence and head, over tiles of 64 keys up to its
+//            own, scores and weights in registers (Dao 2023, arXiv:2307.08691). Blocks find their sequence in
+//            cu_seqlens. Softmax to base 2: log2(e)/sqrt(D) is one factor, ex2.approx the exponential.
+// Budget     168 registers and 32 KiB of shared memory: three blocks per multiprocessor (Turing: two).
+// Bytes      per head 2*T*D of q and of out; per tile of 64 queries 4*D per key up to its end, mostly from L2; 4*T of
+//            lse. All but lse and cu_seqlens in 16-byte accesses.
 // Ladder     v1 naive, one warp per row and head, two passes over the keys. attention_cached is of this kind.
 //            v2 tiles on tensor cores, running softmax: production.
 #include "attention_tiles.cuh"
@@ -155,7 +157,7 @@ struct Softmax {
 template <typename E, int D>
 __device__ __forceinline__ void forward_of(TileMemory<E>& memory, const AttentionArgs& args) {
     using T = Tile<E, D>;
-    const Tile64 tile = tile_of_block(args, true);
+    const TokenTile tile = tile_of_block(args, true);
     if (tile.length == 0) return;
     const int h = blockIdx.y, kv = h / (args.heads / args.kv_heads);
     const int width = qkv_width(args), token = tile.start + tile.first();
@@ -210,11 +212,6 @@ __device__ __forceinline__ void forward(const AttentionArgs& args) {
     if (args.head_dim == 16) forward_of<E, 16>(memory, args);
 }
 
-#define KERNEL(NAME, A, E, BODY, BLOCKS)                                                                     \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP, BLOCKS)                                        \
-        NAME##_##A(const __grid_constant__ AttentionArgs args) {                                             \
-        BODY<E>(args);                                                                                       \
-    }
 #define KERNELS(A, E)                                                                                        \
     KERNEL(attention_forward_naive, A, E, forward_naive, 8)                                                  \
     KERNEL(attention_append, A, E, append, 8)                                                                \

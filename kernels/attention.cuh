@@ -1,4 +1,4 @@
-// What attention's kernels share: arguments, where a sequence begins and ends, and the parts of the naive rung. No kernel.
+// What attention's kernels share: arguments, where a sequence begins and ends, the parts of the naive rung. No kernel.
 #pragma once
 #include "common.cuh"
 
@@ -20,6 +20,13 @@ struct AttentionArgs {  // src/ops/attention_launch.rs
 static_assert(sizeof(AttentionArgs) == 128, "AttentionArgs differs from src/ops/attention_launch.rs");
 
 constexpr int WARPS = 4;  // of a block
+
+// At least BLOCKS of them fit on a multiprocessor.
+#define KERNEL(NAME, A, E, BODY, BLOCKS)                                                                     \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP, BLOCKS)                                        \
+        NAME##_##A(const __grid_constant__ AttentionArgs args) {                                             \
+        BODY<E>(args);                                                                                       \
+    }
 
 __device__ __forceinline__ int qkv_width(const AttentionArgs& args) {
     return (args.heads + 2 * args.kv_heads) * args.head_dim;

@@ -12,24 +12,29 @@
 // Rows       T is step->tokens; rows beyond are neither read nor written.
 // Numerics   all in f32 but p and ds, which are rounded to A before the three products; one rounding to A after the
 //            rotation, at the store. Deterministic: no atomics, every sum has a fixed order.
-// Mapping    attention_tiles.cuh. query: a block per 64 queries of one sequence and head, over tiles of 64 keys up to its
-//            own. keys: a block per 64 keys of one sequence and kv head, over the group's heads and the tiles of 64
-//            queries from its own on. p and ds in registers, where the next product takes them from. Scores and dout·v
-//            are computed in both: seven products instead of five, for a dq without atomics.
+// Mapping    attention_tiles.cuh. query: a block per 64 queries of one sequence and head, over tiles of 64 keys up to
+//            its own. keys: a block per 64 keys of one sequence and kv head, over the group's heads and the tiles of 64
+//            queries from its own on. p and ds in registers, where the next product takes them from. Scores and
+//            dout·v are computed in both: seven products instead of five, for a dq without atomics.
+// Budget     query: 168 registers, 32 KiB of shared memory, three blocks per multiprocessor (Turing: two). keys: 208
+//            registers, 33 KiB, two blocks (Turing: one).
+// Bytes      query: per head 2*T*D of q, dout, out and dq, and per tile of 64 queries 4*D per key up to its end; keys: per
+//            kv head 4*T*D of k and v, 4*T*D of dk and dv, and per tile of 64 keys 4*g*D per query from its own on; the
+//            tiles mostly from L2. 4*T*D of cos and sin per head. All but lse, delta, positions and cu_seqlens in
+//            16-byte accesses.
 // Order      attention_backward_query writes dq and delta; attention_backward_keys, after it, reads delta.
 // Ladder     v1 naive, one warp per row and head.
 //            v2 tiles on tensor cores: production.
 #include "attention_tiles.cuh"
 
-template <typename E>
 struct Gradient {
     float p, ds;
 };
 
 // p and ds, rounded to E, of one query and one key.
 template <typename E>
-__device__ __forceinline__ Gradient<E> p_and_ds(const E* q, const E* k, const E* dout, const E* v, float lse,
-                                                float delta, float scale, int D) {
+__device__ __forceinline__ Gradient p_and_ds(const E* q, const E* k, const E* dout, const E* v, float lse, float delta,
+                                             float scale, int D) {
     const float p = expf(dot(q, k, D) * scale - lse);
     const float ds = p * (dot(dout, v, D) - delta) * scale;
     return {to_float(from_float<E>(p)), to_float(from_float<E>(ds))};
@@ -99,7 +104,7 @@ __device__ __forceinline__ void keys_naive(const AttentionArgs& args) {
             const E* q = qkv + first * width + h * D;
             const E* dout = static_cast<const E*>(args.dout) + first * out_width + h * D;
             const size_t at = size_t(first + lane) * args.heads + h;
-            Gradient<E> g = {0.0f, 0.0f};
+            Gradient g = {0.0f, 0.0f};
             if (first + lane < end)
                 g = p_and_ds<E>(q + lane * width, k, dout + lane * out_width, v, args.lse[at], args.delta[at], scale, D);
             for (int t = 0; t < min(WARP, end - first); ++t) {
@@ -127,7 +132,7 @@ __device__ __forceinline__ void to_p_and_ds(float& p, float& ds, float lse, floa
 
 // delta of this lane's two rows of the tile, from chunks of their rows: two lanes have a row each of the warp's 16.
 template <typename E, int D>
-__device__ __forceinline__ void row_dots(float (&delta)[2], const AttentionArgs& args, const Tile64& tile, int h) {
+__device__ __forceinline__ void row_dots(float (&delta)[2], const AttentionArgs& args, const TokenTile& tile, int h) {
     const int lane = threadIdx.x % WARP, row = threadIdx.x / WARP * ROWS + lane / 2;
     const size_t at = size_t(tile.start + tile.first() + row) * args.heads + h;
     float sum = 0.0f;
@@ -146,7 +151,7 @@ __device__ __forceinline__ void row_dots(float (&delta)[2], const AttentionArgs&
 template <typename E, int D>
 __device__ __forceinline__ void query_of(TileMemory<E>& memory, const AttentionArgs& args) {
     using T = Tile<E, D>;
-    const Tile64 tile = tile_of_block(args, true);
+    const TokenTile tile = tile_of_block(args, true);
     if (tile.length == 0) return;
     const int h = blockIdx.y, kv = h / (args.heads / args.kv_heads);
     const int width = qkv_width(args), out_width = args.heads * D, token = tile.start + tile.first();
@@ -207,7 +212,7 @@ using RowNumbers = float[2][2][TILE];
 template <typename E, int D>
 __device__ __forceinline__ void keys_of(TileMemory<E>& memory, RowNumbers& numbers, const AttentionArgs& args) {
     using T = Tile<E, D>;
-    const Tile64 tile = tile_of_block(args, false);
+    const TokenTile tile = tile_of_block(args, false);
     if (tile.length == 0) return;
     const int kv = blockIdx.y, group = args.heads / args.kv_heads;
     const int width = qkv_width(args), out_width = args.heads * D, token = tile.start + tile.first();
@@ -282,17 +287,12 @@ __device__ __forceinline__ void query(const AttentionArgs& args) {
 template <typename E>
 __device__ __forceinline__ void keys(const AttentionArgs& args) {
     __shared__ TileMemory<E> memory;
-    __shared__ RowNumbers numbers;
+    __shared__ alignas(16) RowNumbers numbers;
     if (args.head_dim == 64) keys_of<E, 64>(memory, numbers, args);
     if (args.head_dim == 32) keys_of<E, 32>(memory, numbers, args);
     if (args.head_dim == 16) keys_of<E, 16>(memory, numbers, args);
 }
 
-#define KERNEL(NAME, A, E, BODY, BLOCKS)                                                                     \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP, BLOCKS)                                        \
-        NAME##_##A(const __grid_constant__ AttentionArgs args) {                                             \
-        BODY<E>(args);                                                                                       \
-    }
 #define KERNELS(A, E)                                                                                        \
     KERNEL(attention_backward_query_naive, A, E, query_naive, 4)                                             \
     KERNEL(attention_backward_keys_naive, A, E, keys_naive, 4)

@@ -21,17 +21,17 @@ __device__ __forceinline__ float power_of_two(float x) {
     return y;
 }
 
-// Rows first..last, all counted from the sequence's first token, which is token `start`.
-struct Tile64 {
+// A tile of a sequence of `length` tokens from `start` on. Rows are counted within the sequence.
+struct TokenTile {
     int start, length, index;
     __device__ __forceinline__ int first() const { return index * TILE; }
-    __device__ __forceinline__ int rows() const { return length - first(); }  // may be more than 64
+    __device__ __forceinline__ int rows() const { return length - first(); }  // to the end: may be more than 64
     __device__ __forceinline__ int last_index() const { return (length - 1) / TILE; }
 };
 
-// The tile of block x; no rows: none. Sequence s has the blocks from cu_seqlens[s] / 64 + s on: never fewer than it has
+// The tile of block x; length 0: none. Sequence s has the blocks from cu_seqlens[s] / 64 + s on: never fewer than it has
 // tiles. `descending`: its last tile first, which has most keys.
-__device__ __forceinline__ Tile64 tile_of_block(const AttentionArgs& args, bool descending) {
+__device__ __forceinline__ TokenTile tile_of_block(const AttentionArgs& args, bool descending) {
     const int sequences = args.step->sequences, block = blockIdx.x;
     if (sequences == 0) return {0, 0, 0};
     const auto first_block = [&](int s) { return int(args.cu_seqlens[s]) / TILE + s; };
@@ -108,7 +108,7 @@ struct Stage {
 };
 
 template <typename E>
-union TileMemory {
+union alignas(16) TileMemory {
     Stage<E> stages[2];
     float staged[WARPS][ROWS * (WIDEST + 8)];
 };
