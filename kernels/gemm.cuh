@@ -66,7 +66,7 @@ struct Operand {
 };
 
 template <typename E>
-union Shared {
+union alignas(16) Shared {
     struct {
         E a[STAGES][TILE * DEPTH], b[STAGES][TILE * DEPTH];
     } tiles;
