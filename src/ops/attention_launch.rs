@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::{CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg};
 
+/// Threads of a block.
+const THREADS: u32 = 128;
+
 /// Warps of a block; the naive kernels give each a row and head.
 const WARPS: usize = 4;
 
@@ -248,7 +251,6 @@ fn launch(
     if grid_dim.0 == 0 || grid_dim.1 == 0 {
         return Ok(()); // an empty grid is a launch error
     }
-    const THREADS: u32 = WARPS as u32 * 32;
     let config = LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
     let mut launch = device.stream.launch_builder(function);
     launch.arg(&args);
