@@ -6,8 +6,8 @@
 // Shapes     qkv [T, (H + 2K)·D] A: heads of q, of k, of v, rotated; out [T, H·D] A; lse [T, H] f32; g = H/K query
 //            heads share a kv head; cu_seqlens [sequences + 1]. cached: qkv and out of the T new tokens, keys and
 //            values [capacity, K·D] A, whose first `past` positions are in use. A is f32, bf16 or f16.
-// Requires   D 16, 32 or 64, qkv and out 16-byte aligned (production rung); D even, at most 128 (the others). Checked
-//            in src/ops/attention_launch.rs, not here.
+// Requires   production rung: D 16, 32 or 64, or for cached a multiple of 8 up to 128, and all buffers 16-byte aligned;
+//            naive rung: D even, at most 128. Checked in src/ops/attention_launch.rs, not here.
 // Rows       T is step->tokens; rows beyond are neither read nor written.
 // Numerics   scores, softmax and sums in f32; probabilities rounded to A before they weigh the values, but not in the
 //            sum that divides; one rounding to A at the store. Deterministic: every sum has a fixed order.
@@ -17,8 +17,9 @@
 // Budget     168 registers and 32 KiB of shared memory: three blocks per multiprocessor (Turing: two).
 // Bytes      per head 2*T*D of q and of out; per tile of 64 queries 4*D per key up to its end, mostly from L2; 4*T of
 //            lse. All but lse and cu_seqlens in 16-byte accesses.
-// Ladder     v1 naive, one warp per row and head, two passes over the keys. attention_cached is of this kind.
-//            v2 tiles on tensor cores, running softmax: production.
+//            cached: a block per token and head, over 128 keys at a time.
+// Ladder     v1 naive, one warp per row and head, two passes over the keys.
+//            v2 tiles on tensor cores, running softmax; cached: 16-byte access, running softmax: production.
 #include "attention_tiles.cuh"
 
 // One head of one token over `seen` rows of keys and values, `stride` elements apart.
@@ -29,8 +30,7 @@ __device__ __forceinline__ void attend(const E* q, const E* keys, const E* value
     const float scale = 1.0f / sqrtf(float(D));
     float highest = -INFINITY;
     for (int j = lane; j < seen; j += WARP) highest = fmaxf(highest, dot(q, keys + j * stride, D) * scale);
-    for (int offset = WARP / 2; offset > 0; offset /= 2)
-        highest = fmaxf(highest, __shfl_xor_sync(FULL_MASK, highest, offset));
+    highest = warp_max(highest);
 
     float total = 0.0f, sums[MOST_COLUMNS] = {};
     for (int first = 0; first < seen; first += WARP) {
@@ -92,7 +92,7 @@ __device__ __forceinline__ void append(const AttentionArgs& args) {
 }
 
 template <typename E>
-__device__ __forceinline__ void cached(const AttentionArgs& args) {
+__device__ __forceinline__ void cached_naive(const AttentionArgs& args) {
     const auto [t, h] = RowAndHead(args.heads);
     if (!fits(args, t)) return;
     const int D = args.head_dim, column = h / (args.heads / args.kv_heads) * D;
@@ -100,6 +100,70 @@ __device__ __forceinline__ void cached(const AttentionArgs& args) {
            static_cast<const E*>(args.keys) + column, static_cast<const E*>(args.values) + column,
            size_t(args.kv_heads) * D, args.past + t + 1, D,
            static_cast<E*>(args.out) + (size_t(t) * args.heads + h) * D, static_cast<float*>(nullptr));
+}
+
+// What the threads of a block share while they go over a cache.
+struct CacheMemory {
+    float q[WARP * MOST_COLUMNS], weights[WARPS * WARP], of_warp[2][WARPS];
+    float sums[WARPS * WARP][CHUNK];
+};
+
+// A block per token and head, 128 keys at a time: a key per thread for the scores, then a chunk of columns of every so
+// many values, whose sums come together at the end.
+template <typename E>
+__device__ __forceinline__ void cached(const AttentionArgs& args) {
+    __shared__ alignas(16) CacheMemory memory;
+    const int t = blockIdx.x, h = blockIdx.y, D = args.head_dim, thread = threadIdx.x, warp = thread / WARP;
+    if (!fits(args, t)) return;
+    const int column = h / (args.heads / args.kv_heads) * D, stride = args.kv_heads * D, seen = args.past + t + 1;
+    const E* q = static_cast<const E*>(args.qkv) + t * size_t(qkv_width(args)) + h * D;
+    const E *keys = static_cast<const E*>(args.keys) + column, *values = static_cast<const E*>(args.values) + column;
+    if (thread < D) memory.q[thread] = to_float(q[thread]);
+    __syncthreads();
+
+    const int chunks = D / CHUNK, groups = WARPS * WARP / chunks, group = thread / chunks;
+    const int own = thread % chunks * CHUNK;
+    const float scale = 1.0f / sqrtf(float(D));
+    float highest = -INFINITY, total = 0.0f, sums[CHUNK] = {};
+    for (int first = 0; first < seen; first += WARPS * WARP) {
+        const int count = min(WARPS * WARP, seen - first);
+        float score = -INFINITY;
+        if (thread < count) {
+            const E* key = keys + size_t(first + thread) * stride;
+            score = 0.0f;
+            for (int c = 0; c < D; c += CHUNK) {
+                const auto k = load<CHUNK>(key + c);
+                for (int i = 0; i < CHUNK; ++i) score = fmaf(memory.q[c + i], to_float(k.v[i]), score);
+            }
+            score *= scale;
+        }
+        const float of_warp = warp_max(score);
+        if (thread % WARP == 0) memory.of_warp[0][warp] = of_warp;
+        __syncthreads();  // also: all are done with the weights of the keys before
+        float most = highest;
+        for (int w = 0; w < WARPS; ++w) most = fmaxf(most, memory.of_warp[0][w]);
+        const float factor = expf(highest - most), p = expf(score - most);
+        highest = most;
+        total = total * factor + p;
+        memory.weights[thread] = to_float(from_float<E>(p));
+        __syncthreads();
+        for (int i = 0; i < CHUNK; ++i) sums[i] *= factor;
+        if (group < groups)
+            for (int k = group; k < count; k += groups) {
+                const auto v = load<CHUNK>(values + size_t(first + k) * stride + own);
+                for (int i = 0; i < CHUNK; ++i) sums[i] = fmaf(memory.weights[k], to_float(v.v[i]), sums[i]);
+            }
+    }
+    total = warp_sum(total);
+    if (thread % WARP == 0) memory.of_warp[1][warp] = total;
+    for (int i = 0; i < CHUNK; ++i) memory.sums[thread][i] = sums[i];
+    __syncthreads();
+    if (thread >= D) return;
+    float sum = 0.0f;
+    for (int g = 0; g < groups; ++g) sum += memory.sums[g * chunks + thread / CHUNK][thread % CHUNK];
+    total = 0.0f;
+    for (int w = 0; w < WARPS; ++w) total += memory.of_warp[1][w];
+    static_cast<E*>(args.out)[(size_t(t) * args.heads + h) * D + thread] = from_float<E>(sum * (1.0f / total));
 }
 
 // Scores of the warp's rows with keys that stand behind them: -infinity. On the diagonal tile rows and keys count alike.
@@ -215,7 +279,8 @@ __device__ __forceinline__ void forward(const AttentionArgs& args) {
 #define KERNELS(A, E)                                                                                        \
     KERNEL(attention_forward_naive, A, E, forward_naive, 8)                                                  \
     KERNEL(attention_append, A, E, append, 8)                                                                \
-    KERNEL(attention_cached, A, E, cached, 8)
+    KERNEL(attention_cached_naive, A, E, cached_naive, 8)                                                    \
+    KERNEL(attention_cached, A, E, cached, 4)
 KERNELS(f32, float)
 KERNELS(bf16, __nv_bfloat16)
 KERNELS(f16, __half)

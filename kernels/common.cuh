@@ -88,3 +88,7 @@ __device__ __forceinline__ uint32_t warp_max(uint32_t x) {
     return x;
 #endif
 }
+__device__ __forceinline__ float warp_max(float x) {
+    for (int offset = WARP / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_MASK, x, offset));
+    return x;
+}

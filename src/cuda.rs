@@ -85,7 +85,7 @@ pub struct Kernels {
     /// New keys and values to the cache.
     pub attention_append: CudaFunction,
     /// Over the cache.
-    pub attention_cached: CudaFunction,
+    pub attention_cached: Ladder,
     /// `kernels/attention_backward.cu`: of the queries.
     pub attention_backward_query: Ladder,
     /// Of keys and values.
@@ -314,7 +314,7 @@ impl Kernels {
             linear_weight_gradient: product("linear_weight_gradient")?,
             attention_forward: on_tensor_cores(&attention, "attention_forward")?,
             attention_append: function(&attention, &format!("attention_append{typed}"))?,
-            attention_cached: function(&attention, &format!("attention_cached{typed}"))?,
+            attention_cached: ladder(&attention, "attention_cached", &typed)?,
             attention_backward_query: on_tensor_cores(&backward, "attention_backward_query")?,
             attention_backward_keys: on_tensor_cores(&backward, "attention_backward_keys")?,
             grad_norm_partials: ladder(&grad_norm, "grad_norm_partials", "")?,

@@ -170,7 +170,7 @@ impl Backend for CudaEngine {
             let rule = "no more positions than the cache was planned for";
             return Err(Error::Unsupported { op: "attention_cached", dim, got, rule });
         }
-        attention_launch::cached(&self.device, heads, past, qkv, [cache.keys, cache.values], out)
+        attention_launch::cached(&self.device, self.rung, heads, past, qkv, [cache.keys, cache.values], out)
     }
     fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()> {
         linear_launch::linear_swiglu(&self.device, self.products(), x, w, gate_up, act)

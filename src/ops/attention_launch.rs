@@ -150,6 +150,7 @@ pub fn backward(
 /// Tokens in use that have no place in the cache are left out; the caller knows how many there are.
 pub fn cached(
     device: &Cuda,
+    rung: Rung,
     heads: Heads,
     past: usize,
     qkv: Tensor,
@@ -162,6 +163,10 @@ pub fn cached(
     let cache = [keys.rows, heads.kv_heads * heads.head_dim];
     expect(OP, [("keys", keys, cache, a), ("values", values, cache, a)])?;
     expect_heads(OP, Rung::Naive, heads)?;
+    if rung == Rung::Production && !heads.head_dim.is_multiple_of(8) {
+        let got = heads.head_dim.to_string();
+        return Err(Error::Unsupported { op: OP, dim: "head_dim", got, rule: "a multiple of 8" });
+    }
     if past > keys.rows {
         let rule = "no more positions than the cache was planned for";
         return Err(Error::Unsupported { op: OP, dim: "positions", got: past.to_string(), rule });
@@ -175,8 +180,13 @@ pub fn cached(
         capacity: dim_i32(OP, "positions", keys.rows)?,
         ..args(OP, device, heads)?
     };
-    launch(OP, device, &device.kernels.attention_append, (dim_u32(OP, "T", t)?, 1, 1), args)?;
-    launch(OP, device, &device.kernels.attention_cached, grid(OP, Rung::Naive, t, 0, heads.heads)?, args)
+    let tokens = dim_u32(OP, "T", t)?;
+    let grid = match rung {
+        Rung::Naive => grid(OP, rung, t, 0, heads.heads)?,
+        Rung::Production => (tokens, dim_u32(OP, "heads", heads.heads)?, 1),
+    };
+    launch(OP, device, &device.kernels.attention_append, (tokens, 1, 1), args)?;
+    launch(OP, device, device.kernels.attention_cached.rung(OP, rung)?, grid, args)
 }
 
 /// Shape, type and alignment.

@@ -131,41 +131,54 @@ fn packing_and_repetition_change_no_bit() {
     packing_changes_no_bit::<f16>();
 }
 
-/// A sequence in calls of so many tokens: a prompt of more than a tile, single tokens, several at once.
-const CALLS: [usize; 5] = [66, 1, 1, 4, 1];
+/// A sequence in calls of so many tokens: a prompt of more than a tile, single tokens, several at once, and on to more keys
+/// than a block has threads.
+const CALLS: [usize; 6] = [66, 1, 1, 4, 1, 60];
 
 /// Each call leaves its keys and values behind those of the calls before, nothing behind them, and the output that the
 /// whole sequence has in these rows.
 fn over_a_cache<E: Element>() {
-    for (group, kv_heads, head_dim) in [(3, 3, 64), (4, 1, 16), (1, 2, 128)] {
-        let host = Host::<E>::new((group, kv_heads, head_dim, &[73]));
+    for (group, kv_heads, head_dim) in [(3, 1, 64), (4, 1, 16), (1, 2, 128), (2, 1, 40)] {
+        let host = Host::<E>::new((group, kv_heads, head_dim, &[133]));
         let (want, _) = reference(&host);
         let mut plan = Plan::default();
         let b = Buffers::new(&mut plan, &host);
         let mut cuda = open(&plan, E::DTYPE);
-        let (heads, wide, q) = (host.heads, host.heads.qkv_width(), host.heads.width());
-        let kv = kv_heads * head_dim;
-        b.cache.into_iter().for_each(|t| write_used::<E>(&mut cuda, t, &[]));
-        let mut past = 0;
-        for tokens in CALLS {
-            write_used(&mut cuda, b.of.qkv, &host.qkv[past * wide..][..tokens * wide]);
-            sentinels::<E>(&mut cuda, b.of.out);
-            set_params(&mut cuda, &step(tokens, 1));
-            attention_launch::cached(&cuda, heads, past, b.of.qkv, b.cache, b.of.out).unwrap();
-            let out = read_used::<E>(&cuda, b.of.out, tokens);
-            assert_allowed(
-                &format!("{tokens} after {past}, D {head_dim}"),
-                &out,
-                &want[past * q..][..tokens * q],
-            );
-            past += tokens;
-            for (cache, column) in b.cache.into_iter().zip([q, q + kv]) {
-                let cache = read::<E>(&cuda, cache);
-                let appended = host.qkv.chunks(wide).take(past).flat_map(|row| &row[column..][..kv]);
-                assert!(cache.iter().zip(appended).all(|(a, b)| a.to_f32() == b.to_f32()), "keys or values");
-                assert!(cache[past * kv..].iter().all(|x| x.to_f32().is_nan()), "written behind the end");
+        for rung in super::RUNGS {
+            b.cache.into_iter().for_each(|t| write_used::<E>(&mut cuda, t, &[]));
+            let mut past = 0;
+            for tokens in CALLS {
+                call(&mut cuda, rung, &host, &b, past, tokens, &want);
+                past += tokens;
             }
         }
+    }
+}
+
+/// One call, after `past` tokens.
+fn call<E: Element>(
+    cuda: &mut Cuda,
+    rung: Rung,
+    host: &Host<E>,
+    b: &Buffers,
+    past: usize,
+    tokens: usize,
+    want: &[Real],
+) {
+    let (wide, q) = (host.heads.qkv_width(), host.heads.width());
+    let (end, kv) = (past + tokens, host.heads.kv_heads * host.heads.head_dim);
+    write_used(cuda, b.of.qkv, &host.qkv[past * wide..end * wide]);
+    sentinels::<E>(cuda, b.of.out);
+    set_params(cuda, &step(tokens, 1));
+    attention_launch::cached(cuda, rung, host.heads, past, b.of.qkv, b.cache, b.of.out).unwrap();
+    let out = read_used::<E>(cuda, b.of.out, tokens);
+    let name = format!("{tokens} after {past} of {:?}, {rung:?}", host.heads);
+    assert_allowed(&name, &out, &want[past * q..end * q]);
+    for (cache, column) in b.cache.into_iter().zip([q, q + kv]) {
+        let cache = read::<E>(cuda, cache);
+        let appended = host.qkv.chunks(wide).take(end).flat_map(|row| &row[column..][..kv]);
+        assert!(cache.iter().zip(appended).all(|(a, b)| a.to_f32() == b.to_f32()), "{name}: keys or values");
+        assert!(cache[end * kv..].iter().all(|x| x.to_f32().is_nan()), "{name}: written behind the end");
     }
 }
 
@@ -217,10 +230,11 @@ fn what_does_not_fit_is_refused_before_the_launch() {
     assert_eq!(refused(small, &backward(production, shifted)), "dout");
     let cached = |past| {
         move |cuda: &Cuda, heads: Heads, b: &Buffers| {
-            attention_launch::cached(cuda, heads, past, b.of.qkv, b.cache, b.of.out)
+            attention_launch::cached(cuda, production, heads, past, b.of.qkv, b.cache, b.of.out)
         }
     };
     assert_eq!(refused(small, &cached(POSITIONS + 1)), "positions");
+    assert_eq!(refused(heads(2, 1, 12), &cached(0)), "head_dim");
 }
 
 /// The engine knows how many tokens there are, so a cache that cannot take them is refused.
