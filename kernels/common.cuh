@@ -69,6 +69,10 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { re
 template <>
 __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
 
+// The pair (x, y) turned by the angle of (cos, sin), as rotary position embedding does: its first coordinate, its second.
+__device__ __forceinline__ float turned_first(float x, float y, float cos, float sin) { return x * cos - y * sin; }
+__device__ __forceinline__ float turned_second(float x, float y, float cos, float sin) { return y * cos + x * sin; }
+
 // Sum over the 32 lanes of a full warp; every lane gets the same, order-fixed result.
 __device__ __forceinline__ float warp_sum(float x) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(FULL_MASK, x, offset);
@@ -83,4 +87,8 @@ __device__ __forceinline__ uint32_t warp_max(uint32_t x) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) x = max(x, __shfl_xor_sync(FULL_MASK, x, offset));
     return x;
 #endif
+}
+__device__ __forceinline__ float warp_max(float x) {
+    for (int offset = WARP / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_MASK, x, offset));
+    return x;
 }

@@ -91,10 +91,6 @@ struct GateAndUp {
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// x at the angle of (cos, sin), and its partner y a quarter turn on: the first or the second coordinate of a pair.
-__device__ __forceinline__ float turned_first(float x, float y, float cos, float sin) { return x * cos - y * sin; }
-__device__ __forceinline__ float turned_second(float x, float y, float cos, float sin) { return y * cos + x * sin; }
-
 // What of act, gate and up one gradient makes.
 template <typename E>
 struct SwigluParts {

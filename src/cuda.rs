@@ -102,6 +102,16 @@ pub struct Kernels {
     pub linear_swiglu_backward: Ladder,
     /// Of the weight.
     pub linear_weight_gradient: Ladder,
+    /// `kernels/attention.cu`, for the activation type, as are all to `attention_backward_keys`.
+    pub attention_forward: Ladder,
+    /// New keys and values to the cache.
+    pub attention_append: CudaFunction,
+    /// Over the cache.
+    pub attention_cached: Ladder,
+    /// `kernels/attention_backward.cu`: of the queries.
+    pub attention_backward_query: Ladder,
+    /// Of keys and values.
+    pub attention_backward_keys: Ladder,
     /// `kernels/grad_norm.cu`.
     pub grad_norm_partials: Ladder,
     /// `kernels/grad_norm.cu`.
@@ -308,12 +318,14 @@ impl Kernels {
         let cross_entropy = module(device, "cross_entropy")?;
         let typed = format!("_{a}");
         let tensor_cores = dtype == DType::F16 || (dtype == DType::BF16 && device.capability >= 80);
-        let product = |name| {
-            let naive = function(&gemm, &format!("{name}_naive{typed}"))?;
+        let on_tensor_cores = |module, name| {
+            let naive = function(module, &format!("{name}_naive{typed}"))?;
             let production =
-                if tensor_cores { Some(function(&gemm, &format!("{name}{typed}"))?) } else { None };
+                if tensor_cores { Some(function(module, &format!("{name}{typed}"))?) } else { None };
             Ok(Ladder { naive, production })
         };
+        let product = |name| on_tensor_cores(&gemm, name);
+        let (attention, backward) = (module(device, "attention")?, module(device, "attention_backward")?);
         Ok(Self {
             rows_zero: ladder(&rows, "rows_zero", "")?,
             rows_gather: ladder(&rows, "rows_gather", "")?,
@@ -334,6 +346,11 @@ impl Kernels {
             linear_input_gradient: product("linear_input_gradient")?,
             linear_swiglu_backward: product("linear_swiglu_backward")?,
             linear_weight_gradient: product("linear_weight_gradient")?,
+            attention_forward: on_tensor_cores(&attention, "attention_forward")?,
+            attention_append: function(&attention, &format!("attention_append{typed}"))?,
+            attention_cached: ladder(&attention, "attention_cached", &typed)?,
+            attention_backward_query: on_tensor_cores(&backward, "attention_backward_query")?,
+            attention_backward_keys: on_tensor_cores(&backward, "attention_backward_keys")?,
             grad_norm_partials: ladder(&grad_norm, "grad_norm_partials", "")?,
             grad_norm_finish: function(&grad_norm, "grad_norm_finish")?,
             adamw: ladder(&adamw, "adamw", "")?,

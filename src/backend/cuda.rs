@@ -1,11 +1,10 @@
-//! The CUDA engine, as far as it goes: the operations that have kernels, behind the same list as the CPU's.
-//!
-//! Everything but attention runs on the device; attention says that it has no kernel.
-//! [`super::open`] therefore refuses to train on it; tests and benches drive it operation by operation.
+//! The CUDA engine: every operation by the kernels of `kernels/`, on one stream. What needs no allocation after its
+//! first run is recorded at its second, as a graph, and replayed from then on.
 
 use super::*;
 use crate::cuda::{Cuda, Device as Gpu, PARAMS_BYTES, Rung, cuda};
 use crate::ops::adamw_launch::DeviceWeights;
+use crate::ops::attention_launch;
 use crate::ops::cross_entropy_launch::{DeviceLoss, HeadRungs};
 use crate::ops::grad_norm::DeviceNorm;
 use crate::ops::linear_launch::{self, Rows};
@@ -69,12 +68,6 @@ impl CudaEngine {
     fn products(&self) -> Rung {
         if self.device.dtype == DType::F32 { Rung::Naive } else { self.rung }
     }
-}
-
-/// The operation has no kernel yet.
-fn missing(op: &'static str) -> Result<()> {
-    let rule = "an operation with a CUDA kernel; use --device cpu";
-    Err(Error::Unsupported { op, dim: "engine", got: "cuda".into(), rule })
 }
 
 impl Backend for CudaEngine {
@@ -155,6 +148,42 @@ impl Backend for CudaEngine {
         let (rung, rope) = (self.products(), [rope.cos, rope.sin]);
         linear_launch::linear_rope(&self.device, rung, heads, batch.positions, rope, x, w, qkv)
     }
+    fn attention_forward(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        qkv: Tensor,
+        out: Tensor,
+        lse: Tensor,
+    ) -> Result<()> {
+        attention_launch::forward(&self.device, self.products(), heads, batch.cu_seqlens, qkv, out, lse)
+    }
+    fn attention_backward(
+        &mut self,
+        batch: &BatchBuffers,
+        heads: Heads,
+        rope: RopeTable,
+        args: AttentionBackward,
+    ) -> Result<()> {
+        let (rung, rope) = (self.products(), [rope.cos, rope.sin]);
+        attention_launch::backward(&self.device, rung, heads, batch.cu_seqlens, batch.positions, rope, args)
+    }
+    fn attention_cached(
+        &mut self,
+        heads: Heads,
+        past: usize,
+        qkv: Tensor,
+        cache: KvCache,
+        out: Tensor,
+    ) -> Result<()> {
+        let (qkv, out) = (qkv.head(self.tokens), out.head(self.tokens));
+        if past + self.tokens > cache.keys.rows {
+            let (dim, got) = ("positions", (past + self.tokens).to_string());
+            let rule = "no more positions than the cache was planned for";
+            return Err(Error::Unsupported { op: "attention_cached", dim, got, rule });
+        }
+        attention_launch::cached(&self.device, self.rung, heads, past, qkv, [cache.keys, cache.values], out)
+    }
     fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()> {
         linear_launch::linear_swiglu(&self.device, self.products(), x, w, gate_up, act)
     }
@@ -188,28 +217,5 @@ impl Backend for CudaEngine {
             return Err(Error::Unsupported { op: "adamw", dim: "order", got: "no norm".into(), rule });
         };
         self.weights.insert(weights).launch(&self.device, self.rung, norm)
-    }
-
-    fn attention_forward(
-        &mut self,
-        _: &BatchBuffers,
-        _: Heads,
-        _: Tensor,
-        _: Tensor,
-        _: Tensor,
-    ) -> Result<()> {
-        missing("attention_forward")
-    }
-    fn attention_backward(
-        &mut self,
-        _: &BatchBuffers,
-        _: Heads,
-        _: RopeTable,
-        _: AttentionBackward,
-    ) -> Result<()> {
-        missing("attention_backward")
-    }
-    fn attention_cached(&mut self, _: Heads, _: usize, _: Tensor, _: KvCache, _: Tensor) -> Result<()> {
-        missing("attention_cached")
     }
 }

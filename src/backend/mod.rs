@@ -13,6 +13,7 @@ mod cpu;
 mod cuda;
 
 pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
+pub use crate::ops::attention_launch::AttentionBackward;
 pub use crate::ops::cross_entropy::{HeadGradients, LinearCrossEntropy};
 pub use crate::ops::rmsnorm::RmsNormBackward;
 pub use cpu::Cpu;
@@ -106,23 +107,6 @@ pub struct SwigluBackward {
     pub dact: Tensor,
     /// Out: gradient of `gate_up`, A `[T, 2F]`.
     pub dgate_up: Tensor,
-}
-
-/// Arguments of [`Backend::attention_backward`].
-#[derive(Clone, Copy, Debug)]
-pub struct AttentionBackward {
-    /// Rotated q, k and v, A `[T, (H + 2K)·D]`.
-    pub qkv: Tensor,
-    /// Output of the forward pass, A `[T, H·D]`.
-    pub out: Tensor,
-    /// Log-sum-exp of each row's scaled scores, f32 `[T, H]`.
-    pub lse: Tensor,
-    /// Gradient of `out`, A `[T, H·D]`.
-    pub dout: Tensor,
-    /// Out: gradient of q, k and v before rotation, A `[T, (H + 2K)·D]`.
-    pub dqkv: Tensor,
-    /// Room for rowsum(dout·out), f32 `[T, H]`.
-    pub delta: Tensor,
 }
 
 /// Keys and values of one layer during generation.

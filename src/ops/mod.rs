@@ -20,6 +20,8 @@ pub mod rope;
 
 pub mod attention;
 
+pub mod attention_launch;
+
 pub mod swiglu;
 
 pub mod cross_entropy;

@@ -12,6 +12,7 @@ macro_rules! in_each_type {
     };
 }
 
+mod attention;
 mod embedding;
 mod fused;
 mod head;
