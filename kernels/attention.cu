@@ -148,11 +148,10 @@ __device__ __forceinline__ void cached(const AttentionArgs& args) {
         memory.weights[thread] = to_float(from_float<E>(p));
         __syncthreads();
         for (int i = 0; i < CHUNK; ++i) sums[i] *= factor;
-        if (group < groups)
-            for (int k = group; k < count; k += groups) {
-                const auto v = load<CHUNK>(values + size_t(first + k) * stride + own);
-                for (int i = 0; i < CHUNK; ++i) sums[i] = fmaf(memory.weights[k], to_float(v.v[i]), sums[i]);
-            }
+        for (int k = group; k < count; k += groups) {  // threads that are left over make a group that nobody reads
+            const auto v = load<CHUNK>(values + size_t(first + k) * stride + own);
+            for (int i = 0; i < CHUNK; ++i) sums[i] = fmaf(memory.weights[k], to_float(v.v[i]), sums[i]);
+        }
     }
     total = warp_sum(total);
     if (thread % WARP == 0) memory.of_warp[1][warp] = total;
