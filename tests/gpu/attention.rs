@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use host::{Buffers, Forward, Host, POSITIONS, Shape, read_used, sentinels, step, write_used};
 use reference::{reference, reference_gradient};
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::backend::{Backend, BatchBuffers, CudaEngine, KvCache, RopeTable};
+use smolten::backend::{Backend, BatchBuffers, KvCache, Part, RopeTable};
 use smolten::cuda::{Cuda, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::{Error, Result};
@@ -245,7 +245,7 @@ fn a_full_cache_is_refused() {
     let heads = Heads { heads: 2, kv_heads: 1, head_dim: 16 };
     let (qkv, out) = (of(4, heads.qkv_width()), of(4, heads.width()));
     let cache = KvCache { keys: of(8, 16), values: of(8, 16) };
-    let mut engine = CudaEngine::new(0, &plan, DType::F16, Rung::Production).unwrap();
+    let mut engine = super::engine(&plan, DType::F16, Rung::Production);
     engine.set_params(&step(3, 1)).unwrap();
     engine.attention_cached(heads, 5, qkv, cache, out).unwrap();
     let refused = engine.attention_cached(heads, 6, qkv, cache, out).unwrap_err();
@@ -265,13 +265,13 @@ fn a_recorded_pass_replays_with_other_sequences() {
     let (positions, cu_seqlens) = (b.positions, b.cu_seqlens);
     let batch = BatchBuffers { ids, positions, cu_seqlens, targets, loss_rows, by_id, id_starts };
     let rope = RopeTable { cos: b.rope[0], sin: b.rope[1] };
-    let pass = |engine: &mut CudaEngine| {
+    let pass = |engine: &mut dyn Backend| {
         engine.attention_forward(&batch, planned.heads, b.of.qkv, b.of.out, b.of.lse)?;
         engine.attention_backward(&batch, planned.heads, rope, b.of)
     };
-    let engine = || CudaEngine::new(0, &plan, DType::F16, Rung::Production).unwrap();
+    let engine = || super::engine(&plan, DType::F16, Rung::Production);
     let (mut direct, mut replayed) = (engine(), engine());
-    replayed.record(pass).unwrap();
+    replayed.run(Part::Train, &mut |b| pass(b)).unwrap(); // of no token
     for host in &hosts {
         let [direct, replayed] = [(&mut direct, false), (&mut replayed, true)].map(|(engine, replay)| {
             let mut upload = |t, bytes: &[u8]| engine.upload(t, bytes).unwrap();
@@ -283,7 +283,7 @@ fn a_recorded_pass_replays_with_other_sequences() {
             upload(b.of.dout, bytemuck::cast_slice(&host.dout));
             engine.set_params(&step(host.tokens(), host.lengths.len())).unwrap();
             if replay {
-                engine.replay().unwrap()
+                engine.run(Part::Train, &mut |b| pass(b)).unwrap()
             } else {
                 pass(engine).unwrap()
             }

@@ -1,8 +1,8 @@
 //! Rotation and SwiGLU fused into the products of linear layers, on whole numbers: the products are exact, so the bounds
 //! count what comes after them.
 
-use super::linear::{has_tensor_cores, widen};
-use super::{RUNGS, common, open, params, read, set_params, write};
+use super::linear::has_tensor_cores;
+use super::{RUNGS, common, open, params, read, set_params, widen, write};
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Rung};

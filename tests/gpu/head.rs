@@ -7,7 +7,7 @@ use super::{RUNGS, common, filled};
 use half::f16;
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{
-    Backend, BatchBuffers, Cpu, CudaEngine, HeadGradients, LinearCrossEntropy, StepOutput, StepParams,
+    Backend, BatchBuffers, Cpu, CudaEngine, HeadGradients, LinearCrossEntropy, Part, StepOutput, StepParams,
 };
 use smolten::batch::NO_TARGET;
 use smolten::cuda::{Device, Rung};
@@ -251,7 +251,7 @@ fn engines<E: Element>(head: &Head<E>) -> Vec<Box<dyn Backend>> {
     let only_naive = ODD_SHAPES.contains(&head.shape) || (E::DTYPE == DType::BF16 && turing);
     let mut engines: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new(&head.plan, E::DTYPE).unwrap())];
     for rung in RUNGS.into_iter().filter(|&rung| rung == Rung::Naive || !only_naive) {
-        engines.push(Box::new(CudaEngine::new(0, &head.plan, E::DTYPE, rung).unwrap()));
+        engines.push(Box::new(super::engine(&head.plan, E::DTYPE, rung)));
     }
     engines
 }
@@ -347,11 +347,15 @@ fn minus_infinity_is_a_probability_of_zero() {
 #[test]
 fn a_recorded_head_replays_with_another_number_of_rows() {
     let head = Head::<f16>::new([136, 72, 16, 43]);
-    let open = || CudaEngine::new(0, &head.plan, DType::F16, Rung::Production).unwrap();
+    let open = || super::engine(&head.plan, DType::F16, Rung::Production);
     let (mut direct, mut replayed) = (open(), open());
     let (g, losses) = (head.gradients, head.args.losses);
     head.prepare(&mut replayed);
-    replayed.record(|engine| engine.linear_cross_entropy(&head.batch, head.args)).unwrap();
+    let run = |engine: &mut CudaEngine| {
+        engine.run(Part::Train, &mut |b| b.linear_cross_entropy(&head.batch, head.args)).unwrap();
+    };
+    run(&mut replayed);
+    replayed.take_output().unwrap();
     for (supervised, accumulate) in [(43, 0), (0, 1), (17, 1), (0, 0), (32, 0)] {
         let mut results = Vec::new();
         for engine in [&mut direct, &mut replayed] {
@@ -361,7 +365,7 @@ fn a_recorded_head_replays_with_another_number_of_rows() {
             head.set_params(engine, supervised, accumulate);
         }
         direct.linear_cross_entropy(&head.batch, head.args).unwrap();
-        replayed.replay().unwrap();
+        run(&mut replayed);
         for engine in [&mut direct, &mut replayed] {
             let bytes = [g.dx, g.dw, losses].map(|t| get_bytes(engine, t));
             results.push((bytes, engine.take_output().unwrap()));

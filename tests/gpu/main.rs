@@ -24,7 +24,7 @@ mod rows;
 
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::backend::{Moments, StepParams, Trainable, UpdateRule};
+use smolten::backend::{CudaEngine, Moments, StepParams, Trainable, UpdateRule};
 use smolten::cuda::{Cuda, Device, Rung};
 use smolten::dtype::{DType, Element, Plain};
 use smolten::ops::adamw::{AdamWConfig, AdamWScalars};
@@ -35,9 +35,16 @@ use smolten::ops::{adamw, adamw_8bit};
 
 const RUNGS: [Rung; 2] = [Rung::Naive, Rung::Production];
 
+fn gpu() -> Device {
+    Device::open(0).expect("these tests need a GPU or the emulator")
+}
+
 fn open(plan: &Plan, dtype: DType) -> Cuda {
-    let device = Device::open(0).expect("these tests need a GPU or the emulator");
-    Cuda::new(&device, plan.bytes(), dtype).unwrap()
+    Cuda::new(&gpu(), plan.bytes(), dtype).unwrap()
+}
+
+fn engine(plan: &Plan, dtype: DType, rung: Rung) -> CudaEngine {
+    CudaEngine::new(&gpu(), plan, dtype, rung).unwrap()
 }
 
 fn read<T: Plain>(cuda: &Cuda, t: Tensor) -> Vec<T> {

@@ -6,7 +6,7 @@ use super::common::{U_BF16, U_F16, U_F32, max_abs};
 use super::linear::has_tensor_cores;
 use smolten::backend::{CudaEngine, StepOutput, UpdateRule};
 use smolten::batch::MicroBatch;
-use smolten::cuda::{Device, Rung};
+use smolten::cuda::Rung;
 use smolten::dtype::DType;
 use smolten::model::Capacity;
 use smolten::ops::adamw::AdamWConfig;
@@ -38,8 +38,7 @@ fn on_the_cpu(name: &str, dtype: DType, rule: UpdateRule) -> Engine {
 
 fn on_the_gpu(name: &str, dtype: DType, rule: UpdateRule, rung: Rung) -> Engine<CudaEngine> {
     let (config, weights) = tiny_parts(name);
-    let gpu = Device::open(0).expect("these tests need a GPU or the emulator");
-    let open = |plan: &_| CudaEngine::new(&gpu, plan, dtype, rung).unwrap();
+    let open = |plan: &_| super::engine(plan, dtype, rung);
     Engine::open(&config, dtype, rule, CAPACITY, |name| weights.f32(name), open)
 }
 
@@ -62,7 +61,8 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 fn logits_loss_and_every_gradient() {
     for name in ["tied", "untied"] {
         for (dtype, unit) in types() {
-            for rung in [Rung::Naive, Rung::Production] {
+            // The untied one's vocabulary is no multiple of 8, which only the naive kernels take.
+            for rung in [Rung::Naive, Rung::Production].into_iter().take(if name == "tied" { 2 } else { 1 }) {
                 let (mut cpu, mut gpu) = (
                     on_the_cpu(name, dtype, UpdateRule::Torch),
                     on_the_gpu(name, dtype, UpdateRule::Torch, rung),
@@ -102,7 +102,7 @@ fn check_sums(what: &str, got: StepOutput, want: StepOutput, of_a_logit: f32, to
 fn recorded_steps_have_the_bits_of_direct_ones() {
     let dtype = DType::F16;
     let run = || {
-        let mut engine = on_the_gpu("untied", dtype, UpdateRule::Blockwise, Rung::Production);
+        let mut engine = on_the_gpu("tied", dtype, UpdateRule::Blockwise, Rung::Production);
         let mut bytes = Vec::new();
         for step in 0..3 {
             engine.step(&window(step), &CONFIG);
@@ -113,7 +113,7 @@ fn recorded_steps_have_the_bits_of_direct_ones() {
     // The first step records at its second micro-batch; an engine of its own for every step records nothing.
     let recorded = run();
     assert!(run() == recorded, "twice the same");
-    let mut engine = on_the_gpu("untied", dtype, UpdateRule::Blockwise, Rung::Production);
+    let mut engine = on_the_gpu("tied", dtype, UpdateRule::Blockwise, Rung::Production);
     for (step, want) in recorded.iter().enumerate() {
         let window = window(step as u64);
         let supervised: usize = window.iter().map(MicroBatch::supervised).sum();
@@ -138,14 +138,12 @@ fn thirty_steps_follow_the_cpu() {
             let ((got, norm), (want, of_cpu)) = (gpu.step(&rows, &CONFIG), cpu.step(&rows, &CONFIG));
             first = if step == 0 { want } else { first };
             last = want;
-            // A rounding that falls the other way moves a weight by a part of its update; the curves stay together
-            // within what one rounding to A does to the loss.
-            let allowed = f64::from(4.0 * unit) * want;
-            assert!((got - want).abs() <= allowed, "{rule:?}, step {step}: {got} for {want}");
-            assert!(
-                (norm - of_cpu).abs() <= 0.05 * of_cpu,
-                "{rule:?}, step {step}: norm {norm} for {of_cpu}"
-            );
+            // A rounding that falls the other way moves a weight by a part of its update: the losses stay together
+            // within a few roundings to A, the norms within what single gradients may differ by.
+            let of_loss = f64::from(4.0 * unit) * want;
+            assert!((got - want).abs() <= of_loss, "{rule:?}, step {step}: {got} for {want}");
+            let of_norm = f64::from(allowed(3.0 * STORES, 3.0 * FORWARD + 130.0, dtype, unit)) * of_cpu;
+            assert!((norm - of_cpu).abs() <= of_norm, "{rule:?}, step {step}: norm {norm} for {of_cpu}");
         }
         assert!(last < 0.8 * first, "it learns: {first} to {last}");
     }

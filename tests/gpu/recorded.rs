@@ -4,7 +4,7 @@ use super::{CONFIG, common, params};
 use half::f16;
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{self, Backend, CudaEngine, Moments, StepParams, Trainable, UpdateRule};
-use smolten::cuda::{Device, Rung};
+use smolten::cuda::Rung;
 use smolten::dtype::{DType, Plain};
 use smolten::error::{Error, Result};
 use smolten::ops::adamw::AdamWScalars;
@@ -65,8 +65,7 @@ impl Part {
 
     /// An engine with weights in place.
     fn open(&self, plan: &Plan) -> CudaEngine {
-        let gpu = Device::open(0).expect("these tests need a GPU or the emulator");
-        let mut engine = CudaEngine::new(&gpu, plan, DType::F16, Rung::Production).unwrap();
+        let mut engine = super::engine(plan, DType::F16, Rung::Production);
         let master = common::uniform(WIDTH * WIDTH, 1);
         upload(&mut engine, self.weight.master, &master);
         upload(&mut engine, self.weight.working, &narrow(&master));
