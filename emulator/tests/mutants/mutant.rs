@@ -1,0 +1,140 @@
+//! All mutants of a sample, and what the emulator says of each.
+
+use super::compile;
+use super::operators::{Edit, OPERATORS, Operator};
+use super::sample::{ORDERS, Sample};
+use cuda_emulator::fault::{Fault, FaultKind};
+use cuda_emulator::ptx::{self, ast};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// One changed place.
+pub struct Mutant<'a> {
+    /// What is wrong with it.
+    pub operator: &'a Operator,
+    /// Of a line of the PTX, from 1; 0 for the launch.
+    pub line: u32,
+    /// Source text of the line.
+    pub source: String,
+    /// What the line was.
+    pub before: String,
+    /// What it is now.
+    pub after: String,
+    ptx: String,
+    /// Bytes of shared memory too few at the launch.
+    less: u32,
+}
+
+/// How a mutant ended.
+#[derive(Debug)]
+pub enum Verdict {
+    /// A check found it.
+    Fault(Box<Fault>),
+    /// The result is wrong in some order.
+    Numbers,
+    /// Neither.
+    Survived,
+}
+
+/// The PTX of a sample's kernels, with the source text of every line.
+pub struct Text {
+    /// Of the kernels that are launched.
+    pub lines: Vec<String>,
+    sources: BTreeMap<u32, String>,
+}
+
+impl Text {
+    /// Compiles it.
+    pub fn of(sample: &Sample, nvcc: &Path) -> Self {
+        let lines = compile::keep(&compile::compile(nvcc, sample.file, sample.target), &sample.kernels());
+        let tree = ptx::parse(&lines.join("\n")).unwrap_or_else(|e| panic!("{}: {e}", sample.name));
+        let mut files = BTreeMap::new();
+        for (index, name) in &tree.files {
+            let ours = name.starts_with(&*compile::root().to_string_lossy()) && !name.contains("/include/");
+            if let (true, Ok(text)) = (ours, fs::read_to_string(name)) {
+                files.insert(*index, text.lines().map(|line| line.trim().to_owned()).collect());
+            }
+        }
+        let instructions = tree.functions.iter().flat_map(|function| &function.instructions);
+        let sources = instructions
+            .filter_map(|i| Some((i.line, source(&files, i.location.as_ref())?)))
+            .collect();
+        Self { lines, sources }
+    }
+
+    /// Every operator at every place.
+    pub fn mutants(&self, sample: &Sample) -> Vec<Mutant<'static>> {
+        let mut mutants = Vec::new();
+        for operator in OPERATORS {
+            for at in 0..self.lines.len() {
+                for edits in (operator.apply)(&self.lines, at, sample.stage) {
+                    mutants.push(self.mutant(operator, at, &edits));
+                }
+            }
+        }
+        let smaller = OPERATORS.iter().find(|operator| operator.name == "shared memory too small");
+        let dynamic = sample.launches.iter().any(|launched| launched.shared > 0);
+        for less in [Some(4), sample.stage].into_iter().flatten().filter(|_| dynamic) {
+            mutants.push(Mutant {
+                operator: smaller.expect("it is there"),
+                line: 0,
+                source: String::new(),
+                before: String::new(),
+                after: format!("{less} bytes less at the launch"),
+                ptx: self.lines.join("\n"),
+                less,
+            });
+        }
+        mutants
+    }
+
+    fn mutant(&self, operator: &'static Operator, at: usize, edits: &[Edit]) -> Mutant<'static> {
+        let mut lines: Vec<&str> = self.lines.iter().map(String::as_str).collect();
+        edits.iter().for_each(|(line, text)| lines[*line] = text);
+        let line = u32::try_from(at + 1).expect("few lines");
+        let after: Vec<&str> = edits.iter().map(|(_, text)| text.as_str()).collect();
+        Mutant {
+            operator,
+            line,
+            source: self.sources.get(&line).cloned().unwrap_or_default(),
+            before: self.lines[at].trim().replace('\t', ""),
+            after: after.join(" / "),
+            ptx: lines.join("\n"),
+            less: 0,
+        }
+    }
+}
+
+/// The innermost line that is no compiler's header's.
+fn source(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) -> Option<String> {
+    let mut next = location;
+    while let Some(location) = next {
+        if let Some(file) = files.get(&location.file) {
+            return file.get(location.line as usize - 1).cloned();
+        }
+        next = location.inlined_at.as_deref();
+    }
+    None
+}
+
+impl Mutant<'_> {
+    /// Executes it in one order after the other, until a check finds it.
+    pub fn verdict(&self, sample: &Sample) -> Verdict {
+        let expected: Vec<_> = sample.buffers.iter().filter_map(|buffer| buffer.expected.as_ref()).collect();
+        let mut verdict = Verdict::Survived;
+        for order in ORDERS {
+            match sample.run(&self.ptx, self.less, order) {
+                Err(fault) => return Verdict::Fault(fault),
+                Ok(results) if results.iter().ne(expected.iter().copied()) => verdict = Verdict::Numbers,
+                Ok(_) => {}
+            }
+        }
+        verdict
+    }
+
+    /// Whether this is a right diagnosis for what was done.
+    pub fn is_right(&self, kind: FaultKind) -> bool {
+        self.operator.right.contains(&kind)
+    }
+}

@@ -1,0 +1,302 @@
+//! What people get wrong, as changes of PTX text. A change never adds or removes a line, so that the lines of a
+//! fault are those of the unchanged text.
+
+use super::statement::Statement;
+use cuda_emulator::fault::FaultKind::{self, *};
+
+/// Line and what it becomes.
+pub type Edit = (usize, String);
+
+/// A way to get it wrong.
+pub struct Operator {
+    /// In the tables.
+    pub name: &'static str,
+    /// The diagnoses that name this fault.
+    pub right: &'static [FaultKind],
+    /// No rule of the machine need be broken: wrong numbers are a right diagnosis, too.
+    pub numbers: bool,
+    /// All ways to apply it at a line. Takes the bytes of a stage, too.
+    pub apply: fn(&[String], usize, Option<u32>) -> Vec<Vec<Edit>>,
+}
+
+/// A barrier that is missing or in the wrong place.
+const UNORDERED: &[FaultKind] = &[Race, Uninitialised, InFlight];
+/// A barrier that some pass and others do not.
+const UNEQUAL: &[FaultKind] = &[Race, Uninitialised, InFlight, Deadlock, Barrier, Divergence];
+/// Accesses to the wrong place.
+const ASTRAY: &[FaultKind] = &[OutOfBounds, Uninitialised, Race, InFlight];
+/// Loops that are too long or too short, which may hold barriers.
+const BEYOND: &[FaultKind] = &[OutOfBounds, Uninitialised, Race, InFlight, Deadlock, Divergence, Barrier];
+
+const fn operator(
+    name: &'static str,
+    right: &'static [FaultKind],
+    apply: fn(&[String], usize, Option<u32>) -> Vec<Vec<Edit>>,
+) -> Operator {
+    Operator { name, right, numbers: false, apply }
+}
+
+const fn or_numbers(operator: Operator) -> Operator {
+    Operator { numbers: true, ..operator }
+}
+
+/// All of them.
+pub const OPERATORS: &[Operator] = &[
+    operator("barrier dropped", UNEQUAL, |lines, at, _| drop_if(lines, at, |s| s.is_barrier())),
+    operator("barrier skipped by a lane", &[Divergence], |lines, at, _| skip(lines, at, 31)),
+    operator("barrier skipped by a warp", UNEQUAL, |lines, at, _| skip(lines, at, 32)),
+    operator("barrier of fewer threads", UNEQUAL, fewer_threads),
+    operator("another barrier", UNEQUAL, another_barrier),
+    operator("warp barrier dropped", UNORDERED, |lines, at, _| drop_if(lines, at, |s| s.is(&["bar.warp"]))),
+    operator("lane missing in a mask", &[Divergence], lane_missing),
+    operator("wait loosened", &[InFlight], wait_loosened),
+    operator("wait dropped", &[InFlight], |lines, at, _| drop_if(lines, at, |s| s.is(&["cp.async.wait"]))),
+    operator("commit dropped", &[InFlight], |lines, at, _| {
+        drop_if(lines, at, |s| s.is(&["cp.async.commit"]))
+    }),
+    operator("barrier or wait too late", UNORDERED, sync_later),
+    operator("barrier or wait too early", UNORDERED, sync_earlier),
+    operator("copy to another place", ASTRAY, copy_moved),
+    operator("copy dropped", &[Uninitialised], |lines, at, _| {
+        drop_if(lines, at, |s| s.is(&["cp.async.c"]) && s.address().is_some())
+    }),
+    or_numbers(operator("store dropped", &[Uninitialised], |lines, at, _| {
+        drop_if(lines, at, |s| s.is(&["st.", "red.", "atom."]) && !s.opcode.contains(".param"))
+    })),
+    or_numbers(operator(".trans lost", &[], trans_lost)),
+    or_numbers(operator("wrong swizzle", ASTRAY, swizzle)),
+    or_numbers(operator("comparison", BEYOND, comparison)),
+    or_numbers(operator("bound off by one", BEYOND, bound)),
+    or_numbers(operator("guard dropped", BEYOND, guard_dropped)),
+    operator("misaligned vector", &[Misaligned, OutOfBounds], misaligned),
+    operator("widened access", &[Misaligned, OutOfBounds, Uninitialised, Race, InFlight], widened),
+    operator("shared memory too small", &[OutOfBounds], shared_smaller),
+];
+
+fn statement(lines: &[String], at: usize) -> Option<Statement<'_>> {
+    Statement::of(&lines[at])
+}
+
+fn replaced(at: usize, text: impl Into<String>) -> Vec<Vec<Edit>> {
+    vec![vec![(at, text.into())]]
+}
+
+fn drop_if(lines: &[String], at: usize, which: fn(&Statement) -> bool) -> Vec<Vec<Edit>> {
+    statement(lines, at).filter(which).map_or_else(Vec::new, |_| replaced(at, ""))
+}
+
+/// Predicated: threads skip it of whose index these bits are zero.
+fn skip(lines: &[String], at: usize, bits: u32) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(|s| s.is_barrier() && s.guard.is_empty()) else { return vec![] };
+    let skips = format!("mov.u32 %m, %tid.x; and.b32 %m, %m, {bits}; setp.ne.u32 %mp, %m, 0;");
+    replaced(at, format!("{{ .reg .pred %mp; .reg .b32 %m; {skips} @%mp {} }}", s.text()))
+}
+
+fn fewer_threads(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(|s| s.is_barrier() && s.operands.len() == 2) else {
+        return vec![];
+    };
+    let Ok(threads) = s.operands[1].parse::<u32>() else { return vec![] };
+    replaced(at, s.with_operand(1, &(threads - 32).to_string()))
+}
+
+/// Barriers of the whole block have no number to be mistaken.
+fn another_barrier(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(|s| s.is_barrier() && s.operands.len() == 2) else {
+        return vec![];
+    };
+    let (number, text) = (s.operands[0], s.with_operand(0, "%m"));
+    replaced(at, format!("{{ .reg .b32 %m; mov.u32 %m, {number}; add.u32 %m, %m, 1; {text} }}"))
+}
+
+/// The lowest one.
+fn lane_missing(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let masked =
+        |s: &Statement| s.is(&["shfl.sync", "vote.sync", "redux.sync", "match.", "bar.warp.sync"]);
+    let Some(s) = statement(lines, at).filter(masked) else { return vec![] };
+    let last = s.operands.len() - 1;
+    let lowest = format!("mov.b32 %m, {}; add.u32 %n, %m, -1; and.b32 %m, %m, %n;", s.operands[last]);
+    replaced(at, format!("{{ .reg .b32 %m, %n; {lowest} {} }}", s.with_operand(last, "%m")))
+}
+
+fn wait_loosened(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(|s| s.is(&["cp.async.wait_group"])) else { return vec![] };
+    let groups: u32 = s.operands[0].parse().expect("a number of groups");
+    replaced(at, s.with_operand(0, &(groups + 1).to_string()))
+}
+
+fn is_label(line: &str) -> bool {
+    line.trim_end().ends_with(':')
+}
+
+/// Whether a later branch goes to this label: the head of a loop.
+fn is_loop(lines: &[String], at: usize) -> bool {
+    let label = lines[at].trim().trim_end_matches(':');
+    let goes = |line: &String| {
+        Statement::of(line).is_some_and(|s| s.is(&["bra"]) && s.operands.first() == Some(&label))
+    };
+    lines[at..].iter().take_while(|line| *line != "}").any(goes)
+}
+
+/// After the accesses to shared memory that follow, or behind the barrier or wait that follows.
+fn sync_later(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    if !statement(lines, at).is_some_and(|s| s.is_sync()) {
+        return vec![];
+    }
+    // Labels that lanes have gone to which did not come by: behind all of them, they are together again.
+    let mut open: Vec<&str> = Vec::new();
+    let mut passed = false;
+    for next in at + 1..lines.len() {
+        let line = lines[next].trim();
+        if is_label(line) {
+            if is_loop(lines, next) {
+                return vec![];
+            }
+            open.retain(|label| *label != line.trim_end_matches(':'));
+        }
+        if let Some(s) = statement(lines, next) {
+            if s.is(&["ret", "exit"]) || (s.is(&["bra"]) && s.guard.is_empty()) {
+                return vec![];
+            }
+            if s.is(&["bra"]) {
+                open.push(s.operands[0]);
+            }
+            passed |= s.is_shared() || s.is_sync();
+        }
+        if passed && open.is_empty() {
+            return vec![vec![(at, String::new()), (next, format!("{line} {}", lines[at].trim()))]];
+        }
+    }
+    vec![]
+}
+
+/// Before the access to shared memory, the barrier or wait, that comes before it.
+fn sync_earlier(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    if !statement(lines, at).is_some_and(|s| s.is_sync()) {
+        return vec![];
+    }
+    for before in (0..at).rev() {
+        let line = lines[before].trim();
+        let Some(s) = statement(lines, before) else {
+            if is_label(line) || line == "{" {
+                return vec![];
+            }
+            continue;
+        };
+        if s.is(&["bra", "ret", "exit"]) {
+            return vec![];
+        }
+        if s.is_shared() || s.is_sync() {
+            return vec![vec![(before, format!("{} {line}", lines[at].trim())), (at, String::new())]];
+        }
+    }
+    vec![]
+}
+
+fn copy_moved(lines: &[String], at: usize, stage: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(|s| s.is(&["cp.async.c"])) else { return vec![] };
+    let Some(to) = s.address() else { return vec![] };
+    [Some(16), stage].into_iter().flatten().map(|by| vec![(at, s.moved(to, by))]).collect()
+}
+
+fn trans_lost(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(|s| s.opcode.contains(".trans")) else { return vec![] };
+    replaced(at, s.with_opcode(&s.opcode.replace(".trans", "")))
+}
+
+fn swizzle(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(|s| s.is(&["xor.b32", "xor.b64"])) else { return vec![] };
+    let or = s.with_opcode(&s.opcode.replace("xor", "or"));
+    vec![vec![(at, or)], vec![(at, s.with_operand(2, "0"))]]
+}
+
+/// Of whole numbers.
+fn is_comparison(s: &Statement) -> bool {
+    let kind = s.opcode.rsplit('.').next().unwrap_or_default();
+    s.is(&["setp."]) && kind.starts_with(['s', 'u']) && s.operands.len() == 3
+}
+
+fn comparison(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(is_comparison) else { return vec![] };
+    let swaps = [(".lt.", ".le."), (".le.", ".lt."), (".gt.", ".ge."), (".ge.", ".gt.")];
+    let found = swaps.iter().find(|(from, _)| s.opcode.contains(from));
+    found.map_or_else(Vec::new, |(from, to)| replaced(at, s.with_opcode(&s.opcode.replace(from, to))))
+}
+
+fn bound(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(is_comparison) else { return vec![] };
+    let kind = s.opcode.rsplit('.').next().unwrap_or_default();
+    let (bits, text) = (&kind[1..], s.with_operand(2, "%m"));
+    let by = |step: &str| {
+        let moved = format!("mov.b{bits} %m, {}; add.{kind} %m, %m, {step};", s.operands[2]);
+        vec![(at, format!("{{ .reg .b{bits} %m; {moved} {text} }}"))]
+    };
+    vec![by("1"), by("-1")]
+}
+
+/// The predicate of an access, or a branch around what follows it.
+fn guard_dropped(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(|s| !s.guard.is_empty()) else { return vec![] };
+    if s.is(&["bra"]) {
+        let label = s.operands[0];
+        let forward = lines[at..].iter().any(|line| is_label(line) && line.trim().trim_end_matches(':') == label);
+        return if forward { replaced(at, "") } else { vec![] };
+    }
+    if s.is(&["ld.", "st.", "atom.", "red.", "cp.async"]) {
+        return replaced(at, Statement { guard: "", ..s }.text());
+    }
+    vec![]
+}
+
+fn misaligned(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at) else { return vec![] };
+    let Some(address) = s.address() else { return vec![] };
+    let bytes = match s.shape() {
+        _ if s.is(&["ldmatrix", "stmatrix"]) => 16,
+        _ if s.is(&["cp.async.c"]) => s.operands[2].parse().expect("a size"),
+        Some((elements, bits)) if elements > 1 && s.is_access() => elements * bits / 8,
+        _ => return vec![],
+    };
+    let mut mutants: Vec<Vec<Edit>> =
+        [4, 8].into_iter().filter(|&by| by < bytes).map(|by| vec![(at, s.moved(address, by))]).collect();
+    if s.is(&["cp.async.c"]) {
+        mutants.push(vec![(at, s.moved(address + 1, 4))]);
+    }
+    mutants
+}
+
+/// Of one element to two, or of two to four.
+fn widened(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let Some(s) = statement(lines, at).filter(Statement::is_access) else { return vec![] };
+    let (Some((elements @ (1 | 2), bits)), Some((rest, kind))) = (s.shape(), s.opcode.rsplit_once('.')) else {
+        return vec![];
+    };
+    if elements * bits * 2 > 128 {
+        return vec![];
+    }
+    let opcode = match rest.strip_suffix(".v2") {
+        Some(rest) => format!("{rest}.v4.{kind}"),
+        None => format!("{rest}.v2.{kind}"),
+    };
+    let value = usize::from(s.is(&["st."]));
+    let old = s.operands[value].trim_matches(['{', '}']);
+    let more = match (s.is(&["st."]), elements) {
+        (true, _) => old,
+        (false, 1) => "%m",
+        (false, _) => "%m, %n",
+    };
+    let wider = Statement { opcode: &opcode, ..s.clone() }.with_operand(value, &format!("{{{old}, {more}}}"));
+    replaced(at, format!("{{ .reg .b{} %m, %n; {wider} }}", bits.max(16)))
+}
+
+/// By 4 bytes.
+fn shared_smaller(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
+    let line = lines[at].trim();
+    let sized = || {
+        let (declaration, size) = line.strip_prefix(".shared")?.strip_suffix("];")?.rsplit_once('[')?;
+        Some((declaration, size.parse::<u32>().ok()?))
+    };
+    sized().map_or_else(Vec::new, |(declaration, size)| {
+        replaced(at, format!(".shared{declaration}[{}];", size - 4))
+    })
+}
