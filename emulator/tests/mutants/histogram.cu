@@ -2,7 +2,7 @@
 //
 // Shapes     x [n] u32, all less than 64; parts [blocks, 64] u32; bins [64] u32.
 // Mapping    histogram_parts: two warps read chunks of 64 into a ring of two, two warps count them; a barrier per
-//            place of the ring says that it is full, another that it is empty, one more is the consumers' own.
+//            place of the ring says that it is full, another that it is empty; one more is the consumers' own.
 //            histogram_finish: one block of 64 threads adds the parts.
 #include "common.cuh"
 
@@ -37,8 +37,7 @@ histogram_parts(const uint32_t* __restrict__ x, uint32_t n, uint32_t* __restrict
         }
         return;
     }
-    bins[t] = 0;
-    meet_consumers();
+    bins[t] = 0;  // the first barrier below makes all see it
 #pragma unroll 1
     for (uint32_t chunk = blockIdx.x, turn = 0; chunk < chunks; chunk += gridDim.x, ++turn) {
         meet(FULL + turn % PLACES);

@@ -3,6 +3,7 @@
 //! are not stand in README.md, each with the reason.
 
 mod compile;
+mod engine;
 mod mutant;
 mod operators;
 mod sample;
@@ -15,7 +16,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn samples() -> Vec<Sample> {
-    vec![small::gemm(), small::softmax(), small::transpose(), small::histogram()]
+    small::samples().into_iter().chain(engine::samples()).collect()
 }
 
 /// All verdicts, in the order of the mutants.

@@ -2,7 +2,7 @@
 
 use super::compile;
 use super::operators::{Edit, OPERATORS, Operator};
-use super::sample::{ORDERS, Sample};
+use super::sample::{Loaded, ORDERS, Sample};
 use cuda_emulator::fault::{Fault, FaultKind};
 use cuda_emulator::ptx::{self, ast};
 use std::collections::BTreeMap;
@@ -56,10 +56,14 @@ impl Text {
                 files.insert(*index, text.lines().map(|line| line.trim().to_owned()).collect());
             }
         }
-        let instructions = tree.functions.iter().flat_map(|function| &function.instructions);
-        let sources = instructions
-            .filter_map(|i| Some((i.line, source(&files, i.location.as_ref())?)))
-            .collect();
+        let mut sources = BTreeMap::new();
+        for instruction in tree.functions.iter().flat_map(|function| &function.instructions) {
+            // Instructions that belong to no line are taken to belong to that of the one before.
+            let before = || sources.last_key_value().map(|(_, source): (_, &String)| source.clone());
+            if let Some(source) = source(&files, instruction.location.as_ref()).or_else(before) {
+                sources.insert(instruction.line, source);
+            }
+        }
         Self { lines, sources }
     }
 
@@ -74,7 +78,7 @@ impl Text {
             }
         }
         let smaller = OPERATORS.iter().find(|operator| operator.name == "shared memory too small");
-        let dynamic = sample.launches.iter().any(|launched| launched.shared > 0);
+        let dynamic = sample.cases[0].launches.iter().any(|launched| launched.shared > 0);
         for less in [Some(4), sample.stage].into_iter().flatten().filter(|_| dynamic) {
             mutants.push(Mutant {
                 operator: smaller.expect("it is there"),
@@ -111,7 +115,7 @@ fn source(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) 
     let mut next = location;
     while let Some(location) = next {
         if let Some(file) = files.get(&location.file) {
-            return file.get(location.line as usize - 1).cloned();
+            return file.get((location.line as usize).checked_sub(1)?).cloned();
         }
         next = location.inlined_at.as_deref();
     }
@@ -121,13 +125,13 @@ fn source(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) 
 impl Mutant<'_> {
     /// Executes it in one order after the other, until a check finds it.
     pub fn verdict(&self, sample: &Sample) -> Verdict {
-        let expected: Vec<_> = sample.buffers.iter().filter_map(|buffer| buffer.expected.as_ref()).collect();
+        let loaded = Loaded::new(&self.ptx);
         let mut verdict = Verdict::Survived;
         for order in ORDERS {
-            match sample.run(&self.ptx, self.less, order) {
+            match loaded.run(sample, self.less, order) {
                 Err(fault) => return Verdict::Fault(fault),
-                Ok(results) if results.iter().ne(expected.iter().copied()) => verdict = Verdict::Numbers,
-                Ok(_) => {}
+                Ok(true) => {}
+                Ok(false) => verdict = Verdict::Numbers,
             }
         }
         verdict

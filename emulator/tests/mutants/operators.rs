@@ -54,8 +54,8 @@ pub const OPERATORS: &[Operator] = &[
     operator("commit dropped", &[InFlight], |lines, at, _| {
         drop_if(lines, at, |s| s.is(&["cp.async.commit"]))
     }),
-    operator("barrier or wait too late", UNORDERED, sync_later),
-    operator("barrier or wait too early", UNORDERED, sync_earlier),
+    operator("barrier or wait too late", UNEQUAL, sync_later),
+    operator("barrier or wait too early", UNEQUAL, sync_earlier),
     operator("copy to another place", ASTRAY, copy_moved),
     operator("copy dropped", &[Uninitialised], |lines, at, _| {
         drop_if(lines, at, |s| s.is(&["cp.async.c"]) && s.address().is_some())
@@ -70,7 +70,7 @@ pub const OPERATORS: &[Operator] = &[
     or_numbers(operator("guard dropped", BEYOND, guard_dropped)),
     operator("misaligned vector", &[Misaligned, OutOfBounds], misaligned),
     operator("widened access", &[Misaligned, OutOfBounds, Uninitialised, Race, InFlight], widened),
-    operator("shared memory too small", &[OutOfBounds], shared_smaller),
+    operator("shared memory too small", &[OutOfBounds, Race], shared_smaller),
 ];
 
 fn statement(lines: &[String], at: usize) -> Option<Statement<'_>> {
@@ -170,7 +170,8 @@ fn sync_later(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
     vec![]
 }
 
-/// Before the access to shared memory, the barrier or wait, that comes before it.
+/// Before the access to shared memory, the barrier or wait, that comes before it. What writes no register that the
+/// barrier might name is moved behind it instead.
 fn sync_earlier(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
     if !statement(lines, at).is_some_and(|s| s.is_sync()) {
         return vec![];
@@ -186,7 +187,10 @@ fn sync_earlier(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
         if s.is(&["bra", "ret", "exit"]) {
             return vec![];
         }
-        if s.is_shared() || s.is_sync() {
+        if s.is(&["st.", "cp.async", "bar"]) && (s.is_shared() || s.is_sync()) {
+            return vec![vec![(before, String::new()), (at, format!("{} {line}", lines[at].trim()))]];
+        }
+        if s.is_shared() {
             return vec![vec![(before, format!("{} {line}", lines[at].trim())), (at, String::new())]];
         }
     }

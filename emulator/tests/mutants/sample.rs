@@ -1,14 +1,17 @@
 //! A kernel with its launches, its input, and what it must compute.
 
 use cuda_emulator::fault::Fault;
-use cuda_emulator::machine::{LaunchConfig, launch};
+use cuda_emulator::machine::{LaunchConfig, launch_within};
 use cuda_emulator::memory::Memory;
-use cuda_emulator::program::Module;
+use cuda_emulator::program::{Kernel, Module};
 use cuda_emulator::settings::{Checks, Order, Settings};
 use std::sync::Arc;
 
 /// Orders a mutant is executed under until a check finds it.
 pub const ORDERS: [Order; 5] = [Order::Early, Order::Late, Order::Seed(1), Order::Seed(2), Order::Seed(3)];
+
+/// Of the warps of a block: no sample's block executes a tenth of it.
+const MOST_INSTRUCTIONS: u64 = 1 << 20;
 
 /// A kernel, or several that work on each other's results.
 pub struct Sample {
@@ -18,12 +21,18 @@ pub struct Sample {
     pub file: &'static str,
     /// For compute_75 or 80.
     pub target: u32,
+    /// Bytes of a stage of a ring in shared memory.
+    pub stage: Option<u32>,
+    /// Inputs of several sizes.
+    pub cases: Vec<Case>,
+}
+
+/// An input, and the output for it.
+pub struct Case {
     /// Device memory.
     pub buffers: Vec<Buffer>,
     /// In order.
     pub launches: Vec<Launched>,
-    /// Bytes of a stage of a ring in shared memory.
-    pub stage: Option<u32>,
 }
 
 /// An allocation.
@@ -84,45 +93,85 @@ impl Buffer {
 impl Sample {
     /// Names of the kernels that are launched.
     pub fn kernels(&self) -> Vec<&'static str> {
-        self.launches.iter().map(|launched| launched.kernel).collect()
+        self.cases[0].launches.iter().map(|launched| launched.kernel).collect()
     }
 
-    /// Runs PTX in place of the sample's own, with `less` bytes of dynamic shared memory fewer: the contents of the
-    /// buffers that hold results.
-    pub fn run(&self, ptx: &str, less: u32, order: Order) -> Result<Vec<Vec<u8>>, Box<Fault>> {
+    /// The sample itself is right, in every order.
+    pub fn check(&self, ptx: &str) {
+        let loaded = Loaded::new(ptx);
+        for order in ORDERS {
+            let same = loaded.run(self, 0, order);
+            let same = same.unwrap_or_else(|fault| panic!("{} under {order:?}: {fault}", self.name));
+            assert!(same, "{} under {order:?} differs from the CPU's result", self.name);
+        }
+    }
+}
+
+/// PTX to be executed in place of a sample's own.
+pub struct Loaded {
+    memory: Arc<Memory>,
+    module: Module,
+}
+
+impl Loaded {
+    /// Reads and decodes it.
+    pub fn new(ptx: &str) -> Self {
         let memory = Arc::new(Memory::new(1 << 30));
-        let module = Module::load(ptx, 80, &memory).unwrap_or_else(|e| panic!("{}: {e}\n{ptx}", self.name));
-        let addresses = self.allocate(&memory);
+        let module = Module::load(ptx, 80, &memory).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
+        Self { memory, module }
+    }
+
+    /// Executes it, with `less` bytes of dynamic shared memory fewer: whether all results are those of the plain CPU
+    /// code, bit for bit.
+    pub fn run(&self, sample: &Sample, less: u32, order: Order) -> Result<bool, Box<Fault>> {
+        let mut same = true;
+        for case in &sample.cases {
+            same &= self.run_case(case, less, order)?;
+        }
+        Ok(same)
+    }
+
+    fn run_case(&self, case: &Case, less: u32, order: Order) -> Result<bool, Box<Fault>> {
+        let Self { memory, module } = self;
+        let addresses = case.allocate(memory);
         let settings = Settings { capability: 80, checks: Checks::ALL, order, threads: 1, report: None };
-        for launched in &self.launches {
+        for launched in &case.launches {
             let kernel = module.kernels.iter().find(|kernel| kernel.name == launched.kernel);
-            let kernel = kernel.unwrap_or_else(|| panic!("{} has no {}", self.file, launched.kernel));
+            let kernel = kernel.unwrap_or_else(|| panic!("no kernel {}", launched.kernel));
             let config = LaunchConfig {
                 grid: launched.grid,
                 block: [launched.threads, 1, 1],
                 dynamic_shared: launched.shared.saturating_sub(less),
             };
-            let mut params = vec![0; kernel.param_bytes];
-            for (param, argument) in kernel.params.iter().zip(&launched.arguments) {
-                let bytes = match *argument {
-                    Argument::Buffer(index) => addresses[index].to_le_bytes().to_vec(),
-                    Argument::U64(n) => n.to_le_bytes().to_vec(),
-                    Argument::U32(n) => n.to_le_bytes().to_vec(),
-                    Argument::F32(x) => x.to_le_bytes().to_vec(),
-                };
-                params[param.offset..param.offset + param.bytes].copy_from_slice(&bytes);
-            }
-            launch(&memory, kernel, &config, &params, &settings)?;
+            let params = launched.params(kernel, &addresses);
+            launch_within(MOST_INSTRUCTIONS, memory, kernel, &config, &params, &settings)?;
         }
-        let results = self.buffers.iter().zip(&addresses).filter(|(buffer, _)| buffer.expected.is_some());
-        let read = |(buffer, address): (&Buffer, &u64)| {
+        Ok(case.buffers.iter().zip(&addresses).all(|(buffer, &address)| {
             let mut bytes = vec![0; buffer.size()];
-            memory.read(*address, &mut bytes).expect("it was allocated");
-            bytes
-        };
-        Ok(results.map(read).collect())
+            memory.read(address, &mut bytes).expect("it was allocated");
+            buffer.expected.as_ref().is_none_or(|expected| bytes == *expected)
+        }))
     }
+}
 
+impl Launched {
+    /// The parameter buffer.
+    fn params(&self, kernel: &Kernel, addresses: &[u64]) -> Vec<u8> {
+        let mut params = vec![0; kernel.param_bytes];
+        for (param, argument) in kernel.params.iter().zip(&self.arguments) {
+            let bytes = match *argument {
+                Argument::Buffer(index) => addresses[index].to_le_bytes().to_vec(),
+                Argument::U64(n) => n.to_le_bytes().to_vec(),
+                Argument::U32(n) => n.to_le_bytes().to_vec(),
+                Argument::F32(x) => x.to_le_bytes().to_vec(),
+            };
+            params[param.offset..param.offset + param.bytes].copy_from_slice(&bytes);
+        }
+        params
+    }
+}
+
+impl Case {
     fn allocate(&self, memory: &Memory) -> Vec<u64> {
         let alloc = |buffer: &Buffer| memory.alloc(buffer.size() as u64).expect("there is room");
         let addresses: Vec<u64> = self.buffers.iter().map(alloc).collect();
@@ -135,17 +184,5 @@ impl Sample {
             memory.write(address, &contents).expect("it was allocated");
         }
         addresses
-    }
-
-    /// The sample itself is right: every order gives the bits that plain CPU code computes.
-    pub fn check(&self, ptx: &str) {
-        for order in ORDERS {
-            let results = self.run(ptx, 0, order).unwrap_or_else(|fault| panic!("{order:?}: {fault}"));
-            let expected = self.buffers.iter().filter_map(|buffer| buffer.expected.as_ref());
-            for (k, (found, expected)) in results.iter().zip(expected).enumerate() {
-                let first = found.iter().zip(expected).position(|(a, b)| a != b);
-                assert!(first.is_none(), "{} under {order:?}: result {k} differs at byte {first:?}", self.name);
-            }
-        }
     }
 }

@@ -6,7 +6,7 @@
 // Shapes     x, y [T, C] f32; above [T] u32. Row-major.
 // Mapping    one block of 4 warps per row. Maxima by shuffles, then over the warps by four lanes; sums by a tree in
 //            shared memory within each warp.
-// Numerics   exact but for the division, for integers whose powers span less than 24 bits.
+// Numerics   for integers whose powers span less than 24 bits only the division rounds.
 #include "common.cuh"
 
 constexpr uint32_t WARPS = 4;
@@ -56,7 +56,6 @@ softmax(const float* x, float* y, uint32_t* above, float floor, uint32_t C) {
 #pragma unroll 1
     for (uint32_t c = threadIdx.x; c < C; c += WARPS * WARP) sum += exp2f(x[c] - largest);
     trees[warp][lane] = sum;
-#pragma unroll 1
     for (uint32_t half = WARP / 2; half > 0; half /= 2) {
         __syncwarp();
         if (lane < half) trees[warp][lane] += trees[warp][lane + half];

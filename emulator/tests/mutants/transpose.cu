@@ -8,25 +8,25 @@
 
 constexpr uint32_t TILE = 32, PITCH = TILE + 4, THREADS = 128;
 
-extern "C" __global__ void __launch_bounds__(THREADS) transpose(const float* x, float* y, uint32_t M, uint32_t N) {
-    __shared__ float4 tile[TILE * PITCH / 4];
-    float* cells = reinterpret_cast<float*>(tile);
+extern "C" __global__ void __launch_bounds__(THREADS)
+transpose(const float* __restrict__ x, float* __restrict__ y, uint32_t M, uint32_t N) {
+    __shared__ alignas(16) float tile[TILE * PITCH];
     const uint32_t row = blockIdx.y * TILE, column = blockIdx.x * TILE;
-#pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < TILE * TILE / 4; i += THREADS) {
-        const uint32_t r = i / (TILE / 4), c = i % (TILE / 4) * 4;
+#pragma unroll
+    for (uint32_t first = 0; first < TILE * TILE / 4; first += THREADS) {
+        const uint32_t i = first + threadIdx.x, r = i / (TILE / 4), c = i % (TILE / 4) * 4;
         if (row + r < M && column + c < N) {
-            tile[(r * PITCH + c) / 4] = *reinterpret_cast<const float4*>(x + size_t(row + r) * N + column + c);
+            store(tile + r * PITCH + c, load<4>(x + size_t(row + r) * N + column + c));
         }
     }
     __syncthreads();
-#pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < TILE * TILE / 4; i += THREADS) {
-        const uint32_t c = i / (TILE / 4), r = i % (TILE / 4) * 4;
+#pragma unroll
+    for (uint32_t first = 0; first < TILE * TILE / 4; first += THREADS) {
+        const uint32_t i = first + threadIdx.x, c = i / (TILE / 4), r = i % (TILE / 4) * 4;
         if (column + c < N && row + r < M) {
-            *reinterpret_cast<float4*>(y + size_t(column + c) * M + row + r) =
-                make_float4(cells[r * PITCH + c], cells[(r + 1) * PITCH + c], cells[(r + 2) * PITCH + c],
-                            cells[(r + 3) * PITCH + c]);
+            Pack<float, 4> out;
+            for (uint32_t k = 0; k < 4; ++k) out.v[k] = tile[(r + k) * PITCH + c];
+            store(y + size_t(column + c) * M + row + r, out);
         }
     }
 }

@@ -52,7 +52,7 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-gemm(const __nv_bfloat16* a, const __nv_bfloat16* b, float* c, uint32_t M, uint32_t N, uint32_t K) {
+matmul(const __nv_bfloat16* a, const __nv_bfloat16* b, float* c, uint32_t M, uint32_t N, uint32_t K) {
     extern __shared__ uint4 ring[];
     const uint32_t base = uint32_t(__cvta_generic_to_shared(ring));
     const uint32_t row = blockIdx.y * TILE_M, column = blockIdx.x * TILE_N, steps = (K + TILE_K - 1) / TILE_K;
