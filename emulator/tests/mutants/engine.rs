@@ -3,7 +3,7 @@
 
 use super::sample::Argument::{Buffer as At, F32, U32, U64};
 use super::sample::{Buffer, Case, Launched, Sample};
-use super::small::{bytes_bf16, bytes_f32, whole};
+use super::small::{bytes_bf16, bytes_f32, noise, whole};
 
 /// `StepParams` of `kernels/common.cuh`, up to the scalars of AdamW.
 fn step_params(tokens: u32, accumulate: bool) -> Vec<u8> {
@@ -19,30 +19,45 @@ const MAX_GRAD_NORM: f32 = 1.5;
 /// All of them.
 pub fn samples() -> Vec<Sample> {
     let sample = |name, file, target, cases| Sample { name, file, target, stage: None, cases };
-    let norms = |kernel, threads, rows, bf16| {
-        [(6, 576), (5, 1288), (3, 8)].map(|(t, c)| rmsnorm(kernel, threads, rows, bf16, t, c)).into()
+    // A turn of a warp is 256 columns, and four turns are unrolled: all remainders of both.
+    let norms = |kernel, bf16| {
+        [(6, 576), (5, 1288), (4, 1024), (4, 768), (3, 8)].map(|(t, c)| rmsnorm(kernel, 4, bf16, t, c)).into()
     };
-    let norm = "kernels/rmsnorm.cu";
-    let sums = |kernel, threads, chunks| {
-        [4096 * 2 + 1003, 4096 * 9, 1].map(|n| grad_norm(kernel, threads, chunks, n)).into()
+    let naive = [(130, 7), (2, 1), (2, 2), (2, 3), (2, 4), (2, 5), (3, 8), (2, 577)]
+        .map(|(t, c)| rmsnorm("rmsnorm_forward_naive_f32", 128, false, t, c));
+    // The end falls on each of the four elements of a load, in each half of two rows.
+    let ends = [0, 128, 256, 384].map(|half| [1, 2, 3].map(|k| half + k)).concat();
+    let sums = |kernel, per_block| {
+        [9195, 8192].iter().chain(&ends).map(|&n| grad_norm(kernel, per_block, n)).collect()
     };
-    let gradient = "kernels/grad_norm.cu";
-    let products = |product| [(133, 72, 104), (8, 16, 40), (128, 8, 32)].map(|(t, o, i)| linear(product, t, o, i));
-    let gemm = "kernels/gemm.cu";
+    let (norm, gradient, gemm) = ("kernels/rmsnorm.cu", "kernels/grad_norm.cu", "kernels/gemm.cu");
     vec![
-        sample("rmsnorm f32", norm, 80, norms("rmsnorm_forward_f32", 128, 4, false)),
-        sample("rmsnorm bf16", norm, 80, norms("rmsnorm_forward_bf16", 128, 4, true)),
-        sample("rmsnorm naive", norm, 80, norms("rmsnorm_forward_naive_f32", 128, 128, false)),
-        sample("grad_norm", gradient, 80, sums("grad_norm_partials", 256, 8)),
-        sample("grad_norm naive", gradient, 80, sums("grad_norm_partials_naive", 256, 1)),
-        sample("gemm residual", gemm, 80, products(Product::Residual).into()),
-        sample("gemm gradient", gemm, 80, products(Product::WeightGradient).into()),
-        sample("gemm Turing", gemm, 75, products(Product::Linear).into()),
+        sample("rmsnorm f32", norm, 80, norms("rmsnorm_forward_f32", false)),
+        sample("rmsnorm bf16", norm, 80, norms("rmsnorm_forward_bf16", true)),
+        sample("rmsnorm naive", norm, 80, naive.into()),
+        sample("grad_norm", gradient, 80, sums("grad_norm_partials", 8)),
+        sample("grad_norm naive", gradient, 80, sums("grad_norm_partials_naive", 1)),
+        sample("grad_norm finish", gradient, 80, [700, 256, 3].map(grad_norm_finish).into()),
+        sample("gemm residual", gemm, 80, products(Product::Residual)),
+        sample("gemm gradient", gemm, 80, products(Product::WeightGradient)),
+        sample("gemm Turing", gemm, 75, products(Product::Linear)),
     ]
 }
 
+/// More than a tile, and more steps than stages; then all remainders of a tile.
+fn products(product: Product) -> Vec<Case> {
+    let mut cases = vec![linear(product, 133, 128, 104, true)];
+    let (outputs, inputs) = ([8, 16, 24, 32, 40, 48, 56, 64, 72, 104], [8, 40, 72, 104]);
+    cases.extend((0..24).map(|j| {
+        let t = u32::try_from(4 * j + 2).expect("small");
+        linear(product, t, outputs[j % 10], inputs[(j + j / 4) % 4], j % 2 == 0)
+    }));
+    cases.push(linear(product, 122, 104, 40, true));
+    cases
+}
+
 /// The buffers hold what the step's tokens need and no more.
-fn rmsnorm(kernel: &'static str, threads: u32, rows: u32, bf16: bool, t: u32, c: u32) -> Case {
+fn rmsnorm(kernel: &'static str, rows: u32, bf16: bool, t: u32, c: u32) -> Case {
     let (x, w, eps) = (whole(1, 9, t * c), whole(2, 9, c), 1e-5_f32);
     let (mut y, mut rstd) = (Vec::new(), Vec::new());
     #[expect(clippy::cast_precision_loss, reason = "a small number")]
@@ -56,7 +71,7 @@ fn rmsnorm(kernel: &'static str, threads: u32, rows: u32, bf16: bool, t: u32, c:
     let launched = Launched {
         kernel,
         grid: [t.div_ceil(rows) + 1, 1, 1],
-        threads,
+        threads: 128,
         shared: 0,
         arguments: vec![At(0), At(1), At(2), F32(eps), At(3), At(4), U32(c)],
     };
@@ -72,37 +87,39 @@ fn rmsnorm(kernel: &'static str, threads: u32, rows: u32, bf16: bool, t: u32, c:
     }
 }
 
-fn grad_norm(kernel: &'static str, threads: u32, chunks_per_block: u32, n: u32) -> Case {
+fn grad_norm(kernel: &'static str, chunks_per_block: u32, n: u32) -> Case {
     let g = whole(3, 9, n);
-    let norm = g.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt() / f64::from(LOSS_SCALE);
+    let squares = |chunk: &[f32]| chunk.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+    let sums: Vec<u8> = g.chunks(4096).flat_map(|chunk| squares(chunk).to_le_bytes()).collect();
+    let launched = Launched {
+        kernel,
+        grid: [n.div_ceil(4096 * chunks_per_block), 1, 1],
+        threads: 256,
+        shared: 0,
+        arguments: vec![At(0), U64(u64::from(n)), At(1)],
+    };
+    Case { buffers: vec![Buffer::input(bytes_f32(&g)), Buffer::output(sums)], launches: vec![launched] }
+}
+
+fn grad_norm_finish(chunks: u32) -> Case {
+    let sums: Vec<f64> = noise(7).take(chunks as usize).map(f64::from).collect();
+    let norm = sums.iter().sum::<f64>().sqrt() / f64::from(LOSS_SCALE);
     #[expect(clippy::cast_possible_truncation, reason = "rounding is what the kernel does")]
     let clip = (f64::from(MAX_GRAD_NORM) / (norm + 1e-6)).min(1.0) as f32;
     let mut out = norm.to_le_bytes().to_vec();
     out.extend((clip * (1.0 / LOSS_SCALE)).to_le_bytes());
     out.extend(0_u32.to_le_bytes());
-    let chunks = n.div_ceil(4096);
-    let partials = Launched {
-        kernel,
-        grid: [chunks.div_ceil(chunks_per_block), 1, 1],
-        threads,
-        shared: 0,
-        arguments: vec![At(0), U64(u64::from(n)), At(1)],
-    };
-    let finish = Launched {
+    let launched = Launched {
         kernel: "grad_norm_finish",
         grid: [1, 1, 1],
         threads: 256,
         shared: 0,
-        arguments: vec![At(2), At(1), U32(chunks), At(3)],
+        arguments: vec![At(0), At(1), U32(chunks), At(2)],
     };
+    let sums = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
     Case {
-        buffers: vec![
-            Buffer::input(bytes_f32(&g)),
-            Buffer { bytes: 8 * chunks as usize, ..Buffer::default() },
-            Buffer::input(step_params(1, false)),
-            Buffer::output(out),
-        ],
-        launches: vec![partials, finish],
+        buffers: vec![Buffer::input(step_params(1, false)), Buffer::input(sums), Buffer::output(out)],
+        launches: vec![launched],
     }
 }
 
@@ -117,8 +134,8 @@ fn bytes_f16(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect()
 }
 
-/// C [M, N] = A [M, K] B [K, N] by one of the kernels. The gradient accumulates into what is there.
-fn linear(product: Product, t: u32, o: u32, i: u32) -> Case {
+/// C [M, N] = A [M, K] B [K, N] by one of the kernels. The gradient is added to what is there, or nothing is there.
+fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool) -> Case {
     let ((m, n, k), kernel) = match product {
         Product::Linear => ((t, o, i), "linear_f16"),
         Product::Residual => ((t, o, i), "linear_residual_bf16"),
@@ -126,21 +143,20 @@ fn linear(product: Product, t: u32, o: u32, i: u32) -> Case {
     };
     let (a, b, old) = (whole(4, 4, m * k), whole(5, 4, k * n), whole(6, 99, m * n));
     let gradient = product == Product::WeightGradient;
+    let adds = product == Product::Residual || (gradient && accumulate);
     let place = |own, all, of_k| if gradient { of_k * all + own } else { own * k + of_k };
     let element = |at: u32| {
         let (row, column) = (at / n, at % n);
         let term = |of_k: u32| a[place(row, m, of_k) as usize] * b[place(column, n, of_k) as usize];
         let sum: f32 = (0..k).map(term).sum();
-        if product == Product::Linear { sum } else { sum + old[at as usize] }
+        if adds { sum + old[at as usize] } else { sum }
     };
     let c: Vec<f32> = (0..m * n).map(element).collect();
     let elements = if product == Product::Linear { bytes_f16 } else { bytes_bf16 };
     let old = Buffer::input(bytes_f32(&old));
-    let c = match product {
-        Product::Linear => Buffer::output(bytes_f16(&c)),
-        Product::Residual => Buffer::output(bytes_f32(&c)),
-        Product::WeightGradient => Buffer { contents: old.contents.clone(), ..Buffer::output(bytes_f32(&c)) },
-    };
+    let contents = old.contents.clone().filter(|_| gradient && accumulate);
+    let c = if product == Product::Linear { bytes_f16(&c) } else { bytes_f32(&c) };
+    let c = Buffer { contents, ..Buffer::output(c) };
     let launched = Launched {
         kernel,
         grid: [n.div_ceil(128), m.div_ceil(128) + 1, 1],
@@ -150,7 +166,7 @@ fn linear(product: Product, t: u32, o: u32, i: u32) -> Case {
     };
     Case {
         buffers: vec![
-            Buffer::input(step_params(t, true)),
+            Buffer::input(step_params(t, accumulate)),
             Buffer::input(elements(&a)),
             Buffer::input(elements(&b)),
             old,

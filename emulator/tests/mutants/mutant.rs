@@ -123,7 +123,7 @@ fn source(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) 
 }
 
 impl Mutant<'_> {
-    /// Executes it in one order after the other, until a check finds it.
+    /// Executes it in one order after the other, until a check finds it or what else would be right.
     pub fn verdict(&self, sample: &Sample) -> Verdict {
         let loaded = Loaded::new(&self.ptx);
         let mut verdict = Verdict::Survived;
@@ -131,6 +131,7 @@ impl Mutant<'_> {
             match loaded.run(sample, self.less, order) {
                 Err(fault) => return Verdict::Fault(fault),
                 Ok(true) => {}
+                Ok(false) if self.operator.numbers => return Verdict::Numbers,
                 Ok(false) => verdict = Verdict::Numbers,
             }
         }

@@ -138,11 +138,9 @@ fn is_loop(lines: &[String], at: usize) -> bool {
     lines[at..].iter().take_while(|line| *line != "}").any(goes)
 }
 
-/// After the accesses to shared memory that follow, or behind the barrier or wait that follows.
+/// Behind the access to shared memory that follows, or a wait behind a barrier and the other way round.
 fn sync_later(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
-    if !statement(lines, at).is_some_and(|s| s.is_sync()) {
-        return vec![];
-    }
+    let Some(sync) = statement(lines, at).filter(Statement::is_sync) else { return vec![] };
     // Labels that lanes have gone to which did not come by: behind all of them, they are together again.
     let mut open: Vec<&str> = Vec::new();
     let mut passed = false;
@@ -161,7 +159,7 @@ fn sync_later(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
             if s.is(&["bra"]) {
                 open.push(s.operands[0]);
             }
-            passed |= s.is_shared() || s.is_sync();
+            passed |= s.is_shared() || s.is_sync_unlike(&sync);
         }
         if passed && open.is_empty() {
             return vec![vec![(at, String::new()), (next, format!("{line} {}", lines[at].trim()))]];
@@ -170,12 +168,10 @@ fn sync_later(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
     vec![]
 }
 
-/// Before the access to shared memory, the barrier or wait, that comes before it. What writes no register that the
-/// barrier might name is moved behind it instead.
+/// Before the access to shared memory that comes before it, or a wait before a barrier and the other way round. An
+/// access that writes no register is moved behind it instead: between them may stand what the barrier needs.
 fn sync_earlier(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
-    if !statement(lines, at).is_some_and(|s| s.is_sync()) {
-        return vec![];
-    }
+    let Some(sync) = statement(lines, at).filter(Statement::is_sync) else { return vec![] };
     for before in (0..at).rev() {
         let line = lines[before].trim();
         let Some(s) = statement(lines, before) else {
@@ -187,7 +183,7 @@ fn sync_earlier(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
         if s.is(&["bra", "ret", "exit"]) {
             return vec![];
         }
-        if s.is(&["st.", "cp.async", "bar"]) && (s.is_shared() || s.is_sync()) {
+        if s.is_sync_unlike(&sync) || (s.is_shared() && s.is(&["st.", "cp.async"])) {
             return vec![vec![(before, String::new()), (at, format!("{} {line}", lines[at].trim()))]];
         }
         if s.is_shared() {
@@ -227,15 +223,21 @@ fn comparison(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
     found.map_or_else(Vec::new, |(from, to)| replaced(at, s.with_opcode(&s.opcode.replace(from, to))))
 }
 
+/// In the way that another comparison would not do: `a < b + 1` is `a <= b`.
 fn bound(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
     let Some(s) = statement(lines, at).filter(is_comparison) else { return vec![] };
     let kind = s.opcode.rsplit('.').next().unwrap_or_default();
+    let steps: &[i32] = match s.opcode.split('.').nth(1) {
+        Some("lt" | "ge") => &[-1],
+        Some("le" | "gt") => &[1],
+        _ => &[-1, 1],
+    };
     let (bits, text) = (&kind[1..], s.with_operand(2, "%m"));
-    let by = |step: &str| {
+    let by = |step: &i32| {
         let moved = format!("mov.b{bits} %m, {}; add.{kind} %m, %m, {step};", s.operands[2]);
         vec![(at, format!("{{ .reg .b{bits} %m; {moved} {text} }}"))]
     };
-    vec![by("1"), by("-1")]
+    steps.iter().map(by).collect()
 }
 
 /// The predicate of an access, or a branch around what follows it.
@@ -269,26 +271,23 @@ fn misaligned(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
     mutants
 }
 
-/// Of one element to two, or of two to four.
+/// From two elements to four; stores from one to two also. Loads of one more would do no harm where there is one.
 fn widened(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
     let Some(s) = statement(lines, at).filter(Statement::is_access) else { return vec![] };
-    let (Some((elements @ (1 | 2), bits)), Some((rest, kind))) = (s.shape(), s.opcode.rsplit_once('.')) else {
+    let is_store = s.is(&["st."]);
+    let (Some((elements, bits)), Some((rest, kind))) = (s.shape(), s.opcode.rsplit_once('.')) else {
         return vec![];
     };
-    if elements * bits * 2 > 128 {
+    if elements > 2 || (elements == 1 && !is_store) || elements * bits * 2 > 128 {
         return vec![];
     }
     let opcode = match rest.strip_suffix(".v2") {
         Some(rest) => format!("{rest}.v4.{kind}"),
         None => format!("{rest}.v2.{kind}"),
     };
-    let value = usize::from(s.is(&["st."]));
+    let value = usize::from(is_store);
     let old = s.operands[value].trim_matches(['{', '}']);
-    let more = match (s.is(&["st."]), elements) {
-        (true, _) => old,
-        (false, 1) => "%m",
-        (false, _) => "%m, %n",
-    };
+    let more = if is_store { old } else { "%m, %n" };
     let wider = Statement { opcode: &opcode, ..s.clone() }.with_operand(value, &format!("{{{old}, {more}}}"));
     replaced(at, format!("{{ .reg .b{} %m, %n; {wider} }}", bits.max(16)))
 }

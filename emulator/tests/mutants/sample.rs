@@ -23,7 +23,7 @@ pub struct Sample {
     pub target: u32,
     /// Bytes of a stage of a ring in shared memory.
     pub stage: Option<u32>,
-    /// Inputs of several sizes.
+    /// Inputs of several sizes, so that bounds are reached everywhere. The first has all that orders can change.
     pub cases: Vec<Case>,
 }
 
@@ -122,10 +122,11 @@ impl Loaded {
     }
 
     /// Executes it, with `less` bytes of dynamic shared memory fewer: whether all results are those of the plain CPU
-    /// code, bit for bit.
+    /// code, bit for bit. Of the cases, orders other than the first see the first one only.
     pub fn run(&self, sample: &Sample, less: u32, order: Order) -> Result<bool, Box<Fault>> {
+        let cases = if order == ORDERS[0] { &sample.cases[..] } else { &sample.cases[..1] };
         let mut same = true;
-        for case in &sample.cases {
+        for case in cases {
             same &= self.run_case(case, less, order)?;
         }
         Ok(same)

@@ -46,7 +46,7 @@ pub fn samples() -> Vec<Sample> {
             "matmul",
             "emulator/tests/mutants/matmul.cu",
             Some(MATMUL_STAGE),
-            vec![matmul(40, 72, 264), matmul(33, 80, 72), matmul(7, 8, 8)],
+            matmuls(),
         ),
         sample(
             "softmax",
@@ -64,12 +64,24 @@ pub fn samples() -> Vec<Sample> {
             "histogram",
             "emulator/tests/mutants/histogram.cu",
             None,
-            vec![histogram(64 * 13 + 37), histogram(64 * 6), histogram(1)],
+            vec![histogram(64 * 13 + 37, 2), histogram(64 * 6, 2), histogram(1, 2), histogram(300, 1)],
         ),
     ]
 }
 
 const MATMUL_STAGE: u32 = 12_288;
+
+/// More steps than stages; then all remainders of tiles, in the first steps and in later ones.
+fn matmuls() -> Vec<Case> {
+    let mut cases = vec![matmul(40, 72, 264)];
+    for j in 0..4 {
+        let n = [72, 80, 88, 96][j as usize];
+        cases.push(matmul(20 + j, n, 8 + 16 * j));
+        cases.push(matmul(4 + j, n, 136 + 16 * j));
+        cases.push(matmul(33 + 10 * j, 8 * (j + 1), 72 + 16 * j));
+    }
+    cases
+}
 
 fn matmul(m: u32, n: u32, k: u32) -> Case {
     let (a, b) = (whole(1, 8, m * k), whole(2, 8, k * n));
@@ -97,6 +109,7 @@ fn softmax(c: u32) -> Case {
     let (rows, floor) = (3, 2.0);
     let mut x = whole(3, 6, rows * c);
     (0..rows).for_each(|row| x[(row * c + (row * 37 + 3) % c) as usize] = 7.0);
+    (0..rows).for_each(|row| x[(row * c + c - 1) as usize] = 7.0);
     let (mut y, mut above) = (Vec::new(), Vec::new());
     for row in x.chunks_exact(c as usize) {
         let powers: Vec<f32> = row.iter().map(|x| (x - 7.0).exp2()).collect();
@@ -137,13 +150,13 @@ fn transpose(m: u32, n: u32) -> Case {
     }
 }
 
-fn histogram(n: u32) -> Case {
+fn histogram(n: u32, blocks: u32) -> Case {
     let x: Vec<u32> = noise(5).take(n as usize).map(|n| n % 64).collect();
     let mut bins = vec![0; 64];
     x.iter().for_each(|&value| bins[value as usize] += 1);
     let parts = Launched {
         kernel: "histogram_parts",
-        grid: [2, 1, 1],
+        grid: [blocks, 1, 1],
         threads: 128,
         shared: 0,
         arguments: vec![At(0), U32(n), At(1)],
@@ -153,12 +166,12 @@ fn histogram(n: u32) -> Case {
         grid: [1, 1, 1],
         threads: 64,
         shared: 0,
-        arguments: vec![At(1), U32(2), At(2)],
+        arguments: vec![At(1), U32(blocks), At(2)],
     };
     Case {
         buffers: vec![
             Buffer::input(bytes_u32(&x)),
-            Buffer { bytes: 2 * 64 * 4, ..Buffer::default() },
+            Buffer { bytes: 64 * 4 * blocks as usize, ..Buffer::default() },
             Buffer::output(bytes_u32(&bins)),
         ],
         launches: vec![parts, finish],

@@ -42,6 +42,11 @@ impl<'a> Statement<'a> {
         self.is_barrier() || self.is(&["bar.warp.sync", "cp.async.wait"])
     }
 
+    /// One waits for copies, the other for threads.
+    pub fn is_sync_unlike(&self, other: &Self) -> bool {
+        self.is_sync() && other.is_sync() && self.is(&["cp.async"]) != other.is(&["cp.async"])
+    }
+
     /// An access to shared memory.
     pub fn is_shared(&self) -> bool {
         self.is(&["ldmatrix", "stmatrix", "cp.async.c"])
