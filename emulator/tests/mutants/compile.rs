@@ -7,6 +7,9 @@ use std::{env, fs};
 /// As in `build.rs` of the engine, whose headers the samples share.
 const FLAGS: [&str; 6] = ["-ptx", "-std=c++17", "-O3", "-lineinfo", "-Werror=all-warnings", "-Ikernels"];
 
+/// Of the pinned nvcc, whose PTX README.md speaks of.
+pub const VERSION: &str = "V13.0.88";
+
 /// The repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository").to_owned()
@@ -30,6 +33,14 @@ pub fn find_nvcc() -> PathBuf {
     found.and_then(|nvcc| nvcc.canonicalize().ok()).expect(
         "no nvcc found, which makes the PTX that is mutated: run `scripts/get-nvcc target/nvcc`, or set NVCC",
     )
+}
+
+/// E.g. `V13.0.88`.
+pub fn version(nvcc: &Path) -> String {
+    let output = Command::new(nvcc).arg("--version").output().expect("nvcc runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split([' ', '\n']).find(|word| word.starts_with('V'));
+    version.unwrap_or_default().to_owned()
 }
 
 /// The PTX of a file, given by its path in the repository, for e.g. compute_80.

@@ -26,7 +26,7 @@ pub fn samples() -> Vec<Sample> {
     let naive = [(130, 7), (2, 1), (2, 2), (2, 3), (2, 4), (2, 5), (3, 8), (2, 577)]
         .map(|(t, c)| rmsnorm("rmsnorm_forward_naive_f32", 128, false, t, c));
     // The end falls on each of the four elements of a load, in each half of two rows.
-    let ends = [0, 128, 256, 384].map(|half| [1, 2, 3].map(|k| half + k)).concat();
+    let ends = [0, 128, 256, 384].map(|half| [1, 2, 3, 4].map(|k| half + k)).concat();
     let sums = |kernel, per_block| {
         [9195, 8192].iter().chain(&ends).map(|&n| grad_norm(kernel, per_block, n)).collect()
     };
@@ -44,15 +44,16 @@ pub fn samples() -> Vec<Sample> {
     ]
 }
 
-/// More than a tile, and more steps than stages; then all remainders of a tile.
+/// A whole tile, and more steps than stages; then all remainders of a tile, and several of them.
 fn products(product: Product) -> Vec<Case> {
-    let mut cases = vec![linear(product, 133, 128, 104, true)];
+    let mut cases = vec![linear(product, 125, 128, 104, true)];
     let (outputs, inputs) = ([8, 16, 24, 32, 40, 48, 56, 64, 72, 104], [8, 40, 72, 104]);
     cases.extend((0..24).map(|j| {
         let t = u32::try_from(4 * j + 2).expect("small");
         linear(product, t, outputs[j % 10], inputs[(j + j / 4) % 4], j % 2 == 0)
     }));
-    cases.push(linear(product, 122, 104, 40, true));
+    let others = [(122, 104, 40), (70, 72, 8), (74, 72, 40), (82, 104, 8), (100, 104, 72), (1, 8, 8), (0, 8, 8), (133, 136, 16)];
+    cases.extend(others.map(|(t, o, i)| linear(product, t, o, i, true)));
     cases
 }
 

@@ -9,50 +9,74 @@ mod operators;
 mod sample;
 mod small;
 mod statement;
+mod table;
 
 use mutant::{Mutant, Text, Verdict};
 use sample::Sample;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-fn samples() -> Vec<Sample> {
-    small::samples().into_iter().chain(engine::samples()).collect()
-}
+use table::Tables;
 
 /// All verdicts, in the order of the mutants.
 fn verdicts(sample: &Sample, mutants: &[Mutant]) -> Vec<Verdict> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     let work = || {
-        loop {
+        while let Some((index, mutant)) = {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(mutant) = mutants.get(index) else { break };
-            let start = std::time::Instant::now();
+            mutants.get(index).map(|mutant| (index, mutant))
+        } {
             let verdict = mutant.verdict(sample);
-            if start.elapsed().as_secs() > 2 { println!("SLOW {:?} {} {} {}", start.elapsed(), mutant.operator.name, mutant.source, mutant.before); }
-            done.lock().expect("no panic").push((index, verdict));
+            done.lock().expect("no worker panics with the lock").push((index, verdict));
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    let mut done = done.into_inner().expect("no panic");
+    let mut done = done.into_inner().expect("no worker panicked");
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, verdict)| verdict).collect()
+}
+
+/// Rows and order of the tables are those of README.md, and every survivor has its reason there.
+fn compare(tables: &Tables) {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mutants/README.md");
+    let readme = std::fs::read_to_string(readme).expect("README.md is beside this file");
+    let (summary, survivors) = (tables.summary(), tables.survivors(&readme));
+    let (summary, survivors) = (summary.join("\n"), survivors.join("\n"));
+    println!("{summary}");
+    let new = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants.md");
+    std::fs::write(&new, format!("{summary}\n\n{survivors}\n")).expect("a writable folder");
+    let new = new.display();
+    assert!(readme.contains(&summary), "the first table of README.md is another now, see {new}");
+    assert!(readme.ends_with(&format!("\n{survivors}\n")), "other mutants survive than README.md says, see {new}");
+    let bare = survivors.lines().find(|row| row.ends_with(" |  |"));
+    assert!(bare.is_none(), "a survivor without a reason: {bare:?}");
 }
 
 #[test]
 fn every_mutant_is_found() {
     let nvcc = compile::find_nvcc();
-    for sample in samples() {
-        let start = std::time::Instant::now();
+    let mut tables = Tables::default();
+    let mut complaints = Vec::new();
+    for sample in small::samples().into_iter().chain(engine::samples()) {
+        let t0 = std::time::Instant::now();
         let text = Text::of(&sample, &nvcc);
         sample.check(&text.lines.join("\n"));
-        println!("{} ok {:?}", sample.name, start.elapsed());
         let mutants = text.mutants(&sample);
+        println!("{} ready {:?}", sample.name, t0.elapsed());
         for (mutant, verdict) in mutants.iter().zip(verdicts(&sample, &mutants)) {
-            let kind = match &verdict { Verdict::Fault(f) => format!("{:?}{} @{}", f.kind, if mutant.is_right(f.kind) {""} else {" WRONG"}, f.ptx_line), v => format!("{v:?}") };
-            println!("{} | {} | {} | {} | {} => {} | {kind}", sample.name, mutant.operator.name, mutant.source, mutant.line, mutant.before, mutant.after);
+            if let Verdict::Survived = verdict { println!("S {} | {} | {} | {} {} => {}", sample.name, mutant.operator.name, mutant.source, mutant.line, mutant.before, mutant.after); }
+            tables.add(sample.name, mutant, &verdict);
+            complaints.extend(mutant.complaint(&verdict).map(|text| format!("{}, {text}", sample.name)));
         }
-        println!("{} {} mutants {:?}", sample.name, mutants.len(), start.elapsed());
+        println!("{} done {:?} load {}", sample.name, t0.elapsed(), mutant::LOAD.load(Ordering::Relaxed));
+    }
+    println!("load {}", mutant::LOAD.load(Ordering::Relaxed));
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+    if compile::version(&nvcc) == compile::VERSION {
+        compare(&tables);
+    } else {
+        println!("this nvcc is not {}: its survivors are not compared with README.md", compile::VERSION);
     }
 }

@@ -3,7 +3,7 @@
 use super::compile;
 use super::operators::{Edit, OPERATORS, Operator};
 use super::sample::{Loaded, ORDERS, Sample};
-use cuda_emulator::fault::{Fault, FaultKind};
+use cuda_emulator::fault::Fault;
 use cuda_emulator::ptx::{self, ast};
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use std::path::Path;
 pub struct Mutant<'a> {
     /// What is wrong with it.
     pub operator: &'a Operator,
-    /// Of a line of the PTX, from 1; 0 for the launch.
+    /// Line of the PTX, from 1; 0 for the launch.
     pub line: u32,
     /// Source text of the line.
     pub source: String,
@@ -83,8 +83,8 @@ impl Text {
             mutants.push(Mutant {
                 operator: smaller.expect("it is there"),
                 line: 0,
-                source: String::new(),
-                before: String::new(),
+                source: "the launch".to_owned(),
+                before: "the launch".to_owned(),
                 after: format!("{less} bytes less at the launch"),
                 ptx: self.lines.join("\n"),
                 less,
@@ -101,7 +101,7 @@ impl Text {
         Mutant {
             operator,
             line,
-            source: self.sources.get(&line).cloned().unwrap_or_default(),
+            source: self.sources.get(&line).cloned().unwrap_or_else(|| "a declaration".to_owned()),
             before: self.lines[at].trim().replace('\t', ""),
             after: after.join(" / "),
             ptx: lines.join("\n"),
@@ -125,7 +125,9 @@ fn source(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) 
 impl Mutant<'_> {
     /// Executes it in one order after the other, until a check finds it or what else would be right.
     pub fn verdict(&self, sample: &Sample) -> Verdict {
+        let t0 = std::time::Instant::now();
         let loaded = Loaded::new(&self.ptx);
+        LOAD.fetch_add(t0.elapsed().as_micros() as u64, std::sync::atomic::Ordering::Relaxed);
         let mut verdict = Verdict::Survived;
         for order in ORDERS {
             match loaded.run(sample, self.less, order) {
@@ -138,8 +140,23 @@ impl Mutant<'_> {
         verdict
     }
 
-    /// Whether this is a right diagnosis for what was done.
-    pub fn is_right(&self, kind: FaultKind) -> bool {
-        self.operator.right.contains(&kind)
+    /// What is wrong with a verdict, if it is not a right one.
+    pub fn complaint(&self, verdict: &Verdict) -> Option<String> {
+        let Self { operator, line, source, before, after, .. } = self;
+        let complaint = match verdict {
+            Verdict::Survived => return None,
+            Verdict::Numbers if operator.numbers => return None,
+            Verdict::Numbers => "found by its wrong result only".to_owned(),
+            Verdict::Fault(fault) => {
+                let here = !operator.at_its_place || fault.ptx_line == *line;
+                if operator.right.contains(&fault.kind) && here {
+                    return None;
+                }
+                format!("the wrong diagnosis: {fault}")
+            }
+        };
+        Some(format!("{}: {source}\n    line {line}: {before}\n    became {after}\n    {complaint}", operator.name))
     }
 }
+
+pub static LOAD: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);

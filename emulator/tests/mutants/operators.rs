@@ -15,6 +15,8 @@ pub struct Operator {
     pub right: &'static [FaultKind],
     /// No rule of the machine need be broken: wrong numbers are a right diagnosis, too.
     pub numbers: bool,
+    /// The diagnosis must name the very line.
+    pub at_its_place: bool,
     /// All ways to apply it at a line. Takes the bytes of a stage, too.
     pub apply: fn(&[String], usize, Option<u32>) -> Vec<Vec<Edit>>,
 }
@@ -33,22 +35,26 @@ const fn operator(
     right: &'static [FaultKind],
     apply: fn(&[String], usize, Option<u32>) -> Vec<Vec<Edit>>,
 ) -> Operator {
-    Operator { name, right, numbers: false, apply }
+    Operator { name, right, numbers: false, at_its_place: false, apply }
 }
 
 const fn or_numbers(operator: Operator) -> Operator {
     Operator { numbers: true, ..operator }
 }
 
+const fn at_its_place(operator: Operator) -> Operator {
+    Operator { at_its_place: true, ..operator }
+}
+
 /// All of them.
 pub const OPERATORS: &[Operator] = &[
     operator("barrier dropped", UNEQUAL, |lines, at, _| drop_if(lines, at, |s| s.is_barrier())),
-    operator("barrier skipped by a lane", &[Divergence], |lines, at, _| skip(lines, at, 31)),
+    at_its_place(operator("barrier skipped by a lane", &[Divergence], |lines, at, _| skip(lines, at, 31))),
     operator("barrier skipped by a warp", UNEQUAL, |lines, at, _| skip(lines, at, 32)),
     operator("barrier of fewer threads", UNEQUAL, fewer_threads),
     operator("another barrier", UNEQUAL, another_barrier),
     operator("warp barrier dropped", UNORDERED, |lines, at, _| drop_if(lines, at, |s| s.is(&["bar.warp"]))),
-    operator("lane missing in a mask", &[Divergence], lane_missing),
+    at_its_place(operator("lane missing in a mask", &[Divergence], lane_missing)),
     operator("wait loosened", &[InFlight], wait_loosened),
     operator("wait dropped", &[InFlight], |lines, at, _| drop_if(lines, at, |s| s.is(&["cp.async.wait"]))),
     operator("commit dropped", &[InFlight], |lines, at, _| {
@@ -68,7 +74,7 @@ pub const OPERATORS: &[Operator] = &[
     or_numbers(operator("comparison", BEYOND, comparison)),
     or_numbers(operator("bound off by one", BEYOND, bound)),
     or_numbers(operator("guard dropped", BEYOND, guard_dropped)),
-    operator("misaligned vector", &[Misaligned, OutOfBounds], misaligned),
+    at_its_place(operator("misaligned vector", &[Misaligned, OutOfBounds], misaligned)),
     operator("widened access", &[Misaligned, OutOfBounds, Uninitialised, Race, InFlight], widened),
     operator("shared memory too small", &[OutOfBounds, Race], shared_smaller),
 ];
@@ -254,6 +260,7 @@ fn guard_dropped(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> 
     vec![]
 }
 
+/// By half of an access. Of a copy, both addresses.
 fn misaligned(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
     let Some(s) = statement(lines, at) else { return vec![] };
     let Some(address) = s.address() else { return vec![] };
@@ -263,10 +270,9 @@ fn misaligned(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
         Some((elements, bits)) if elements > 1 && s.is_access() => elements * bits / 8,
         _ => return vec![],
     };
-    let mut mutants: Vec<Vec<Edit>> =
-        [4, 8].into_iter().filter(|&by| by < bytes).map(|by| vec![(at, s.moved(address, by))]).collect();
+    let mut mutants = replaced(at, s.moved(address, bytes / 2));
     if s.is(&["cp.async.c"]) {
-        mutants.push(vec![(at, s.moved(address + 1, 4))]);
+        mutants.push(vec![(at, s.moved(address + 1, bytes / 2))]);
     }
     mutants
 }
@@ -292,12 +298,14 @@ fn widened(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
     replaced(at, format!("{{ .reg .b{} %m, %n; {wider} }}", bits.max(16)))
 }
 
-/// By 4 bytes.
+/// By 4 bytes, where a kernel uses it.
 fn shared_smaller(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
-    let line = lines[at].trim();
     let sized = || {
-        let (declaration, size) = line.strip_prefix(".shared")?.strip_suffix("];")?.rsplit_once('[')?;
-        Some((declaration, size.parse::<u32>().ok()?))
+        let line = lines[at].trim().strip_prefix(".shared")?.strip_suffix("];")?;
+        let (declaration, size) = line.rsplit_once('[')?;
+        let name = declaration.split_whitespace().last()?;
+        let is_used = lines.iter().filter_map(|line| Statement::of(line)).any(|s| s.text().contains(name));
+        Some((declaration, size.parse::<u32>().ok().filter(|_| is_used)?))
     };
     sized().map_or_else(Vec::new, |(declaration, size)| {
         replaced(at, format!(".shared{declaration}[{}];", size - 4))

@@ -174,7 +174,7 @@ impl Launched {
 
 impl Case {
     fn allocate(&self, memory: &Memory) -> Vec<u64> {
-        let alloc = |buffer: &Buffer| memory.alloc(buffer.size() as u64).expect("there is room");
+        let alloc = |buffer: &Buffer| memory.alloc(buffer.size().max(1) as u64).expect("there is room");
         let addresses: Vec<u64> = self.buffers.iter().map(alloc).collect();
         for (buffer, &address) in self.buffers.iter().zip(&addresses) {
             let Some(contents) = &buffer.contents else { continue };

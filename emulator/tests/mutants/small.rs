@@ -52,7 +52,7 @@ pub fn samples() -> Vec<Sample> {
             "softmax",
             "emulator/tests/mutants/softmax.cu",
             None,
-            vec![softmax(230), softmax(128), softmax(97), softmax(5)],
+            vec![softmax(230), softmax(161), softmax(128), softmax(97), softmax(5)],
         ),
         sample(
             "transpose",
@@ -77,7 +77,7 @@ fn matmuls() -> Vec<Case> {
     for j in 0..4 {
         let n = [72, 80, 88, 96][j as usize];
         cases.push(matmul(20 + j, n, 8 + 16 * j));
-        cases.push(matmul(4 + j, n, 136 + 16 * j));
+        cases.push(matmul(4 + 17 * j, n, 136 + 16 * j));
         cases.push(matmul(33 + 10 * j, 8 * (j + 1), 72 + 16 * j));
     }
     cases
