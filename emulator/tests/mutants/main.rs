@@ -2,6 +2,7 @@
 //! fits. Each mutant must be found, by a check whose diagnosis names the fault or by its wrong result; those that
 //! are not stand in README.md, each with the reason.
 
+mod adamw;
 mod compile;
 mod engine;
 mod mutant;
@@ -59,7 +60,7 @@ fn every_mutant_is_found() {
     let nvcc = compile::find_nvcc();
     let mut tables = Tables::default();
     let mut complaints = Vec::new();
-    for sample in small::samples().into_iter().chain(engine::samples()) {
+    for sample in small::samples().into_iter().chain(engine::samples()).chain(adamw::samples()) {
         let t0 = std::time::Instant::now();
         let text = Text::of(&sample, &nvcc);
         sample.check(&text.lines.join("\n"));
