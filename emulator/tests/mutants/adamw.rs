@@ -2,7 +2,7 @@
 
 use super::sample::Argument::{Buffer as At, U32};
 use super::sample::{Buffer, Case, Launched, Sample};
-use super::small::{bytes_bf16, bytes_f32, noise, whole};
+use super::small::{bytes_bf16, bytes_f16, bytes_f32, noise, whole};
 
 /// Elements of a block, and where its parts go in `Weight` of `kernels/adamw.cu`.
 const BLOCK: usize = 256;
@@ -11,21 +11,38 @@ const WEIGHT: usize = 72;
 const LOWEST: u32 = (127 - 23) << 23;
 const NEGATIVE: u32 = 2048;
 
-/// 0.1, 0.001 and so on as the kernels get them: beta1, beta2, their complements, step, eps, root, decay.
+/// beta1, beta2, their complements, step, eps, root, decay.
 const SCALARS: [f32; 8] = [0.9, 0.999, 0.1, 0.001, -0.01, 1e-8, 0.05, 0.999];
-const SCALE: f32 = 0.5;
+/// So that the new moments are the gradient and its square.
+const FORGETFUL: [f32; 8] = [0.0, 0.0, 1.0, 1.0, -0.01, 1e-8, 0.05, 0.999];
+
+/// A step.
+struct Step {
+    quantised: bool,
+    scalars: [f32; 8],
+    scale: f32,
+    skip: bool,
+    /// Copies of the weights are f16 rather than bf16.
+    f16: bool,
+    /// The weight with neither copy nor decay.
+    plain: usize,
+}
 
 /// All of them.
 pub fn samples() -> Vec<Sample> {
-    let sample = |name, kernel, quantised| Sample {
-        name,
-        file: "kernels/adamw.cu",
-        target: 80,
-        stage: None,
-        cases: [[552, 264, 2056], [8, 256, 16]]
-            .iter()
-            .flat_map(|sizes| [false, true].map(|skip| case(kernel, quantised, sizes, skip)))
-            .collect(),
+    let sample = |name, kernel, quantised| {
+        let step = || Step { quantised, scalars: SCALARS, scale: 0.5, skip: false, f16: false, plain: 1 };
+        let cases = vec![
+            case(kernel, &step(), &[552, 264, 2056]),
+            case(kernel, &Step { skip: true, ..step() }, &[552, 264, 2056]),
+            case(kernel, &Step { f16: true, ..step() }, &[8, 256, 16]),
+            case(kernel, &Step { f16: true, ..step() }, &[264]),
+            case(kernel, &step(), &[40]),
+            case(kernel, &step(), &[264, 40]),
+            case(kernel, &Step { plain: 0, ..step() }, &[256]),
+            case(kernel, &Step { scalars: FORGETFUL, scale: 1.0, ..step() }, &[512]),
+        ];
+        Sample { name, file: "kernels/adamw.cu", target: 80, stage: None, cases }
     };
     vec![sample("adamw 8-bit", "adamw_8bit", true), sample("adamw", "adamw", false)]
 }
@@ -59,27 +76,57 @@ impl Book {
         u8::try_from(allowed.reduce(better).expect("there are some")).expect("a code")
     }
 
-    /// As the kernel wants it: of all numbers that agree but for their low bits, the code of the lowest magnitude
-    /// and the last one that takes it.
+    /// Of all magnitudes that agree but for their low bits: the lowest, its code, and how far up that code goes.
+    fn bucket(&self, bucket: u32) -> (u32, u8, u32) {
+        let is_negative = self.values[0] < 0.0 && bucket >= NEGATIVE;
+        let first = LOWEST + ((bucket - if is_negative { NEGATIVE } else { 0 }) << self.shift);
+        let code = |low: u32| {
+            let magnitude = f32::from_bits((first + low).min(127 << 23));
+            self.nearest(if is_negative { -magnitude } else { magnitude })
+        };
+        let (mut same, mut end) = (0, (1 << self.shift) - 1);
+        while same < end {
+            let middle = u32::midpoint(same, end + 1);
+            if code(middle) == code(0) { same = middle } else { end = middle - 1 }
+        }
+        (first, code(0), same)
+    }
+
+    /// As the kernel wants it.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = bytes_f32(&self.values);
-        let signed = self.values[0] < 0.0;
         for bucket in 0..4096 {
-            let is_negative = signed && bucket >= NEGATIVE;
-            let first = LOWEST + ((bucket - if is_negative { NEGATIVE } else { 0 }) << self.shift);
-            let code = |low: u32| {
-                let magnitude = f32::from_bits((first + low).min(127 << 23));
-                self.nearest(if is_negative { -magnitude } else { magnitude })
-            };
-            let (mut same, mut end) = (0_u32, (1 << self.shift) - 1);
-            while same < end {
-                let middle = (same + end).div_ceil(2);
-                if code(middle) == code(0) { same = middle } else { end = middle - 1 }
-            }
-            bytes.extend((same << 8 | u32::from(code(0))).to_le_bytes());
+            let (_, code, same) = self.bucket(bucket);
+            bytes.extend((same << 8 | u32::from(code)).to_le_bytes());
         }
         bytes
     }
+
+    /// Magnitudes below one where the code changes: the last one before, and the first one after.
+    fn edges(&self) -> Vec<[f32; 2]> {
+        let last = |bucket: u32| {
+            let (first, _, same) = self.bucket(bucket);
+            (same + 1 < 1 << self.shift).then(|| [same, same + 1].map(|low| f32::from_bits(first + low)))
+        };
+        (0..(127 << 23 - self.shift) - (LOWEST >> self.shift)).filter_map(last).collect()
+    }
+}
+
+/// Gradients for which new moments of a forgetful step, and so what is quantised, lie at edges of both books: the
+/// first moment or the second, before or after the edge, at each place in a lane. Each block has a one.
+fn at_edges(n: usize) -> Vec<f32> {
+    let root = |square: f32| {
+        let near = square.sqrt();
+        [near.next_down(), near, near.next_up()].into_iter().find(|x| x * x == square)
+    };
+    let of_m = Book::signed().edges().concat();
+    let of_v: Vec<f32> = Book::unsigned().edges().concat().into_iter().filter_map(root).collect();
+    let gradient = |i: usize| match i {
+        _ if i % BLOCK == 0 => 1.0,
+        _ if i / 8 % 2 == 0 => of_m[(i * 7 + i / 16) % of_m.len()] * if i / 16 % 2 == 0 { 1.0 } else { -1.0 },
+        _ => of_v[(i * 7 + i / 16) % of_v.len()],
+    };
+    (0..n).map(gradient).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
@@ -90,12 +137,12 @@ fn magnitudes(per_octave: u32) -> impl Iterator<Item = f32> {
 }
 
 /// One element under the rule of bitsandbytes or of torch: p, m, v.
-fn update(quantised: bool, decays: bool, grad: f32, [p, m, v]: [f32; 3]) -> [f32; 3] {
-    let [beta1, beta2, not_beta1, not_beta2, step, eps, root, decay] = SCALARS;
+fn update(of: &Step, decays: bool, grad: f32, [p, m, v]: [f32; 3]) -> [f32; 3] {
+    let [beta1, beta2, not_beta1, not_beta2, step, eps, root, decay] = of.scalars;
     let decay = if decays { decay } else { 1.0 };
-    let g = grad * SCALE;
+    let g = grad * of.scale;
     let new_v = beta2 * v + not_beta2 * g * g;
-    if quantised {
+    if of.quantised {
         let new_m = beta1 * m + not_beta1 * g;
         [(p + step * (new_m / (new_v.sqrt() + eps))) * decay, new_m, new_v]
     } else {
@@ -136,48 +183,59 @@ impl Moments {
     }
 }
 
-/// Three weights: the first has a copy in bf16, the second does not decay, the last has moments of full precision.
-fn case(kernel: &'static str, quantised: bool, sizes: &[usize; 3], skip: bool) -> Case {
-    let (signed, unsigned) = (Book::signed(), Book::unsigned());
-    let mut step = vec![0; 32];
-    step.extend(bytes_f32(&SCALARS));
-    let norm = [&1.0_f64.to_le_bytes()[..], &SCALE.to_le_bytes(), &u32::from(skip).to_le_bytes()].concat();
-    let books = [signed.bytes(), unsigned.bytes()].concat();
-    let mut buffers = vec![Buffer::input(step), Buffer::input(norm), Buffer::default(), Buffer::input(books)];
+/// Pointers of a weight's entry by number, each with the contents before and after.
+type Parts = Vec<(usize, Vec<u8>, Vec<u8>)>;
+
+/// The k-th weight of a step, with moments of full precision if it is the third.
+fn weight(step: &Step, k: usize, n: usize) -> Parts {
+    let books = [Book::signed(), Book::unsigned()];
+    let books = [0, 1].map(|i| (step.quantised && k < 2).then_some(&books[i]));
+    let (seed, count) = (10 * u32::try_from(k).expect("small"), u32::try_from(n).expect("small"));
+    let old = [0, 1].map(|i| Moments::noise(books[i], seed + [2, 5][i], n));
+    let p = whole(seed, 99, count);
+    let g = if step.scalars == FORGETFUL { at_edges(n) } else { whole(seed + 1, 9, count) };
+    let decays = k != step.plain;
+    let element = |i: usize| update(step, decays, g[i], [p[i], old[0].values[i], old[1].values[i]]);
+    let new: Vec<[f32; 3]> = (0..n).map(element).collect();
+    let column = |c: usize| new.iter().map(|row| row[c]).collect::<Vec<f32>>();
+    let copy = if step.f16 { bytes_f16 } else { bytes_bf16 };
+    let mut fields = vec![(0, bytes_f32(&p), bytes_f32(&column(0)))];
+    if decays {
+        fields.push((1, vec![0; 2 * n], copy(&column(0))));
+    }
+    fields.push((2, bytes_f32(&g), bytes_f32(&g)));
+    for i in 0..2 {
+        let new = Moments::of(books[i], column(1 + i));
+        fields.push((3 + i, old[i].bytes.clone(), new.bytes));
+        if books[i].is_some() {
+            fields.push((5 + i, bytes_f32(&old[i].absmax), bytes_f32(&new.absmax)));
+        }
+    }
+    fields
+}
+
+fn case(kernel: &'static str, step: &Step, sizes: &[usize]) -> Case {
+    let mut params = vec![0; 32];
+    params.extend(bytes_f32(&step.scalars));
+    let norm =
+        [&1.0_f64.to_le_bytes()[..], &step.scale.to_le_bytes(), &u32::from(step.skip).to_le_bytes()].concat();
+    let books = [Book::signed().bytes(), Book::unsigned().bytes()].concat();
+    let mut buffers = vec![Buffer::input(params), Buffer::input(norm), Buffer::input(books)];
     let (mut entries, mut pointers, mut blocks) = (Vec::new(), Vec::new(), 0);
     for (k, &n) in sizes.iter().enumerate() {
-        let with_codes = quantised && k < 2;
-        let books = [&signed, &unsigned].map(|book| with_codes.then_some(book));
-        let seed = 10 * u32::try_from(k).expect("small");
-        let old = [0, 1].map(|i| Moments::noise(books[i], seed + 2 + 3 * u32::from(i == 1), n));
-        let count = u32::try_from(n).expect("small");
-        let (p, g) = (whole(seed, 99, count), whole(seed + 1, 9, count));
-        let new: Vec<[f32; 3]> =
-            (0..n).map(|i| update(quantised, k != 1, g[i], [p[i], old[0].values[i], old[1].values[i]])).collect();
-        let column = |c: usize| new.iter().map(|row| row[c]).collect::<Vec<f32>>();
-        let [new_m, new_v] = [0, 1].map(|i| Moments::of(books[i], column(1 + i)));
-        let mut point = |field: usize, old: Vec<u8>, new: Vec<u8>| {
+        for (field, old, new) in weight(step, k, n) {
             pointers.push((WEIGHT * k + 8 * field, buffers.len()));
-            let expected = if skip { old.clone() } else { new };
+            let expected = if step.skip { old.clone() } else { new };
             buffers.push(Buffer { contents: Some(old), ..Buffer::output(expected) });
-        };
-        point(0, bytes_f32(&p), bytes_f32(&column(0)));
-        if k == 0 {
-            point(1, bytes_bf16(&p), bytes_bf16(&column(0)));
-        }
-        point(2, bytes_f32(&g), bytes_f32(&g));
-        for (i, (old, new)) in old.iter().zip([new_m, new_v]).enumerate() {
-            point(3 + i, old.bytes.clone(), new.bytes);
-            if with_codes {
-                point(5 + i, bytes_f32(&old.absmax), bytes_f32(&new.absmax));
-            }
         }
         entries.extend([0; 56]);
         entries.extend((n as u64).to_le_bytes());
-        entries.extend([blocks, u32::from(k != 1)].map(u32::to_le_bytes).concat());
+        entries.extend([blocks, u32::from(k != step.plain)].map(u32::to_le_bytes).concat());
         blocks += u32::try_from(n.div_ceil(BLOCK)).expect("small");
     }
-    buffers[2] = Buffer { pointers, ..Buffer::input(entries) };
-    let arguments = vec![At(0), At(1), At(2), U32(3), U32(blocks), U32(0), At(3)];
+    buffers.push(Buffer { pointers, ..Buffer::input(entries) });
+    let count = u32::try_from(sizes.len()).expect("small");
+    let weights = At(buffers.len() - 1);
+    let arguments = vec![At(0), At(1), weights, U32(count), U32(blocks), U32(u32::from(step.f16)), At(2)];
     Case { buffers, launches: vec![Launched { kernel, grid: [1, 1, 1], threads: 256, shared: 0, arguments }] }
 }

@@ -3,7 +3,7 @@
 
 use super::sample::Argument::{Buffer as At, F32, U32, U64};
 use super::sample::{Buffer, Case, Launched, Sample};
-use super::small::{bytes_bf16, bytes_f32, noise, whole};
+use super::small::{bytes_bf16, bytes_f16, bytes_f32, noise, whole};
 
 /// `StepParams` of `kernels/common.cuh`, up to the scalars of AdamW.
 fn step_params(tokens: u32, accumulate: bool) -> Vec<u8> {
@@ -129,10 +129,6 @@ enum Product {
     Linear,
     Residual,
     WeightGradient,
-}
-
-fn bytes_f16(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect()
 }
 
 /// C [M, N] = A [M, K] B [K, N] by one of the kernels. The gradient is added to what is there, or nothing is there.

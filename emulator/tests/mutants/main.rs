@@ -61,19 +61,15 @@ fn every_mutant_is_found() {
     let mut tables = Tables::default();
     let mut complaints = Vec::new();
     for sample in small::samples().into_iter().chain(engine::samples()).chain(adamw::samples()) {
-        let t0 = std::time::Instant::now();
         let text = Text::of(&sample, &nvcc);
         sample.check(&text.lines.join("\n"));
         let mutants = text.mutants(&sample);
-        println!("{} ready {:?}", sample.name, t0.elapsed());
         for (mutant, verdict) in mutants.iter().zip(verdicts(&sample, &mutants)) {
             if let Verdict::Survived = verdict { println!("S {} | {} | {} | {} {} => {}", sample.name, mutant.operator.name, mutant.source, mutant.line, mutant.before, mutant.after); }
             tables.add(sample.name, mutant, &verdict);
             complaints.extend(mutant.complaint(&verdict).map(|text| format!("{}, {text}", sample.name)));
         }
-        println!("{} done {:?} load {}", sample.name, t0.elapsed(), mutant::LOAD.load(Ordering::Relaxed));
     }
-    println!("load {}", mutant::LOAD.load(Ordering::Relaxed));
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
     if compile::version(&nvcc) == compile::VERSION {
         compare(&tables);

@@ -125,9 +125,7 @@ fn source(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) 
 impl Mutant<'_> {
     /// Executes it in one order after the other, until a check finds it or what else would be right.
     pub fn verdict(&self, sample: &Sample) -> Verdict {
-        let t0 = std::time::Instant::now();
         let loaded = Loaded::new(&self.ptx);
-        LOAD.fetch_add(t0.elapsed().as_micros() as u64, std::sync::atomic::Ordering::Relaxed);
         let mut verdict = Verdict::Survived;
         for order in ORDERS {
             match loaded.run(sample, self.less, order) {
@@ -158,5 +156,3 @@ impl Mutant<'_> {
         Some(format!("{}: {source}\n    line {line}: {before}\n    became {after}\n    {complaint}", operator.name))
     }
 }
-
-pub static LOAD: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);

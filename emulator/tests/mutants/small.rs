@@ -38,6 +38,11 @@ pub fn bytes_bf16(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect()
 }
 
+/// Rounded, as stored.
+pub fn bytes_f16(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect()
+}
+
 /// All of them.
 pub fn samples() -> Vec<Sample> {
     let sample = |name, file, stage, cases| Sample { name, file, target: 80, stage, cases };
