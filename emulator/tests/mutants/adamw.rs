@@ -39,6 +39,7 @@ pub fn samples() -> Vec<Sample> {
             case(kernel, &Step { f16: true, ..step() }, &[264]),
             case(kernel, &step(), &[40]),
             case(kernel, &step(), &[264, 40]),
+            case(kernel, &step(), &[2056]),
             case(kernel, &Step { plain: 0, ..step() }, &[256]),
             case(kernel, &Step { scalars: FORGETFUL, scale: 1.0, ..step() }, &[512]),
         ];
@@ -132,7 +133,8 @@ fn at_edges(n: usize) -> Vec<f32> {
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
 fn magnitudes(per_octave: u32) -> impl Iterator<Item = f32> {
     (0..).map(move |j: u32| {
-        (1.0 + (j % per_octave) as f32 / per_octave as f32) * f32::from_bits((j / per_octave + 127 - 16) << 23)
+        (1.0 + (j % per_octave) as f32 / per_octave as f32)
+            * f32::from_bits((j / per_octave + 127 - 16) << 23)
     })
 }
 
@@ -162,12 +164,15 @@ impl Moments {
     /// Codes that follow no pattern, or numbers.
     fn noise(book: Option<&Book>, seed: u32, n: usize) -> Self {
         let Some(book) = book else {
-            let values: Vec<f32> = whole(seed, 50, u32::try_from(n).expect("small")).iter().map(|x| x.abs()).collect();
+            let values: Vec<f32> =
+                whole(seed, 50, u32::try_from(n).expect("small")).iter().map(|x| x.abs()).collect();
             return Self { bytes: bytes_f32(&values), values, absmax: vec![] };
         };
         let bytes: Vec<u8> = noise(seed).take(n).map(|x| x.to_le_bytes()[0]).collect();
-        let absmax: Vec<f32> =
-            whole(seed + 1, 9, u32::try_from(n.div_ceil(BLOCK)).expect("small")).iter().map(|x| x.abs()).collect();
+        let absmax: Vec<f32> = whole(seed + 1, 9, u32::try_from(n.div_ceil(BLOCK)).expect("small"))
+            .iter()
+            .map(|x| x.abs())
+            .collect();
         let value = |i: usize| book.values[usize::from(bytes[i])] * absmax[i / BLOCK];
         Self { values: (0..n).map(value).collect(), bytes, absmax }
     }
@@ -178,7 +183,9 @@ impl Moments {
         };
         let largest = |block: &[f32]| block.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
         let absmax: Vec<f32> = values.chunks(BLOCK).map(largest).collect();
-        let code = |i: usize| book.nearest(values[i] / if absmax[i / BLOCK] == 0.0 { 1.0 } else { absmax[i / BLOCK] });
+        let code = |i: usize| {
+            book.nearest(values[i] / if absmax[i / BLOCK] == 0.0 { 1.0 } else { absmax[i / BLOCK] })
+        };
         Self { bytes: (0..values.len()).map(code).collect(), values, absmax }
     }
 }

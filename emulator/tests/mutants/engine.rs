@@ -52,7 +52,16 @@ fn products(product: Product) -> Vec<Case> {
         let t = u32::try_from(4 * j + 2).expect("small");
         linear(product, t, outputs[j % 10], inputs[(j + j / 4) % 4], j % 2 == 0)
     }));
-    let others = [(122, 104, 40), (70, 72, 8), (74, 72, 40), (82, 104, 8), (100, 104, 72), (1, 8, 8), (0, 8, 8), (133, 136, 16)];
+    let others = [
+        (122, 104, 40),
+        (70, 72, 8),
+        (74, 72, 40),
+        (82, 104, 8),
+        (100, 104, 72),
+        (1, 8, 8),
+        (0, 8, 8),
+        (133, 136, 16),
+    ];
     cases.extend(others.map(|(t, o, i)| linear(product, t, o, i, true)));
     cases
 }

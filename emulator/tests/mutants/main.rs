@@ -50,7 +50,10 @@ fn compare(tables: &Tables) {
     std::fs::write(&new, format!("{summary}\n\n{survivors}\n")).expect("a writable folder");
     let new = new.display();
     assert!(readme.contains(&summary), "the first table of README.md is another now, see {new}");
-    assert!(readme.ends_with(&format!("\n{survivors}\n")), "other mutants survive than README.md says, see {new}");
+    assert!(
+        readme.ends_with(&format!("\n{survivors}\n")),
+        "other mutants survive than README.md says, see {new}"
+    );
     let bare = survivors.lines().find(|row| row.ends_with(" |  |"));
     assert!(bare.is_none(), "a survivor without a reason: {bare:?}");
 }
@@ -65,7 +68,6 @@ fn every_mutant_is_found() {
         sample.check(&text.lines.join("\n"));
         let mutants = text.mutants(&sample);
         for (mutant, verdict) in mutants.iter().zip(verdicts(&sample, &mutants)) {
-            if let Verdict::Survived = verdict { println!("S {} | {} | {} | {} {} => {}", sample.name, mutant.operator.name, mutant.source, mutant.line, mutant.before, mutant.after); }
             tables.add(sample.name, mutant, &verdict);
             complaints.extend(mutant.complaint(&verdict).map(|text| format!("{}, {text}", sample.name)));
         }

@@ -153,6 +153,9 @@ impl Mutant<'_> {
                 format!("the wrong diagnosis: {fault}")
             }
         };
-        Some(format!("{}: {source}\n    line {line}: {before}\n    became {after}\n    {complaint}", operator.name))
+        Some(format!(
+            "{}: {source}\n    line {line}: {before}\n    became {after}\n    {complaint}",
+            operator.name
+        ))
     }
 }

@@ -93,7 +93,9 @@ fn drop_if(lines: &[String], at: usize, which: fn(&Statement) -> bool) -> Vec<Ve
 
 /// Predicated: threads skip it of whose index these bits are zero.
 fn skip(lines: &[String], at: usize, bits: u32) -> Vec<Vec<Edit>> {
-    let Some(s) = statement(lines, at).filter(|s| s.is_barrier() && s.guard.is_empty()) else { return vec![] };
+    let Some(s) = statement(lines, at).filter(|s| s.is_barrier() && s.guard.is_empty()) else {
+        return vec![];
+    };
     let skips = format!("mov.u32 %m, %tid.x; and.b32 %m, %m, {bits}; setp.ne.u32 %mp, %m, 0;");
     replaced(at, format!("{{ .reg .pred %mp; .reg .b32 %m; {skips} @%mp {} }}", s.text()))
 }
@@ -117,8 +119,7 @@ fn another_barrier(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>
 
 /// The lowest one.
 fn lane_missing(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
-    let masked =
-        |s: &Statement| s.is(&["shfl.sync", "vote.sync", "redux.sync", "match.", "bar.warp.sync"]);
+    let masked = |s: &Statement| s.is(&["shfl.sync", "vote.sync", "redux.sync", "match.", "bar.warp.sync"]);
     let Some(s) = statement(lines, at).filter(masked) else { return vec![] };
     let last = s.operands.len() - 1;
     let lowest = format!("mov.b32 %m, {}; add.u32 %n, %m, -1; and.b32 %m, %m, %n;", s.operands[last]);
@@ -251,7 +252,8 @@ fn guard_dropped(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> 
     let Some(s) = statement(lines, at).filter(|s| !s.guard.is_empty()) else { return vec![] };
     if s.is(&["bra"]) {
         let label = s.operands[0];
-        let forward = lines[at..].iter().any(|line| is_label(line) && line.trim().trim_end_matches(':') == label);
+        let forward =
+            lines[at..].iter().any(|line| is_label(line) && line.trim().trim_end_matches(':') == label);
         return if forward { replaced(at, "") } else { vec![] };
     }
     if s.is(&["ld.", "st.", "atom.", "red.", "cp.async"]) {

@@ -47,12 +47,7 @@ pub fn bytes_f16(values: &[f32]) -> Vec<u8> {
 pub fn samples() -> Vec<Sample> {
     let sample = |name, file, stage, cases| Sample { name, file, target: 80, stage, cases };
     vec![
-        sample(
-            "matmul",
-            "emulator/tests/mutants/matmul.cu",
-            Some(MATMUL_STAGE),
-            matmuls(),
-        ),
+        sample("matmul", "emulator/tests/mutants/matmul.cu", Some(MATMUL_STAGE), matmuls()),
         sample(
             "softmax",
             "emulator/tests/mutants/softmax.cu",
@@ -63,7 +58,7 @@ pub fn samples() -> Vec<Sample> {
             "transpose",
             "emulator/tests/mutants/transpose.cu",
             None,
-            vec![transpose(44, 72), transpose(48, 20)],
+            vec![transpose(44, 72), transpose(48, 20), transpose(56, 36)],
         ),
         sample(
             "histogram",

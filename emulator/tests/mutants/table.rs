@@ -51,7 +51,9 @@ impl Tables {
     pub fn survivors(&self, readme: &str) -> Vec<String> {
         let reason = |row: &str| {
             let found = readme.lines().find(|line| line.starts_with(row));
-            found.and_then(|line| line.strip_suffix(" |")?.rsplit_once(" | ")).map_or("", |(_, reason)| reason)
+            found
+                .and_then(|line| line.strip_suffix(" |")?.rsplit_once(" | "))
+                .map_or("", |(_, reason)| reason)
         };
         let row = |(place, count): (&String, &usize)| {
             let reason = reason(&format!("{place} | "));
