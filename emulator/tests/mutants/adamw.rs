@@ -71,7 +71,7 @@ impl Book {
         let allowed = (0..256).filter(|&code| x >= 0.0 || self.values[code] < 0.0);
         let better = |a: usize, b: usize| match distance(a).total_cmp(&distance(b)) {
             std::cmp::Ordering::Greater => b,
-            std::cmp::Ordering::Equal if b % 2 == 0 => b,
+            std::cmp::Ordering::Equal if b.is_multiple_of(2) => b,
             _ => a,
         };
         u8::try_from(allowed.reduce(better).expect("there are some")).expect("a code")
@@ -109,7 +109,7 @@ impl Book {
             let (first, _, same) = self.bucket(bucket);
             (same + 1 < 1 << self.shift).then(|| [same, same + 1].map(|low| f32::from_bits(first + low)))
         };
-        (0..(127 << 23 - self.shift) - (LOWEST >> self.shift)).filter_map(last).collect()
+        (0..((127 << 23) - LOWEST) >> self.shift).filter_map(last).collect()
     }
 }
 
@@ -122,10 +122,14 @@ fn at_edges(n: usize) -> Vec<f32> {
     };
     let of_m = Book::signed().edges().concat();
     let of_v: Vec<f32> = Book::unsigned().edges().concat().into_iter().filter_map(root).collect();
-    let gradient = |i: usize| match i {
-        _ if i % BLOCK == 0 => 1.0,
-        _ if i / 8 % 2 == 0 => of_m[(i * 7 + i / 16) % of_m.len()] * if i / 16 % 2 == 0 { 1.0 } else { -1.0 },
-        _ => of_v[(i * 7 + i / 16) % of_v.len()],
+    let gradient = |i: usize| {
+        let (lane, pick) = (i / 8, i * 7 + i / 16);
+        match lane % 4 {
+            _ if i.is_multiple_of(BLOCK) => 1.0,
+            0 => of_m[pick % of_m.len()],
+            2 => -of_m[pick % of_m.len()],
+            _ => of_v[pick % of_v.len()],
+        }
     };
     (0..n).map(gradient).collect()
 }

@@ -12,7 +12,8 @@ pub const VERSION: &str = "V13.0.88";
 
 /// The repository.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository").to_owned()
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository");
+    root.canonicalize().expect("it exists")
 }
 
 /// nvcc, looked for in the places where `build.rs` of the engine looks for it.

@@ -14,6 +14,7 @@ mod table;
 
 use mutant::{Mutant, Text, Verdict};
 use sample::Sample;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,10 +25,9 @@ fn verdicts(sample: &Sample, mutants: &[Mutant]) -> Vec<Verdict> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     let work = || {
-        while let Some((index, mutant)) = {
+        loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            mutants.get(index).map(|mutant| (index, mutant))
-        } {
+            let Some(mutant) = mutants.get(index) else { break };
             let verdict = mutant.verdict(sample);
             done.lock().expect("no worker panics with the lock").push((index, verdict));
         }
@@ -61,10 +61,13 @@ fn compare(tables: &Tables) {
 #[test]
 fn every_mutant_is_found() {
     let nvcc = compile::find_nvcc();
+    let mut compiled = BTreeMap::new();
     let mut tables = Tables::default();
     let mut complaints = Vec::new();
     for sample in small::samples().into_iter().chain(engine::samples()).chain(adamw::samples()) {
-        let text = Text::of(&sample, &nvcc);
+        let file = (sample.file, sample.target);
+        let ptx = compiled.entry(file).or_insert_with(|| compile::compile(&nvcc, file.0, file.1));
+        let text = Text::of(&sample, ptx);
         sample.check(&text.lines.join("\n"));
         let mutants = text.mutants(&sample);
         for (mutant, verdict) in mutants.iter().zip(verdicts(&sample, &mutants)) {

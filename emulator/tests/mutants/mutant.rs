@@ -45,14 +45,16 @@ pub struct Text {
 }
 
 impl Text {
-    /// Compiles it.
-    pub fn of(sample: &Sample, nvcc: &Path) -> Self {
-        let lines = compile::keep(&compile::compile(nvcc, sample.file, sample.target), &sample.kernels());
+    /// What concerns a sample of all that its file was compiled to.
+    pub fn of(sample: &Sample, ptx: &str) -> Self {
+        let lines = compile::keep(ptx, &sample.kernels());
         let tree = ptx::parse(&lines.join("\n")).unwrap_or_else(|e| panic!("{}: {e}", sample.name));
-        let mut files = BTreeMap::new();
+        let (root, mut files) = (compile::root(), BTreeMap::new());
         for (index, name) in &tree.files {
-            let ours = name.starts_with(&*compile::root().to_string_lossy()) && !name.contains("/include/");
-            if let (true, Ok(text)) = (ours, fs::read_to_string(name)) {
+            let ours =
+                ["kernels", "emulator"].iter().any(|folder| Path::new(name).starts_with(root.join(folder)));
+            if ours {
+                let text = fs::read_to_string(name).expect("nvcc read it, too");
                 files.insert(*index, text.lines().map(|line| line.trim().to_owned()).collect());
             }
         }
@@ -123,7 +125,7 @@ fn source(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) 
 }
 
 impl Mutant<'_> {
-    /// Executes it in one order after the other, until a check finds it or what else would be right.
+    /// Executes it in one order after the other, until a check finds it; or a wrong result, where that is right.
     pub fn verdict(&self, sample: &Sample) -> Verdict {
         let loaded = Loaded::new(&self.ptx);
         let mut verdict = Verdict::Survived;

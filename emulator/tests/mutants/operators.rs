@@ -7,6 +7,9 @@ use cuda_emulator::fault::FaultKind::{self, *};
 /// Line and what it becomes.
 pub type Edit = (usize, String);
 
+/// All ways to change a line (by its index): the edits of each. Takes the bytes of a stage, too.
+type Apply = fn(&[String], usize, Option<u32>) -> Vec<Vec<Edit>>;
+
 /// A way to get it wrong.
 pub struct Operator {
     /// In the tables.
@@ -17,8 +20,8 @@ pub struct Operator {
     pub numbers: bool,
     /// The diagnosis must name the very line.
     pub at_its_place: bool,
-    /// All ways to apply it at a line. Takes the bytes of a stage, too.
-    pub apply: fn(&[String], usize, Option<u32>) -> Vec<Vec<Edit>>,
+    /// What it does.
+    pub apply: Apply,
 }
 
 /// A barrier that is missing or in the wrong place.
@@ -30,11 +33,7 @@ const ASTRAY: &[FaultKind] = &[OutOfBounds, Uninitialised, Race, InFlight];
 /// Loops that are too long or too short, which may hold barriers.
 const BEYOND: &[FaultKind] = &[OutOfBounds, Uninitialised, Race, InFlight, Deadlock, Divergence, Barrier];
 
-const fn operator(
-    name: &'static str,
-    right: &'static [FaultKind],
-    apply: fn(&[String], usize, Option<u32>) -> Vec<Vec<Edit>>,
-) -> Operator {
+const fn operator(name: &'static str, right: &'static [FaultKind], apply: Apply) -> Operator {
     Operator { name, right, numbers: false, at_its_place: false, apply }
 }
 

@@ -18,7 +18,7 @@ pub fn noise(seed: u32) -> impl Iterator<Item = u32> {
 pub fn whole(seed: u32, most: u32, count: u32) -> Vec<f32> {
     let signed = |n: u32| {
         let magnitude = (n % most + 1) as f32;
-        if n / most % 2 == 0 { magnitude } else { -magnitude }
+        if (n / most).is_multiple_of(2) { magnitude } else { -magnitude }
     };
     noise(seed).take(count as usize).map(signed).collect()
 }
