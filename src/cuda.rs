@@ -40,15 +40,22 @@ pub enum Rung {
 /// Both versions of one kernel.
 pub struct Ladder {
     naive: CudaFunction,
-    production: CudaFunction,
+    /// `None` where the type has no tensor cores: f32, and bf16 on Turing.
+    production: Option<CudaFunction>,
 }
 
 impl Ladder {
     /// The function of one rung.
-    pub fn rung(&self, rung: Rung) -> &CudaFunction {
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the type of activations has no such kernel.
+    pub fn rung(&self, op: &'static str, rung: Rung) -> Result<&CudaFunction> {
         match rung {
-            Rung::Naive => &self.naive,
-            Rung::Production => &self.production,
+            Rung::Naive => Ok(&self.naive),
+            Rung::Production => self.production.as_ref().ok_or_else(|| {
+                let rule = "f16, or bf16 from compute capability 8.0";
+                Error::Unsupported { op, dim: "type", got: "one without tensor cores".into(), rule }
+            }),
         }
     }
 }
@@ -57,6 +64,14 @@ impl Ladder {
 pub struct Kernels {
     /// `kernels/rmsnorm.cu`, for the activation type.
     pub rmsnorm_forward: Ladder,
+    /// `kernels/gemm.cu`, for the activation type, as are the next three.
+    pub linear: Ladder,
+    /// With the residual.
+    pub linear_residual: Ladder,
+    /// Of the input.
+    pub linear_input_gradient: Ladder,
+    /// Of the weight.
+    pub linear_weight_gradient: Ladder,
     /// `kernels/grad_norm.cu`.
     pub grad_norm_partials: Ladder,
     /// `kernels/grad_norm.cu`.
@@ -258,17 +273,25 @@ impl Kernels {
             other => panic!("{other:?} is no type of activations"),
         };
         let (rmsnorm, grad_norm) = (module(device, "rmsnorm")?, module(device, "grad_norm")?);
-        let adamw = module(device, "adamw")?;
+        let (adamw, gemm) = (module(device, "adamw")?, module(device, "gemm")?);
+        let typed = format!("_{a}");
+        let tensor_cores = dtype == DType::F16 || (dtype == DType::BF16 && device.capability >= 80);
+        let product = |name| {
+            let naive = function(&gemm, &format!("{name}_naive{typed}"))?;
+            let production =
+                if tensor_cores { Some(function(&gemm, &format!("{name}{typed}"))?) } else { None };
+            Ok(Ladder { naive, production })
+        };
         Ok(Self {
-            rmsnorm_forward: ladder(
-                &rmsnorm,
-                &format!("rmsnorm_forward_naive_{a}"),
-                &format!("rmsnorm_forward_{a}"),
-            )?,
-            grad_norm_partials: ladder(&grad_norm, "grad_norm_partials_naive", "grad_norm_partials")?,
+            rmsnorm_forward: ladder(&rmsnorm, "rmsnorm_forward", &typed)?,
+            linear: product("linear")?,
+            linear_residual: product("linear_residual")?,
+            linear_input_gradient: product("linear_input_gradient")?,
+            linear_weight_gradient: product("linear_weight_gradient")?,
+            grad_norm_partials: ladder(&grad_norm, "grad_norm_partials", "")?,
             grad_norm_finish: function(&grad_norm, "grad_norm_finish")?,
-            adamw: ladder(&adamw, "adamw_naive", "adamw")?,
-            adamw_8bit: ladder(&adamw, "adamw_8bit_naive", "adamw_8bit")?,
+            adamw: ladder(&adamw, "adamw", "")?,
+            adamw_8bit: ladder(&adamw, "adamw_8bit", "")?,
         })
     }
 }
@@ -277,8 +300,10 @@ fn function(module: &Arc<CudaModule>, name: &str) -> Result<CudaFunction> {
     module.load_function(name).map_err(cuda("find a kernel"))
 }
 
-fn ladder(module: &Arc<CudaModule>, naive: &str, production: &str) -> Result<Ladder> {
-    Ok(Ladder { naive: function(module, naive)?, production: function(module, production)? })
+/// `{name}_naive{suffix}` and `{name}{suffix}`.
+fn ladder(module: &Arc<CudaModule>, name: &str, suffix: &str) -> Result<Ladder> {
+    let naive = function(module, &format!("{name}_naive{suffix}"))?;
+    Ok(Ladder { naive, production: Some(function(module, &format!("{name}{suffix}"))?) })
 }
 
 /// Loads one kernel file: the cubin for this GPU if there is one and the driver takes it, else the PTX.
@@ -332,6 +357,18 @@ pub fn dim_u32(op: &'static str, dim: &'static str, n: usize) -> Result<u32> {
 
 fn too_large(op: &'static str, dim: &'static str, n: usize) -> Error {
     Error::Unsupported { op, dim, got: n.to_string(), rule: "a dimension of at most 2147483647" }
+}
+
+/// Checks the type of a buffer's elements.
+///
+/// # Errors
+/// [`Error::Unsupported`] naming the argument.
+pub fn expect_dtype(op: &'static str, arg: &'static str, t: Tensor, want: DType) -> Result<()> {
+    if t.dtype == want {
+        return Ok(());
+    }
+    let got = format!("{:?}", t.dtype);
+    Err(Error::Unsupported { op, dim: arg, got, rule: "the type that was planned for it" })
 }
 
 /// Checks that a buffer starts on a multiple of 16 bytes, as 16-byte accesses require.

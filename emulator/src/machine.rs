@@ -20,6 +20,7 @@ mod external;
 mod lanes;
 mod run;
 mod warp;
+mod watch;
 pub mod window;
 
 use crate::fault::{Fault, FaultKind};

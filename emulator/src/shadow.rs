@@ -27,6 +27,8 @@ pub struct Hazard {
     pub kind: FaultKind,
     /// Index into the access's addresses: the lane to blame, or the row of a collective access.
     pub lane: usize,
+    /// Both are writes, of two warps.
+    pub of_writes: bool,
     /// E.g. `shared[1028] was written by thread 37 (warp 1) and is read by thread 4 (warp 0) with no barrier
     /// between`.
     pub message: String,
@@ -155,10 +157,11 @@ impl Shadow {
         }
     }
 
-    /// The same for writes. Two lanes that write one byte in one instruction race, too.
+    /// The same for writes. Two lanes that write one byte in one instruction race, too. After a race the lanes before
+    /// its lane count as having written, and the caller may go on with those after it.
     ///
     /// # Errors
-    /// The [`Hazard`] found first.
+    /// The [`Hazard`] found first, in ascending order of lanes.
     #[inline]
     pub fn write(
         &mut self,

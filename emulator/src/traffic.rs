@@ -90,7 +90,24 @@ pub fn wavefronts(lanes: u32, addresses: &[u32; 32], bytes: u32) -> u32 {
 }
 
 /// Most distinct words in one bank.
+#[inline]
 fn wavefronts_of_group(lanes: u32, addresses: &[u32], bytes: u32) -> u32 {
+    // Aligned accesses of 4, 8 or 16 bytes that all fall into different banks.
+    let (mut banks, mut odd, mut used) = (0u32, !matches!(bytes, 4 | 8 | 16), 0);
+    let shift = bytes.trailing_zeros().min(4);
+    for (lane, &address) in addresses.iter().enumerate() {
+        let active = lanes >> lane & 1;
+        banks |= active << (address >> shift & (127 >> shift) & 31);
+        odd |= address % bytes.max(1) != 0;
+        used += active;
+    }
+    if !odd && banks.count_ones() == used {
+        return used.min(1);
+    }
+    conflicts(lanes, addresses, bytes)
+}
+
+fn conflicts(lanes: u32, addresses: &[u32], bytes: u32) -> u32 {
     // Distinct words, chained by bank: at most 32 lanes of up to two words, or 8 of up to five.
     let mut words = [(0, 0); 64];
     let mut used = 0;

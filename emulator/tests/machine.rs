@@ -99,6 +99,36 @@ fn lanes_of_one_warp_race_without_a_warp_barrier() {
 }
 
 #[test]
+fn warps_that_write_the_same_bytes_do_not_race() {
+    // 64 threads, each writes VALUE to the word of its lane.
+    let body = "and.b32 %r4, %r0, 31;\nshr.u32 %r7, %r0, 5;\nmad.lo.u32 %r5, %r4, 4, %r1;\nFIRST\n\
+                st.shared.u32 [%r5], VALUE;\nTHEN\nbar.sync 0;\nld.shared.u32 %r6, [%r5];\nst.global.u32 [%rd3], %r6;";
+    let same = body.replace("FIRST", "").replace("THEN", "");
+    everywhere(&same.replace("VALUE", "%r4"), 1, 64, |words| {
+        assert!((0..64).all(|i| words[i] == u32::try_from(i % 32).unwrap()), "{words:?}");
+    });
+    // One lane's word differs.
+    let other = "setp.eq.u32 %p0, %r0, 40;\nselp.u32 %r8, 1, %r4, %p0;";
+    let different = body.replace("FIRST", other).replace("VALUE", "%r8").replace("THEN", "");
+    faulty(&different, 64, FaultKind::Race, "st.shared");
+    // One warp reads what the other writes again.
+    let read = "setp.eq.u32 %p0, %r7, 0;\n@%p0 st.shared.u32 [%r5], %r4;\nbar.sync 0;\n@%p0 ld.shared.u32 %r9, [%r5];\n\
+                @!%p0 st.shared.u32 [%r5], %r4;";
+    let again = body.split_once("FIRST").expect("a place").0.to_owned() + read;
+    faulty(&again, 64, FaultKind::Race, "");
+    // The same bytes, but a third time others.
+    let third =
+        body.replace("FIRST", "").replace("VALUE", "%r4").replace("THEN", "st.shared.u32 [%r5], %r7;");
+    faulty(&third, 64, FaultKind::Race, "st.shared");
+    // Two lanes of an instruction, one with what another warp has written.
+    let two = body.replace("FIRST", "").replace("VALUE", "7").replace(
+        "THEN",
+        "bar.sync 0;\nsetp.lt.u32 %p0, %r0, 2;\nsub.u32 %r8, 8, %r0;\n@%p0 st.shared.u32 [buf], %r8;",
+    );
+    faulty(&two, 64, FaultKind::Race, "@%p0 st.shared");
+}
+
+#[test]
 fn a_barrier_that_some_lanes_skip() {
     let body = "setp.lt.u32 %p0, %r0, 7;\n@%p0 bar.sync 0;";
     faulty(body, 64, FaultKind::Divergence, "@%p0 bar.sync");
@@ -188,6 +218,25 @@ fn registers_of_16_bits_hold_no_more() {
 }
 
 #[test]
+fn halves_compared_to_their_own_type() {
+    // Of 1 and NaN, and of 2 and 2.
+    for (set, want) in [
+        ("lt.f16x2.f16x2 %r4, 0x7e003c00, 0x40004000", 0x0000_3c00),
+        ("nan.f16x2.f16x2 %r4, 0x7e003c00, 0x40004000", 0x3c00_0000),
+        ("geu.bf16x2.bf16x2 %r4, 0x7fc03f80, 0x40004000", 0x3f80_0000),
+        ("neu.bf16x2.bf16x2 %r4, 0x7fc03f80, 0x40004000", 0x3f80_3f80),
+        ("eq.ftz.f16x2.f16x2 %r4, 0x00018001, 0", 0x3c00_3c00),
+        ("eq.f16x2.f16x2 %r4, 0x00018000, 0", 0x0000_3c00),
+    ] {
+        everywhere(&format!("set.{set};\nst.global.u32 [%rd3], %r4;"), 1, 1, |words| {
+            assert_eq!(words[0], want, "{set}: {:#x}", words[0]);
+        });
+    }
+    assert_eq!(narrow("mov.b16 %rs0, 0x3c00;\nset.eq.f16.f16 %rs0, %rs0, 0x3c00;"), 0x3c00);
+    assert_eq!(narrow("mov.b16 %rs0, 0x3f80;\nset.ne.bf16.bf16 %rs0, %rs0, 0x3f80;"), 0);
+}
+
+#[test]
 fn checks_can_be_chosen_one_by_one() {
     let race = REVERSE.replace("BARRIER", "");
     let unwritten = "ld.shared.u32 %r3, [%r2];";
@@ -223,6 +272,22 @@ fn sums_of_floats_flush_subnormals_in_global_memory_only() {
     let shared = "mov.b32 %r3, 1;\nst.shared.u32 [%r2], %r3;\nred.shared.add.f32 [%r2], %r3;\n\
                   ld.shared.u32 %r4, [%r2];\nst.global.u32 [%rd3], %r4;";
     assert_eq!(run(shared, 1, 1, &settings(Order::Early, 1)).words[0], 2);
+}
+
+#[test]
+fn halves_are_added_to_the_last_bytes_of_an_allocation() {
+    let body = ".reg .b16 %h<2>;\nmov.b16 %h0, 0x3c00;\natom.global.add.noftz.f16 %h1, [%rd0+4], %h0;";
+    let memory = Arc::new(Memory::new(1 << 20));
+    let module = Module::load(&kernel(body), 80, &memory).unwrap();
+    let out = memory.alloc(6).unwrap();
+    memory.write(out, &[0, 0, 0x12, 0x34, 0, 0]).unwrap();
+    let config = LaunchConfig { grid: [2, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+    let params = [out.to_le_bytes(), out.to_le_bytes()].concat();
+    launch(&memory, &module.kernels[0], &config, &params, &settings(Order::Early, 2)).unwrap();
+    let mut bytes = [0; 6];
+    memory.read(out, &mut bytes).unwrap();
+    // 64 in fp16.
+    assert_eq!(bytes, [0, 0, 0x12, 0x34, 0, 0x54]);
 }
 
 #[test]

@@ -179,7 +179,7 @@ const MODIFIERS: [&str; 92] = [
 ];
 
 /// Forms as they are written, to be used whole or changed by a word or two.
-const FORMS: [&str; 40] = [
+const FORMS: [&str; 42] = [
     "add.rn.f32 F, F, F",
     "fma.rn.f64 D, D, D, D",
     "mul.wide.s32 Q, R, R",
@@ -192,6 +192,7 @@ const FORMS: [&str; 40] = [
     "cvt.sat.s8.s64 H, Q",
     "setp.lt.and.f32 P|P, F, F, !P",
     "setp.eq.f16x2 P|P, R, R",
+    "set.nan.ftz.f16x2.f16x2 R, R, R",
     "selp.b16 H, H, -1, P",
     "slct.f64.f32 D, D, D, F",
     "ld.global.v4.u32 {R, R, _, R}, [Q+16]",
@@ -208,6 +209,7 @@ const FORMS: [&str; 40] = [
     "cp.async.wait_group 0",
     "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {R, R, R, R}, [R]",
     "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {F, F, F, F}, {R, R, R, R}, {R, R}, {F, F, F, F}",
+    "mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.u8.s32 {R, R, R, R}, {R, R, R, R}, {R, R}, {R, R, R, R}",
     "shfl.sync.bfly.b32 R|P, R, 1, 31, -1",
     "vote.sync.ballot.b32 R, P, -1",
     "match.all.sync.b64 R|P, Q, -1",

@@ -1,18 +1,23 @@
 //! The CUDA engine, as far as it goes: the operations that have kernels, behind the same list as the CPU's.
 //!
-//! RMSNorm forward, gradient norm and AdamW run on the device; every other operation says that it has no kernel.
+//! RMSNorm forward, the products of linear layers, gradient norm and AdamW run on the device; every other operation
+//! says that it has no kernel.
 //! [`super::open`] therefore refuses to train on it; tests and benches drive it operation by operation.
 
 use super::*;
-use crate::cuda::{Cuda, Device as Gpu, PARAMS_BYTES, Rung};
+use crate::cuda::{Cuda, Device as Gpu, PARAMS_BYTES, Rung, cuda};
 use crate::ops::adamw_launch::DeviceWeights;
 use crate::ops::grad_norm::DeviceNorm;
-use crate::ops::rmsnorm;
+use crate::ops::{linear_launch, rmsnorm};
+use cudarc::driver::CudaGraph;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode, CUstreamCaptureStatus};
 
 const _: () = assert!(size_of::<StepParams>() == PARAMS_BYTES, "as in kernels/common.cuh");
 
 /// One GPU with its arena.
 pub struct CudaEngine {
+    /// Recorded work. It refers to the buffers below, hence goes before them.
+    graph: Option<CudaGraph>,
     device: Cuda,
     rung: Rung,
     norm: Option<DeviceNorm>,
@@ -26,7 +31,47 @@ impl CudaEngine {
     /// [`Error::Input`] without a driver, GPU or kernels; [`Error::Run`] without enough memory; [`Error::Cuda`].
     pub fn new(ordinal: usize, plan: &Plan, dtype: DType, rung: Rung) -> Result<Self> {
         let device = Cuda::new(&Gpu::open(ordinal)?, plan.bytes(), dtype)?;
-        Ok(Self { device, rung, norm: None, weights: None })
+        Ok(Self { graph: None, device, rung, norm: None, weights: None })
+    }
+
+    /// Captures the operations of `step` as one graph instead of executing them; [`CudaEngine::replay`] executes them
+    /// as often as wanted, each time with the parameters and the contents of the buffers at the time. Uploads and
+    /// downloads cannot be part of it, and [`Backend::gradient_norm`] and [`Backend::adamw`] must have run before.
+    ///
+    /// # Errors
+    /// Those of `step`; [`Error::Cuda`] if the driver refuses to capture.
+    pub fn record(&mut self, step: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        const OP: &str = "record the step";
+        let stream = self.device.stream.clone();
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(cuda(OP))?;
+        let recorded = step(self);
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0)); // also after an error: the stream must go on
+        recorded?;
+        self.graph = graph.map_err(cuda(OP))?;
+        Ok(())
+    }
+
+    /// Starts the recorded operations, and returns at once.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    ///
+    /// # Panics
+    /// If nothing was recorded.
+    pub fn replay(&mut self) -> Result<()> {
+        let graph = self.graph.as_ref().expect("record comes before replay");
+        graph.launch().map_err(cuda("replay the step"))
+    }
+
+    /// Refuses what would allocate memory that belongs to the graph.
+    fn expect_not_recording(&self, op: &'static str) -> Result<()> {
+        let status = self.device.stream.capture_status().map_err(cuda(op))?;
+        if status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            return Ok(());
+        }
+        let (dim, got) = ("first call", "one that is recorded".into());
+        Err(Error::Unsupported { op, dim, got, rule: "one call before the step is recorded" })
     }
 }
 
@@ -57,17 +102,35 @@ impl Backend for CudaEngine {
     fn rmsnorm_forward(&mut self, x: Tensor, w: Tensor, eps: f32, y: Tensor, rstd: Tensor) -> Result<()> {
         rmsnorm::launch_forward(&self.device, self.rung, x, w, eps, y, rstd)
     }
+    fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
+        linear_launch::launch(&self.device, self.rung, x, w, y)
+    }
+    fn linear_residual(&mut self, x: Tensor, w: Tensor, residual: Tensor, y: Tensor) -> Result<()> {
+        linear_launch::launch_residual(&self.device, self.rung, x, w, residual, y)
+    }
+    fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()> {
+        linear_launch::launch_input_gradient(&self.device, self.rung, dy, w, dx)
+    }
+    fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()> {
+        linear_launch::launch_weight_gradient(&self.device, self.rung, dy, x, dw)
+    }
     fn gradient_norm(&mut self, grads: Tensor) -> Result<()> {
         let norm = match self.norm.take() {
             Some(norm) => norm,
-            None => DeviceNorm::new(&self.device, grads.len())?,
+            None => {
+                self.expect_not_recording("gradient_norm")?;
+                DeviceNorm::new(&self.device, grads.len())?
+            }
         };
         self.norm.insert(norm).launch(&self.device, self.rung, grads)
     }
     fn adamw(&mut self, rule: UpdateRule, weights: &[Trainable]) -> Result<()> {
         let weights = match self.weights.take() {
             Some(table) => table,
-            None => DeviceWeights::new(&self.device, rule, weights)?,
+            None => {
+                self.expect_not_recording("adamw")?;
+                DeviceWeights::new(&self.device, rule, weights)?
+            }
         };
         let Some(norm) = &self.norm else {
             let rule = "gradient_norm before it";
@@ -87,18 +150,6 @@ impl Backend for CudaEngine {
     }
     fn rmsnorm_backward(&mut self, _: RmsNormBackward) -> Result<()> {
         missing("rmsnorm_backward")
-    }
-    fn linear(&mut self, _: Tensor, _: Tensor, _: Tensor) -> Result<()> {
-        missing("linear")
-    }
-    fn linear_residual(&mut self, _: Tensor, _: Tensor, _: Tensor, _: Tensor) -> Result<()> {
-        missing("linear_residual")
-    }
-    fn linear_input_gradient(&mut self, _: Tensor, _: Tensor, _: Tensor) -> Result<()> {
-        missing("linear_input_gradient")
-    }
-    fn linear_weight_gradient(&mut self, _: Tensor, _: Tensor, _: Tensor) -> Result<()> {
-        missing("linear_weight_gradient")
     }
     fn linear_rope(
         &mut self,

@@ -312,7 +312,7 @@ fn resolve(device: Device) -> Result<()> {
     };
     let gpu = Gpu::open(ordinal)?;
     let found = format!(
-        "{} is here, but only RMSNorm, gradient norm and AdamW have CUDA kernels so far, not the whole step",
+        "{} is here, but only RMSNorm, linear layers, gradient norm and AdamW have CUDA kernels so far, not the whole step",
         gpu.name()?
     );
     Err(Error::input(asked, found, "use --device cpu"))

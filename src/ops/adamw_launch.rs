@@ -5,7 +5,7 @@ use super::adamw_8bit::BLOCK;
 use super::codebook::{SIGNED, UNSIGNED};
 use super::grad_norm::DeviceNorm;
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, cuda, dim_u32, expect_aligned};
+use crate::cuda::{Cuda, Rung, cuda, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -99,7 +99,7 @@ impl DeviceWeights {
         let (params, norm) = (device.params_address(), norm.address(device));
         let (entries, books) =
             (self.entries.device_ptr(&device.stream).0, self.books.device_ptr(&device.stream).0);
-        let mut launch = device.stream.launch_builder(ladder.rung(rung));
+        let mut launch = device.stream.launch_builder(ladder.rung(OP, rung)?);
         launch
             .arg(&params)
             .arg(&norm)
@@ -124,15 +124,7 @@ fn check(rule: UpdateRule, weight: &Trainable, dtype: DType) -> Result<()> {
         if t.len() != len {
             return Err(Error::Shape { op: OP, arg, got: [t.rows, t.cols], want: [1, len] });
         }
-        if t.dtype != want {
-            let got = format!("{:?}", t.dtype);
-            return Err(Error::Unsupported {
-                op: OP,
-                dim: arg,
-                got,
-                rule: "the type that was planned for it",
-            });
-        }
+        expect_dtype(OP, arg, t, want)?;
         expect_aligned(OP, arg, t)
     };
     if !n.is_multiple_of(8) {

@@ -4,9 +4,9 @@
 //! a GPU give the same bits.
 
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, cuda, dim_u32, expect_aligned};
+use crate::cuda::{Cuda, Rung, cuda, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
 use rayon::prelude::*;
@@ -118,14 +118,7 @@ impl DeviceNorm {
     pub fn launch(&mut self, device: &Cuda, rung: Rung, grads: Tensor) -> Result<()> {
         let chunks = grads.len().div_ceil(CHUNK);
         assert!(chunks <= self.sums.len(), "{} gradients, planned for fewer", grads.len());
-        if grads.dtype != DType::F32 {
-            return Err(Error::Unsupported {
-                op: OP,
-                dim: "grads",
-                got: format!("{:?}", grads.dtype),
-                rule: "f32",
-            });
-        }
+        expect_dtype(OP, "grads", grads, DType::F32)?;
         expect_aligned(OP, "grads", grads)?;
         let chunks = dim_u32(OP, "chunks", chunks)?;
         let per_block = if rung == Rung::Production { THREADS / 32 } else { 1 };
@@ -136,7 +129,8 @@ impl DeviceNorm {
             shared_mem_bytes: 0,
         };
         if chunks > 0 {
-            let mut partials = device.stream.launch_builder(device.kernels.grad_norm_partials.rung(rung));
+            let mut partials =
+                device.stream.launch_builder(device.kernels.grad_norm_partials.rung(OP, rung)?);
             partials.arg(&g).arg(&n).arg(&mut self.sums);
             // SAFETY: the three arguments match the kernel's parameters. It reads g below n, which lies inside the
             // arena (`address` asserts it) on a multiple of 16 bytes (checked), and writes one sum per chunk, for

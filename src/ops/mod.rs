@@ -12,6 +12,8 @@ pub mod rmsnorm;
 
 pub mod linear;
 
+pub mod linear_launch;
+
 pub mod rope;
 
 pub mod attention;

@@ -2,7 +2,7 @@
 
 use super::math::{simd, sum, sum_squares};
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, cuda, dim_i32, dim_u32, expect_aligned};
+use crate::cuda::{Cuda, Rung, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use cudarc::driver::{LaunchConfig, PushKernelArg};
@@ -99,18 +99,9 @@ pub fn launch_forward(
     w.expect(OP, "w", [1, c])?;
     y.expect(OP, "y", [rows, c])?;
     rstd.expect(OP, "rstd", [1, rows])?;
-    for (arg, t, want) in
-        [("x", x, DType::F32), ("w", w, device.dtype), ("y", y, device.dtype), ("rstd", rstd, DType::F32)]
-    {
-        if t.dtype != want {
-            return Err(Error::Unsupported {
-                op: OP,
-                dim: arg,
-                got: format!("{:?}", t.dtype),
-                rule: "its planned type",
-            });
-        }
-    }
+    [("x", x, DType::F32), ("w", w, device.dtype), ("y", y, device.dtype), ("rstd", rstd, DType::F32)]
+        .into_iter()
+        .try_for_each(|(arg, t, want)| expect_dtype(OP, arg, t, want))?;
     if rung == Rung::Production {
         if !c.is_multiple_of(8) || c == 0 {
             return Err(Error::Unsupported {
@@ -130,7 +121,7 @@ pub fn launch_forward(
     let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
     let [x, w, y, rstd] = [x, w, y, rstd].map(|t| device.address(t));
     let (params, c) = (device.params_address(), dim_i32(OP, "C", c)?);
-    let mut launch = device.stream.launch_builder(device.kernels.rmsnorm_forward.rung(rung));
+    let mut launch = device.stream.launch_builder(device.kernels.rmsnorm_forward.rung(OP, rung)?);
     launch.arg(&params).arg(&x).arg(&w).arg(&eps).arg(&y).arg(&rstd).arg(&c);
     // SAFETY: the seven arguments match the kernel's parameters in order and type. The buffers lie inside the arena
     // (`address` asserts it) and hold `rows` rows, beyond which the grid may have warps but `step->tokens` none: it is

@@ -3,10 +3,10 @@
 use super::block::Core;
 use super::elements::{gather, spread};
 use super::warp::{FULL, Warp};
+use super::watch::distinct;
 use super::{Stop, window};
 use crate::fault::FaultKind;
 use crate::program::op::{Access, Instr, Reg, Space};
-use crate::shadow;
 use crate::traffic;
 use crate::traffic::active as lanes;
 
@@ -99,7 +99,7 @@ impl Core<'_> {
             Space::Shared => {
                 let at = self.shared_addresses(warp.id, place, N)?;
                 if CHECKED {
-                    self.watch_shared(warp.id, access, place.mask, &at, N, false)?;
+                    self.watch_shared(warp.id, access, place.mask, &at, N)?;
                 }
                 for lane in lanes(place.mask) {
                     let from = at[lane] as usize;
@@ -203,7 +203,7 @@ impl Core<'_> {
                 let at = self.shared_addresses(warp.id, place, N)?;
                 if CHECKED {
                     let mask = distinct(place.mask, &at, &data);
-                    self.watch_shared(warp.id, access, mask, &at, N, true)?;
+                    self.watch_store(warp.id, access, mask, &at, &data)?;
                 }
                 for lane in lanes(place.mask) {
                     let to = at[lane] as usize;
@@ -306,34 +306,6 @@ impl Core<'_> {
         Err(self.stop(FaultKind::OutOfBounds, warp, Some(lane), message))
     }
 
-    /// Tells the shadow and the counters of an access to shared memory.
-    #[inline(always)]
-    pub fn watch_shared(
-        &mut self,
-        warp: u32,
-        access: &Access,
-        mask: u32,
-        at: &[u32; 32],
-        bytes: usize,
-        write: bool,
-    ) -> Result<()> {
-        let bytes = u32::try_from(bytes).expect("at most 32");
-        if self.launch.settings.checks.counters {
-            self.traffic.shared_requests += 1;
-            self.traffic.shared_wavefronts += u64::from(traffic::wavefronts(mask, at, bytes));
-        }
-        if !self.shadowed {
-            return Ok(());
-        }
-        let kind = if access.strong { shadow::Access::Strong } else { shadow::Access::Weak };
-        let found = if write {
-            self.shadow.write(warp, mask, at, bytes, kind)
-        } else {
-            self.shadow.read(warp, mask, at, bytes, kind)
-        };
-        found.map_err(|hazard| self.hazard(warp, hazard))
-    }
-
     /// Offset in the warp's local memory.
     pub fn local_offset(&self, warp: &Warp, place: &Place, lane: usize, bytes: usize) -> Result<usize> {
         let size = self.launch.kernel.local_bytes as usize;
@@ -354,21 +326,4 @@ fn contiguous(place: &Place, bytes: usize) -> bool {
         same &= place.at[lane] == place.at[0].wrapping_add((lane * bytes) as u64);
     }
     same
-}
-
-/// Lanes of a store but for those that store the same bytes at the same place as a lower one: which of them wins makes
-/// no difference, and Triton's reductions do it.
-#[inline(always)]
-fn distinct<const N: usize>(mask: u32, at: &[u32; 32], data: &[[u8; N]; 32]) -> u32 {
-    let mut ascending = true;
-    for lane in 1..32 {
-        ascending &= at[lane - 1] < at[lane];
-    }
-    if ascending && mask == FULL {
-        return mask;
-    }
-    let twin = |&lane: &usize| {
-        lanes(mask).take_while(|&l| l < lane).any(|l| at[l] == at[lane] && data[l] == data[lane])
-    };
-    lanes(mask).filter(twin).fold(mask, |kept, lane| kept & !(1 << lane))
 }

@@ -401,15 +401,22 @@ fn predicate(w: &mut Warp, i: &Instr, op: Logic, negate: [bool; 2], m: u32) {
 /// Registers of an instruction's pool are the caller's; this one reads its count from the instruction.
 #[inline(always)]
 fn split(w: &mut Warp, i: &Instr, part_bits: u8, m: u32) {
-    let source: [u64; 32] = if i.kinds[1] == Kind::Use64 {
-        w.q[usize::from(i.r[1])].0
+    let mut source = [0u64; 32];
+    if i.kinds[1] == Kind::Use64 {
+        source = w.q[usize::from(i.r[1])].0;
     } else {
-        w.r[usize::from(i.r[1])].0.map(u64::from)
-    };
+        let row = &w.r[usize::from(i.r[1])].0;
+        for lane in 0..32 {
+            source[lane] = u64::from(row[lane]);
+        }
+    }
     let keep = (1u64 << part_bits) - 1;
     for k in 0..i.wide_len {
         let register = w.pool[i.wide as usize + usize::from(k)];
-        let part = source.map(|x| (x >> (part_bits * k) & keep) as u32);
+        let mut part = [0u32; 32];
+        for lane in 0..32 {
+            part[lane] = (source[lane] >> (part_bits * k) & keep) as u32;
+        }
         w.set32(register, &part, m);
     }
 }

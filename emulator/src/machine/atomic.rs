@@ -142,7 +142,7 @@ impl Core<'_> {
         at: &[u32; 32],
         bytes: usize,
     ) -> Result<()> {
-        self.watch_shared(warp, access, mask, at, bytes, false)?;
+        self.watch_shared(warp, access, mask, at, bytes)?;
         if self.shadowed {
             // One lane after the other: two lanes may well update one word.
             for lane in lanes(mask) {
@@ -181,15 +181,10 @@ impl Core<'_> {
                 let update = |old: u32| Some(update(u64::from(old)) as u32);
                 u64::from(cell.fetch_update(relaxed, relaxed, update).unwrap_or_else(|old| old))
             }
-            // Half a word: the other half is kept.
             _ => {
-                let (cell, shift) = (allocation.atomic_u32(offset & !3), 8 * (offset & 2));
-                let update = |word: u32| {
-                    let new = update(u64::from(word >> shift & 0xffff)) as u32 & 0xffff;
-                    Some(word & !(0xffff << shift) | new << shift)
-                };
-                let word = cell.fetch_update(relaxed, relaxed, update).unwrap_or_else(|word| word);
-                u64::from(word >> shift & 0xffff)
+                let cell = allocation.atomic_u16(offset);
+                let update = |old: u16| Some(update(u64::from(old)) as u16);
+                u64::from(cell.fetch_update(relaxed, relaxed, update).unwrap_or_else(|old| old))
             }
         };
         allocation.mark_written(offset, bytes);

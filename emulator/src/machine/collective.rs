@@ -23,7 +23,11 @@ impl Core<'_> {
             _ => return warp.live,
         };
         let masks = &warp.r[usize::from(register)].0;
-        lanes(m).fold(0, |need, lane| need | masks[lane])
+        let mut need = 0;
+        for lane in 0..32 {
+            need |= masks[lane] & (m >> lane & 1).wrapping_neg();
+        }
+        need
     }
 
     /// Executes a collective instruction once its lanes have met.
@@ -63,13 +67,16 @@ impl Core<'_> {
         let register =
             if let Op::Shuffle(_) = instr.op { warp.pool[instr.wide as usize] } else { instr.r[2] };
         let masks = &warp.r[usize::from(register)].0;
-        match lanes(m).find(|&lane| masks[lane] >> lane & 1 == 0) {
-            None => Ok(()),
-            Some(lane) => {
-                let message = format!("the member mask {:#010x} leaves out the lane itself", masks[lane]);
-                Err(self.stop(FaultKind::Divergence, warp.id, Some(lane), message))
-            }
+        let mut members = 0;
+        for lane in 0..32 {
+            members |= masks[lane] & 1 << lane;
         }
+        if m & !members == 0 {
+            return Ok(());
+        }
+        let lane = (m & !members).trailing_zeros() as usize;
+        let message = format!("the member mask {:#010x} leaves out the lane itself", masks[lane]);
+        Err(self.stop(FaultKind::Divergence, warp.id, Some(lane), message))
     }
 
     fn mma(&mut self, warp: &mut Warp, instr: &Instr, mma: Mma) {
@@ -133,24 +140,25 @@ impl Core<'_> {
             found.map_err(|hazard| self.hazard(warp.id, hazard))?;
         }
         for k in 0..matrices {
-            let mut tile = [[0u16; 8]; 8];
-            for (row, cells) in tile.iter_mut().enumerate() {
-                let from = at[8 * k + row] as usize;
-                for (cell, bytes) in cells.iter_mut().zip(self.shared[from..from + 16].chunks_exact(2)) {
-                    *cell = u16::from_le_bytes([bytes[0], bytes[1]]);
-                }
-            }
+            // A lane gets two neighbours of a row: a word. Transposed, two neighbours of a column.
             let mut v = [0u32; 32];
-            for (lane, v) in v.iter_mut().enumerate() {
-                // A lane gets two neighbours of a row; of a column if transposed.
-                let (i, j) = (lane / 4, lane % 4 * 2);
-                let [low, high] =
-                    if transposed { [tile[j][i], tile[j + 1][i]] } else { [tile[i][j], tile[i][j + 1]] };
-                *v = u32::from(high) << 16 | u32::from(low);
+            for (row, words) in v.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *words = self.shared_words(at[8 * k + row] as usize);
+            }
+            if transposed {
+                v = transpose(&v);
             }
             warp.set32(warp.pool[instr.wide as usize + k], &v, FULL);
         }
         Ok(())
+    }
+
+    /// The 16 bytes of a row.
+    #[inline(always)]
+    fn shared_words(&self, from: usize) -> [u32; 4] {
+        let bytes: &[u8; 16] = self.shared[from..].first_chunk().expect("row_addresses checked the bounds");
+        let (words, _) = bytes.as_chunks::<4>();
+        [words[0], words[1], words[2], words[3]].map(u32::from_le_bytes)
     }
 
     fn store_matrix(&mut self, warp: &mut Warp, instr: &Instr, transposed: bool, offset: i32) -> Result<()> {
@@ -176,7 +184,24 @@ impl Core<'_> {
     }
 }
 
+/// Eight rows of eight 16-bit elements, two to a word, to columns.
+fn transpose(rows: &[u32; 32]) -> [u32; 32] {
+    let mut cells = [[0u16; 8]; 8];
+    for (lane, word) in rows.iter().enumerate() {
+        let (row, column) = (lane / 4, lane % 4 * 2);
+        cells[column][row] = *word as u16;
+        cells[column + 1][row] = (*word >> 16) as u16;
+    }
+    let mut columns = [0u32; 32];
+    for (lane, word) in columns.iter_mut().enumerate() {
+        let (column, row) = (lane / 4, lane % 4 * 2);
+        *word = u32::from(cells[column][row]) | u32::from(cells[column][row + 1]) << 16;
+    }
+    columns
+}
+
 /// Source lane of each lane and whether it lies in its segment, by the ISA's formulas.
+#[inline(always)]
 fn source(mode: ShuffleMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
     let (b, clamp, segment) = (b & 31, c & 31, c >> 8 & 31);
     let most = (lane & segment) | (clamp & !segment);
@@ -187,19 +212,36 @@ fn source(mode: ShuffleMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
         ShuffleMode::Bfly => (lane ^ b, lane ^ b <= most),
         ShuffleMode::Idx => (least | (b & !segment), least | (b & !segment) <= most),
     };
-    if inside { (from, true) } else { (lane, false) }
+    (if inside { from } else { lane }, inside)
 }
 
 fn shuffle(warp: &mut Warp, instr: &Instr, mode: ShuffleMode, m: u32) {
-    let [a, b, c] = [1, 2, 3].map(|k| warp.r[usize::from(instr.r[k])].0);
-    let (mut v, mut p) = ([0u32; 32], 0u32);
-    for lane in lanes(m) {
-        let (from, inside) = source(mode, lane as u32, b[lane], c[lane]);
+    // Each with a loop of its own, which the compiler vectorises.
+    match mode {
+        ShuffleMode::Up => shuffle_from(warp, instr, m, |l, b, c| source(ShuffleMode::Up, l, b, c)),
+        ShuffleMode::Down => shuffle_from(warp, instr, m, |l, b, c| source(ShuffleMode::Down, l, b, c)),
+        ShuffleMode::Bfly => shuffle_from(warp, instr, m, |l, b, c| source(ShuffleMode::Bfly, l, b, c)),
+        ShuffleMode::Idx => shuffle_from(warp, instr, m, |l, b, c| source(ShuffleMode::Idx, l, b, c)),
+    }
+}
+
+#[inline(always)]
+fn shuffle_from(warp: &mut Warp, instr: &Instr, m: u32, source: impl Fn(u32, u32, u32) -> (u32, bool)) {
+    let (b, c) = (&warp.r[usize::from(instr.r[2])].0, &warp.r[usize::from(instr.r[3])].0);
+    let (mut from, mut p) = ([0u32; 32], 0u32);
+    for lane in 0..32 {
+        let (lane_of, inside) = source(lane as u32, b[lane], c[lane]);
+        from[lane] = lane_of & 31;
         p |= u32::from(inside) << lane;
-        v[lane] = if m >> (from & 31) & 1 == 1 { a[from as usize & 31] } else { UNDEFINED };
+    }
+    let a = &warp.r[usize::from(instr.r[1])].0;
+    let mut v = [0u32; 32];
+    for lane in 0..32 {
+        let value = a[from[lane] as usize & 31];
+        v[lane] = if m >> from[lane] & 1 == 1 { value } else { UNDEFINED };
     }
     warp.set32(instr.r[0], &v, m);
-    warp.set_pred(warp.pool[instr.wide as usize + 1], p, m);
+    warp.set_pred(warp.pool[instr.wide as usize + 1], p & m, m);
 }
 
 /// Lanes of `m` that share a lane's member mask.

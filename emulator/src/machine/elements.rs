@@ -3,12 +3,23 @@
 use super::warp::Warp;
 use crate::program::op::{Access, Instr, NONE};
 
-/// One element of up to 8 bytes, zero-extended.
+/// One element of `B` bytes, up to 8, zero-extended.
 #[inline(always)]
-fn element<const N: usize>(data: &[u8; N], at: usize, bytes: usize) -> u64 {
+fn element<const N: usize, const B: usize>(data: &[u8; N], at: usize) -> u64 {
     let mut value = [0; 8];
-    value[..bytes].copy_from_slice(&data[at..at + bytes]);
+    value[..B].copy_from_slice(&data[at..at + B]);
     u64::from_le_bytes(value)
+}
+
+/// An element of every lane to a 64-bit row.
+#[inline(always)]
+fn elements<const N: usize, const B: usize>(data: &[[u8; N]; 32], at: usize, signed: bool) -> [u64; 32] {
+    let mut v = [0u64; 32];
+    for lane in 0..32 {
+        let x = element::<N, B>(&data[lane], at);
+        v[lane] = if signed { sign_extend(x, B) } else { x };
+    }
+    v
 }
 
 /// Loaded bytes to the destination registers.
@@ -21,11 +32,13 @@ pub fn spread<const N: usize>(warp: &mut Warp, i: &Instr, access: &Access, m: u3
             continue;
         }
         if access.wide_value {
-            let mut v = [0u64; 32];
-            for lane in 0..32 {
-                let x = element(&data[lane], k * bytes, bytes);
-                v[lane] = if access.sign_to != 0 { sign_extend(x, bytes) } else { x };
-            }
+            let (at, signed) = (k * bytes, access.sign_to != 0);
+            let v = match bytes {
+                8 => elements::<N, 8>(data, at, signed),
+                4 => elements::<N, 4>(data, at, signed),
+                2 => elements::<N, 2>(data, at, signed),
+                _ => elements::<N, 1>(data, at, signed),
+            };
             warp.set64(register, &v, m);
             continue;
         }
@@ -33,12 +46,12 @@ pub fn spread<const N: usize>(warp: &mut Warp, i: &Instr, access: &Access, m: u3
         match bytes {
             4 => {
                 for lane in 0..32 {
-                    v[lane] = element(&data[lane], k * 4, 4) as u32;
+                    v[lane] = element::<N, 4>(&data[lane], k * 4) as u32;
                 }
             }
             2 => {
                 for lane in 0..32 {
-                    v[lane] = element(&data[lane], k * 2, 2) as u32;
+                    v[lane] = element::<N, 2>(&data[lane], k * 2) as u32;
                 }
             }
             _ => {
@@ -49,7 +62,9 @@ pub fn spread<const N: usize>(warp: &mut Warp, i: &Instr, access: &Access, m: u3
         }
         if access.sign_to != 0 && bytes < 4 {
             let keep = if access.sign_to == 16 { 0xffff } else { u32::MAX };
-            v = v.map(|x| sign_extend(u64::from(x), bytes) as u32 & keep);
+            for x in &mut v {
+                *x = sign_extend(u64::from(*x), bytes) as u32 & keep;
+            }
         }
         warp.set32(register, &v, m);
     }
@@ -60,6 +75,14 @@ fn sign_extend(x: u64, bytes: usize) -> u64 {
     ((x << shift) as i64 >> shift) as u64
 }
 
+/// The low `B` bytes of a 64-bit row to every lane's bytes.
+#[inline(always)]
+fn parts<const N: usize, const B: usize>(row: &[u64; 32], at: usize, data: &mut [[u8; N]; 32]) {
+    for lane in 0..32 {
+        data[lane][at..at + B].copy_from_slice(&row[lane].to_le_bytes()[..B]);
+    }
+}
+
 /// Source registers to the bytes to store.
 #[inline(always)]
 pub fn gather<const N: usize>(warp: &Warp, i: &Instr, access: &Access, data: &mut [[u8; N]; 32]) {
@@ -67,9 +90,12 @@ pub fn gather<const N: usize>(warp: &Warp, i: &Instr, access: &Access, data: &mu
     for k in 0..usize::from(access.count) {
         let register = usize::from(warp.pool[i.wide as usize + k]);
         if access.wide_value {
-            for lane in 0..32 {
-                let value = warp.q[register].0[lane].to_le_bytes();
-                data[lane][k * bytes..(k + 1) * bytes].copy_from_slice(&value[..bytes]);
+            let row = &warp.q[register].0;
+            match bytes {
+                8 => parts::<N, 8>(row, k * 8, data),
+                4 => parts::<N, 4>(row, k * 4, data),
+                2 => parts::<N, 2>(row, k * 2, data),
+                _ => parts::<N, 1>(row, k, data),
             }
             continue;
         }

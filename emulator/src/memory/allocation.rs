@@ -1,7 +1,7 @@
 //! One allocation: its bytes, and one bit for each that says whether it was written.
 
 use memmap2::{MmapOptions, MmapRaw};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// One allocation, as kernels reach it.
 ///
@@ -120,6 +120,15 @@ impl Allocation {
         let to = self.at(offset, N).cast::<[u8; N]>();
         // SAFETY: as in `load`; the mapping is writable and no reference into it exists but to atomics.
         unsafe { to.write(bytes) }
+    }
+
+    /// For atomics; offset aligned.
+    #[inline]
+    pub fn atomic_u16(&self, offset: usize) -> &AtomicU16 {
+        assert!(offset.is_multiple_of(2), "misaligned atomic");
+        let at = self.at(offset, 2).cast::<u16>();
+        // SAFETY: as in `atomic_u32`, with 2 bytes.
+        unsafe { AtomicU16::from_ptr(at) }
     }
 
     /// For atomics; offset aligned.

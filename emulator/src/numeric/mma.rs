@@ -4,10 +4,11 @@
 //! exact products and the accumulator are aligned to the largest exponent among them, cut toward zero at 24 bits
 //! below it, and summed exactly; the sum is rounded toward zero to f32, or to nearest to f16. The exponent of a
 //! product is the sum of its operands' exponents, a subnormal has its format's lowest exponent, a zero -126. A sum
-//! of zero is +0; an f32 sum beyond the range is infinite.
+//! of zero is +0; an f32 sum beyond the range is infinite. Integers are summed exactly.
 
 #![allow(clippy::needless_range_loop, reason = "a loop over rows or lanes indexes several arrays at once")]
 
+mod integer;
 mod plain;
 mod reference;
 mod tile;
@@ -15,6 +16,7 @@ mod tile;
 mod wide;
 
 use super::simd::Simd;
+use integer::Integer;
 
 /// A register of 32 lanes.
 pub type Row = [u32; 32];
@@ -37,7 +39,16 @@ enum Element {
 
 /// A form of `mma.sync.aligned.m16n8k*.row.col`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mma {
+pub enum Mma {
+    /// Of f16, bf16 or tf32.
+    Float(Float),
+    /// Of bytes.
+    Integer(Integer),
+}
+
+/// The forms of floating-point numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Float {
     element: Element,
     /// Of 8 elements of k, or 4 of tf32.
     steps: usize,
@@ -48,6 +59,61 @@ pub struct Mma {
 impl Mma {
     /// By the words after `mma`, from `sync`.
     pub fn parse(modifiers: &[&str]) -> Option<Self> {
+        Float::parse(modifiers).map(Self::Float).or_else(|| Integer::parse(modifiers).map(Self::Integer))
+    }
+
+    /// Steps of 16 bytes of k.
+    fn steps(&self) -> usize {
+        match self {
+            Self::Float(form) => form.steps,
+            Self::Integer(form) => form.steps,
+        }
+    }
+
+    /// Registers of A.
+    pub fn a_rows(&self) -> usize {
+        2 * self.steps()
+    }
+
+    /// Registers of B.
+    pub fn b_rows(&self) -> usize {
+        self.steps()
+    }
+
+    /// Registers of C.
+    pub fn c_rows(&self) -> usize {
+        if matches!(self, Self::Float(form) if form.half) { 2 } else { 4 }
+    }
+
+    /// Registers of D.
+    pub fn d_rows(&self) -> usize {
+        self.c_rows()
+    }
+
+    /// Lowest compute capability that has it, e.g. 80.
+    pub fn minimum_capability(&self) -> u32 {
+        if matches!(self, Self::Float(form) if form.element == Element::F16 && form.steps == 1) {
+            75
+        } else {
+            80
+        }
+    }
+
+    /// `D = A B + C` of a warp: `d` has [`Mma::d_rows`] rows, and so on.
+    pub fn run(&self, level: Simd, d: &mut [Row], a: &[&Row], b: &[&Row], c: &[&Row]) {
+        assert_eq!(
+            (d.len(), a.len(), b.len(), c.len()),
+            (self.d_rows(), self.a_rows(), self.b_rows(), self.c_rows())
+        );
+        match self {
+            Self::Float(form) => form.run(level, d, a, b, c),
+            Self::Integer(form) => form.run(d, a, b, c),
+        }
+    }
+}
+
+impl Float {
+    fn parse(modifiers: &[&str]) -> Option<Self> {
         let ["sync", "aligned", shape, "row", "col", d, a, b, c] = modifiers else {
             return None;
         };
@@ -68,35 +134,10 @@ impl Mma {
             _ => return None,
         };
         match (*d, element) {
-            ("f32", _) => Some(Mma { element, steps, half: false }),
-            ("f16", Element::F16) => Some(Mma { element, steps, half: true }),
+            ("f32", _) => Some(Float { element, steps, half: false }),
+            ("f16", Element::F16) => Some(Float { element, steps, half: true }),
             _ => None,
         }
-    }
-
-    /// Registers of A.
-    pub fn a_rows(&self) -> usize {
-        2 * self.steps
-    }
-
-    /// Registers of B.
-    pub fn b_rows(&self) -> usize {
-        self.steps
-    }
-
-    /// Registers of C.
-    pub fn c_rows(&self) -> usize {
-        if self.half { 2 } else { 4 }
-    }
-
-    /// Registers of D.
-    pub fn d_rows(&self) -> usize {
-        self.c_rows()
-    }
-
-    /// Lowest compute capability that has it, e.g. 80.
-    pub fn minimum_capability(&self) -> u32 {
-        if self.element == Element::F16 && self.steps == 1 { 75 } else { 80 }
     }
 
     /// Elements of k in a step.
@@ -104,12 +145,7 @@ impl Mma {
         if self.element == Element::Tf32 { 4 } else { 8 }
     }
 
-    /// `D = A B + C` of a warp: `d` has [`Mma::d_rows`] rows, and so on.
-    pub fn run(&self, level: Simd, d: &mut [Row], a: &[&Row], b: &[&Row], c: &[&Row]) {
-        assert_eq!(
-            (d.len(), a.len(), b.len(), c.len()),
-            (self.d_rows(), self.a_rows(), self.b_rows(), self.c_rows())
-        );
+    fn run(&self, level: Simd, d: &mut [Row], a: &[&Row], b: &[&Row], c: &[&Row]) {
         let level = level.min(Simd::detect());
         #[cfg(target_arch = "x86_64")]
         if level == Simd::Avx512 && !self.half && self.element != Element::Tf32 {

@@ -97,11 +97,17 @@ pub(super) fn set<'a>(
 ) -> Result<Draft> {
     let [test, rest @ .., to, ty] = modifiers else { return Err("two types were expected".into()) };
     let test = Compare::parse(test).ok_or_else(|| format!(".{test} is no comparison"))?;
-    let (ty, packed) = compared(ty)?;
-    if packed || !matches!(*to, "u32" | "s32" | "f32") || !rest.iter().all(|word| *word == "ftz") {
+    let (scalar, packed) = compared(ty)?;
+    let ftz = !rest.is_empty();
+    let half = matches!(scalar, Scalar::F16 | Scalar::Bf16) && to == ty;
+    if packed && !half || !rest.iter().all(|word| *word == "ftz") {
         return Err("this form is not supported".into());
     }
-    let op = LaneOp::Set { test, ty, ftz: !rest.is_empty(), float: *to == "f32" };
-    let w = ty.bits();
-    Ok(draft(Op::Lanes(op), operands(l, frame, i, 32, [w, w])?))
+    let w = if packed { 32 } else { scalar.bits() };
+    let (op, to_bits) = match *to {
+        _ if half => (LaneOp::SetHalf { test, bf16: scalar == Scalar::Bf16, ftz, packed }, w),
+        "u32" | "s32" | "f32" => (LaneOp::Set { test, ty: scalar, ftz, float: *to == "f32" }, 32),
+        _ => return Err("this form is not supported".into()),
+    };
+    Ok(draft(Op::Lanes(op), operands(l, frame, i, to_bits, [w, w])?))
 }

@@ -40,6 +40,8 @@ pub enum LaneOp {
     Compare { test: Compare, ty: Scalar, ftz: bool, packed: bool },
     /// `set`: all ones (or 1.0f) if true.
     Set { test: Compare, ty: Scalar, ftz: bool, float: bool },
+    /// `set` of f16 (or bf16) to its own type: 1.0 if true; packed: on both halves.
+    SetHalf { test: Compare, bf16: bool, ftz: bool, packed: bool },
     /// `slct`: a if c >= 0, else b; c is an f32.
     Slct { float: bool },
     /// `prmt` with a mode.
@@ -163,6 +165,13 @@ impl LaneOp {
                 (true, false) => 0xffff_ffff,
                 (true, true) => u64::from(1f32.to_bits()),
             },
+            Self::SetHalf { test, bf16, ftz, packed } => halves(packed, [a, b, 0], |[a, b, _]| {
+                match (bf16, if bf16 { test.bf16(a, b, ftz) } else { test.f16(a, b, ftz) }) {
+                    (_, false) => 0,
+                    (false, true) => 0x3c00,
+                    (true, true) => 0x3f80,
+                }
+            }),
             Self::Slct { float } => {
                 let holds = if float { f32::from_bits(c32) >= 0.0 } else { c32 as i32 >= 0 };
                 if holds { a } else { b }

@@ -60,7 +60,9 @@ impl Shadow {
                 }
             }
         };
-        Hazard { kind: conflict.kind, lane: lane as usize, message }
+        let of_writes = matches!(action, Action::Write | Action::StrongWrite)
+            && past.is_some_and(|past| past.write && past.warp != party.warp);
+        Hazard { kind: conflict.kind, lane: lane as usize, of_writes, message }
     }
 }
 

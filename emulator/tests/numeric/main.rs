@@ -11,5 +11,6 @@ mod double;
 mod half;
 mod integer;
 mod mma;
+mod mma_bytes;
 mod oracle;
 mod single;

@@ -5,7 +5,7 @@
 //! by the conversion to an integer. A product or a scaled product that underflows is far below the unit.
 
 use super::tile::{Output, Tile};
-use super::{Element, FRACTION_BITS, M, Mma, N};
+use super::{Element, FRACTION_BITS, Float, M, N};
 use crate::numeric::convert::{f16_to_f32, f32_to_f16};
 use crate::numeric::simd::Simd;
 
@@ -45,10 +45,10 @@ impl<const ROWS: usize, const COLUMNS: usize> Operands<ROWS, COLUMNS> {
 }
 
 /// All outputs; `None` if a value needs the reference.
-pub fn run(mma: &Mma, level: Simd, tile: &Tile) -> Option<Output> {
+pub fn run(mma: &Float, level: Simd, tile: &Tile) -> Option<Output> {
     #[cfg(target_arch = "x86_64")]
     if level >= Simd::Avx2 {
-        // SAFETY: Mma::run has limited the level to what Simd::detect saw.
+        // SAFETY: Float::run has limited the level to what Simd::detect saw.
         return unsafe { run_avx2(mma, tile) };
     }
     let _ = level;
@@ -57,12 +57,12 @@ pub fn run(mma: &Mma, level: Simd, tile: &Tile) -> Option<Output> {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn run_avx2(mma: &Mma, tile: &Tile) -> Option<Output> {
+fn run_avx2(mma: &Float, tile: &Tile) -> Option<Output> {
     run_inline(mma, tile)
 }
 
 #[inline(always)]
-fn run_inline(mma: &Mma, tile: &Tile) -> Option<Output> {
+fn run_inline(mma: &Float, tile: &Tile) -> Option<Output> {
     let half = |x: u32| f16_to_f32(x as u16);
     let (a, b) = match mma.element {
         Element::F16 => (Operands::new(&tile.a, half, -14), Operands::new(&tile.b, half, -14)),

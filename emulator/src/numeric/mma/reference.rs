@@ -1,7 +1,7 @@
 //! The published arithmetic, plainly, for all values; the faster versions leave to it the tiles they cannot do.
 
 use super::tile::{Output, Tile};
-use super::{Element, FRACTION_BITS, M, Mma, N};
+use super::{Element, FRACTION_BITS, Float, M, N};
 use crate::numeric::exact::{BF16, F16, F32, Finite, Format, TF32, Value, unpack};
 use crate::numeric::{NAN_16, NAN_F32, Round};
 
@@ -28,7 +28,7 @@ struct Special {
 }
 
 /// All outputs.
-pub fn run(mma: &Mma, tile: &Tile) -> Output {
+pub fn run(mma: &Float, tile: &Tile) -> Output {
     let mut output = tile.c;
     for (n, column) in output.iter_mut().enumerate().take(N) {
         for (row, d) in column.iter_mut().enumerate().take(M) {
@@ -57,7 +57,7 @@ fn unpack_number(bits: u32, format: Format) -> Value {
 }
 
 /// One step of one output.
-fn fused_dot_add(mma: &Mma, pairs: impl Iterator<Item = (u32, u32)>, c: u32) -> u32 {
+fn fused_dot_add(mma: &Float, pairs: impl Iterator<Item = (u32, u32)>, c: u32) -> u32 {
     let mut special = Special::default();
     let mut terms =
         [Term { value: Finite { negative: false, significand: 0, exponent: 0 }, exponent: ZERO }; 9];

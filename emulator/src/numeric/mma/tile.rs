@@ -1,6 +1,6 @@
 //! Matrices out of fragments and back.
 
-use super::{Element, M, Mma, N, Row};
+use super::{Element, Float, M, N, Row};
 
 /// The operands' bits: `a[k][row]`, `b[n][k]`, `c[n][row]`. What a form has not is zero.
 pub struct Tile {
@@ -19,7 +19,7 @@ fn low_half(word: u32, upper: bool) -> u32 {
 impl Tile {
     /// Lane 4g + t of a step's registers of A has rows g and g + 8, of B column g; element t of k, or the two
     /// from 2t.
-    pub fn load(mma: &Mma, a: &[&Row], b: &[&Row], c: &[&Row]) -> Self {
+    pub fn load(mma: &Float, a: &[&Row], b: &[&Row], c: &[&Row]) -> Self {
         let mut tile = Tile { a: [[0; M]; 16], b: [[0; 16]; N], c: [[0; M]; N] };
         let packed = mma.element != Element::Tf32;
         for lane in 0..32 {
@@ -57,7 +57,7 @@ impl Tile {
 
 impl Output {
     /// Lane 4g + t has columns 2t and 2t + 1 of rows g and g + 8.
-    pub fn store(&self, mma: &Mma, d: &mut [Row]) {
+    pub fn store(&self, mma: &Float, d: &mut [Row]) {
         for lane in 0..32 {
             let (g, t) = (lane / 4, lane % 4);
             for upper in 0..2 {

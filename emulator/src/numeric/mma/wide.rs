@@ -1,7 +1,7 @@
 //! The arithmetic of [`super::plain`] in AVX-512, for f16 and bf16 with f32 accumulators. A vector is a column of 16
 //! outputs.
 
-use super::{Element, FRACTION_BITS, Mma, Row};
+use super::{Element, FRACTION_BITS, Float, Row};
 use std::arch::x86_64::*;
 
 /// Added to exponents: f32's own bias. Those of products are biased once, by A's.
@@ -30,7 +30,7 @@ struct B {
 
 /// All outputs; false if a value needs the reference, and then `d` is unspecified.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub fn run(mma: &Mma, d: &mut [Row], a: &[&Row], b: &[&Row], c: &[&Row]) -> bool {
+pub fn run(mma: &Float, d: &mut [Row], a: &[&Row], b: &[&Row], c: &[&Row]) -> bool {
     match mma.element {
         Element::Bf16 => run_steps::<true>(mma.steps, d, a, b, c),
         _ => run_steps::<false>(mma.steps, d, a, b, c),

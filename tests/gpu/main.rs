@@ -1,6 +1,10 @@
 //! Kernels against the CPU code, both rungs of each. These run on a GPU or under the emulator, and fail without.
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod linear;
+mod recorded;
 
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
