@@ -21,8 +21,12 @@ pub(super) fn lower<'a>(
     modifiers: &[&str],
 ) -> Result<Draft> {
     let (&ty, rest) = modifiers.split_last().ok_or("no type")?;
-    let words = Words::parse(rest)?;
     let opcode = i.opcode.as_str();
+    let known = known_modifiers(opcode, ty);
+    if let Some(word) = rest.iter().find(|word| !known.contains(word)) {
+        return Err(format!(".{word} is not supported for {opcode}.{ty}"));
+    }
+    let words = Words::parse(rest)?;
     if words.cc || matches!(opcode, "addc" | "subc" | "madc") {
         return carry(l, frame, i, ty, words);
     }
@@ -41,6 +45,35 @@ pub(super) fn lower<'a>(
             _ => operands(l, frame, i, def, [uses[0], uses[1]])?,
         },
     ))
+}
+
+/// Modifiers of an opcode and type: what is not known must not go unnoticed.
+fn known_modifiers(opcode: &str, ty: &str) -> &'static [&'static str] {
+    match (opcode, ty) {
+        ("add" | "sub" | "mul" | "fma" | "mad", "f32") => &["rn", "rz", "rm", "rp", "ftz", "sat"],
+        ("div", "f32") => &["rn", "rz", "rm", "rp", "ftz", "approx", "full"],
+        ("rcp" | "sqrt", "f32") => &["rn", "rz", "rm", "rp", "ftz", "approx"],
+        ("rsqrt" | "sin" | "cos" | "lg2" | "ex2", "f32") => &["approx", "ftz"],
+        ("tanh", _) => &["approx"],
+        ("min" | "max", "f32" | "f16" | "f16x2") => &["ftz", "NaN", "xorsign", "abs"],
+        ("min" | "max", "bf16" | "bf16x2") => &["NaN", "xorsign", "abs"],
+        ("abs" | "neg", "f32" | "f16" | "f16x2") => &["ftz"],
+        ("add" | "sub" | "mul" | "fma" | "mad" | "div" | "sqrt", "f64") => &["rn", "rz", "rm", "rp"],
+        ("rcp", "f64") => &["rn", "rz", "rm", "rp", "approx", "ftz"],
+        ("rsqrt", "f64") => &["approx", "ftz"],
+        ("add" | "sub" | "mul", "f16" | "f16x2") => &["rn", "ftz", "sat"],
+        ("fma", "f16" | "f16x2") => &["rn", "ftz", "sat", "relu"],
+        ("add" | "sub" | "mul", "bf16" | "bf16x2") => &["rn"],
+        ("fma", "bf16" | "bf16x2") => &["rn", "relu"],
+        ("ex2", _) => &["approx", "ftz"],
+        ("add" | "sub", "s32") => &["sat", "cc"],
+        ("add" | "sub" | "addc" | "subc", _) => &["cc"],
+        ("mul", _) => &["lo", "hi", "wide"],
+        ("mad", "s32") => &["lo", "hi", "wide", "cc", "sat"],
+        ("mad", _) => &["lo", "hi", "wide", "cc"],
+        ("madc", _) => &["lo", "hi", "cc"],
+        _ => &[],
+    }
 }
 
 fn float32(opcode: &str, words: Words) -> Result<Form> {
