@@ -66,6 +66,16 @@ pub(super) fn int_type(ty: &str) -> Result<Int> {
     }
 }
 
+/// Width of a type whose values are only moved.
+fn width(ty: &str) -> Result<u32> {
+    match ty {
+        "b16" | "u16" | "s16" | "f16" | "bf16" => Ok(16),
+        "b32" | "u32" | "s32" | "f32" | "f16x2" | "bf16x2" => Ok(32),
+        "b64" | "u64" | "s64" | "f64" => Ok(64),
+        _ => Err(format!(".{ty} is not supported")),
+    }
+}
+
 fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
     let [d, a] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
     match (d, a, modifiers) {
@@ -121,8 +131,12 @@ fn unpack<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, to: &[Operand], a: &Operan
 /// `mov c, {a, b}`.
 fn pack<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, d: &Operand, from: &[Operand]) -> Result<Draft> {
     let def = l.def(frame, d)?;
+    let part_bytes = frame.register_bytes(d).unwrap_or(0) / from.len().max(1) as u64;
     let mut parts = Vec::new();
     for operand in from {
+        if frame.register_bytes(operand).is_some_and(|bytes| bytes != part_bytes) {
+            return Err("the parts are not as large as the whole".into());
+        }
         parts.push(l.use32(frame, operand)?);
     }
     match (parts.as_slice(), def.1) {
@@ -139,27 +153,23 @@ fn pack<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, d: &Operand, from: &[Operand
 
 fn selp<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
     let [ty] = modifiers else { return Err("a type was expected".into()) };
-    let wide = ty.ends_with("64");
+    let bits = width(ty)?;
     let [d, a, b, c] = i.operands.as_slice() else { return Err("four operands were expected".into()) };
-    let bits = match ty.len() {
-        _ if wide => 64,
-        _ if ty.ends_with("16") => 16,
-        _ => 32,
-    };
     let (d, a, b) = (l.def_of(frame, d, bits)?, l.use_of(frame, a, bits)?, l.use_of(frame, b, bits)?);
     let (c, negated) = l.use_pred(frame, c)?;
-    let op = if wide { Op::Select64(negated) } else { Op::Select32(negated) };
+    let op = if bits == 64 { Op::Select64(negated) } else { Op::Select32(negated) };
     Ok(Draft::with(op, [d, a, b, c]))
 }
 
 fn slct<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
-    let (ty, float) = match modifiers {
-        [ty, "s32"] => (*ty, false),
-        [ty, "f32"] | ["ftz", ty, "f32"] => (*ty, true),
+    let (ty, float, ftz) = match modifiers {
+        [ty, "s32"] => (*ty, false, false),
+        [ty, "f32"] => (*ty, true, false),
+        ["ftz", ty, "f32"] => (*ty, true, true),
         _ => return Err("this form is not supported".into()),
     };
-    let w = if ty.ends_with("64") { 64 } else { 32 };
-    Ok(draft(Op::Lanes(LaneOp::Slct { float }), operands(l, frame, i, w, [w, w, 32])?))
+    let w = width(ty)?;
+    Ok(draft(Op::Lanes(LaneOp::Slct { float, ftz }), operands(l, frame, i, w, [w, w, 32])?))
 }
 
 fn predicate_logic<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction) -> Result<Draft> {

@@ -40,8 +40,8 @@ pub enum LaneOp {
     Compare { test: Compare, ty: Scalar, ftz: bool, packed: bool },
     /// `set`: all ones (or 1.0f) if true.
     Set { test: Compare, ty: Scalar, ftz: bool, float: bool },
-    /// `slct`: a if c >= 0, else b; c is an f32.
-    Slct { float: bool },
+    /// `slct`: a if c >= 0, else b; c is an s32 or an f32.
+    Slct { float: bool, ftz: bool },
     /// `prmt` with a mode.
     Prmt(Permute),
     /// `lop3` with its table.
@@ -163,7 +163,8 @@ impl LaneOp {
                 (true, false) => 0xffff_ffff,
                 (true, true) => u64::from(1f32.to_bits()),
             },
-            Self::Slct { float } => {
+            Self::Slct { float, ftz } => {
+                let c32 = if ftz { single::flush(c32) } else { c32 };
                 let holds = if float { f32::from_bits(c32) >= 0.0 } else { c32 as i32 >= 0 };
                 if holds { a } else { b }
             }
