@@ -1,0 +1,377 @@
+//! Forms that compute lane by lane. Operands are letters: `h`, `r`, `q` for registers of 16, 32 and 64 bits, `p` for
+//! predicates (`!p` complemented), `(h,h)` for vectors, `p|p` for two destinations, `#5` for a constant.
+
+use crate::grammar::{Form, expand};
+use crate::harness::{Device, Job, kernel, words64};
+use crate::soft::{F32, F64};
+use crate::values::{Kind, operands};
+use crate::{approximate, compare, convert, float, integer, moves, table};
+
+/// What an instruction must leave in its destinations.
+#[derive(Clone, Copy, Debug)]
+pub enum Want {
+    /// These bits; predicates are 0 or 1.
+    Bits([u64; 4]),
+    /// An f32 next to this value.
+    Near(f64),
+    /// An f64 within this relative error of the value; in the upper word alone if so.
+    Within { value: f64, error: f64, upper_word: bool },
+}
+
+/// Kinds of the sources, and the results of their values.
+pub struct Spec {
+    pub kinds: Vec<Kind>,
+    pub oracle: Box<dyn Fn([u64; 4]) -> Want>,
+}
+
+impl Spec {
+    pub fn bits(kinds: Vec<Kind>, oracle: impl Fn([u64; 4]) -> u64 + 'static) -> Self {
+        Self { kinds, oracle: Box::new(move |v| Want::Bits([oracle(v), 0, 0, 0])) }
+    }
+}
+
+fn spec(form: &Form) -> Option<Spec> {
+    let words = form.words();
+    moves::spec(form, &words)
+        .or_else(|| convert::spec(form, &words))
+        .or_else(|| compare::spec(form, &words))
+        .or_else(|| approximate::spec(&words))
+        .or_else(|| float::spec(&words))
+        .or_else(|| integer::spec(form, &words))
+}
+
+const REGISTERS: &str = ".reg .b16 %dh<4>, %sh<4>;\n.reg .b32 %dr<4>, %sr<4>, %t, %g0, %two;\n\
+                         .reg .b64 %dq<4>, %sq<4>, %w;\n.reg .pred %dp<4>, %sp<4>, %g, %dirty;\n";
+
+/// Outputs of one execution.
+const SLOTS: usize = 4;
+/// Executed plainly, under a guard, and with the destination among the sources.
+const RUNS: usize = 3;
+const RECORD: usize = 8 * SLOTS * RUNS;
+
+/// Contents of the destinations before, by letter.
+fn sentinel(letter: char, thread: u64) -> u64 {
+    match letter {
+        'h' => 0x5aa5,
+        'r' => 0x5aa5_c33c,
+        'q' => 0x5aa5_c33c_0ff0_a5a5,
+        _ => thread >> 1 & 1,
+    }
+}
+
+/// Whether the guard holds in a thread, if it is not complemented.
+fn guard(thread: u64) -> bool {
+    thread.wrapping_mul(0x9e37_79b1) >> 31 & 1 == 1
+}
+
+/// The letters of an operand.
+fn letters(operand: &str) -> impl Iterator<Item = char> {
+    let constant = operand.starts_with('#');
+    operand.chars().filter(move |c| !constant && matches!(c, 'h' | 'r' | 'q' | 'p'))
+}
+
+/// Names registers: letters become `%<prefix><letter><number>`.
+fn named(operand: &str, prefix: char, count: &mut usize) -> String {
+    if let Some(constant) = operand.strip_prefix('#') {
+        return constant.to_owned();
+    }
+    let mut text = String::new();
+    for c in operand.chars() {
+        match c {
+            'h' | 'r' | 'q' | 'p' => {
+                text += &format!("%{prefix}{c}{count}");
+                *count += 1;
+            }
+            '(' => text.push('{'),
+            ')' => text.push('}'),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// An instruction of a form, and what stands before and after it.
+struct Instruction<'a> {
+    form: &'a Form,
+    /// `add.cc` and the like: the flag comes from the last source and goes to the second output.
+    carries: bool,
+    /// A constant in the place of a source.
+    constant: Option<(usize, String)>,
+}
+
+impl<'a> Instruction<'a> {
+    fn new(form: &'a Form) -> Self {
+        let words = form.words();
+        let carries = words.contains(&"cc") || matches!(words[0], "addc" | "subc" | "madc");
+        Self { form, carries, constant: None }
+    }
+
+    fn outputs(&self) -> Vec<char> {
+        let more = if self.carries { "r" } else { "" };
+        letters(&self.form.operands[0]).chain(more.chars()).collect()
+    }
+
+    fn sources(&self) -> Vec<char> {
+        let more = if self.carries { "r" } else { "" };
+        self.form.operands[1..].iter().flat_map(|operand| letters(operand)).chain(more.chars()).collect()
+    }
+
+    /// The instruction; `in_place`: its destination is its first source of that size.
+    fn text(&self, guard: &str, in_place: bool) -> String {
+        let (mut outputs, mut sources) = (0, 0);
+        let mut list = vec![named(&self.form.operands[0], 'd', &mut outputs)];
+        for operand in &self.form.operands[1..] {
+            let first = sources;
+            let name = named(operand, 's', &mut sources);
+            let replaced = self.constant.as_ref().filter(|(slot, _)| *slot == first && sources > first);
+            list.push(replaced.map_or(name, |(_, constant)| constant.clone()));
+        }
+        if in_place {
+            list[0] = list[0].replace("%d", "%s").replace('0', &self.same_size().to_string());
+        }
+        let text = format!("{guard}{} {};", self.form.name, list.join(", "));
+        if self.carries {
+            let last = self.sources().len() - 1;
+            return format!("add.cc.u32 %t, %sr{last}, -1;\n{text}\naddc.u32 %dr1, 0, 0;");
+        }
+        text
+    }
+
+    /// The first source in a register like the only destination's.
+    fn same_size(&self) -> usize {
+        self.sources().iter().position(|&c| c == self.outputs()[0]).unwrap_or(0)
+    }
+
+    fn can_be_in_place(&self) -> bool {
+        let single = self.form.operands[0].len() == 1 && !self.carries && self.constant.is_none();
+        single && self.sources().contains(&self.outputs()[0])
+    }
+
+    fn kernel(&self, capability: u32, guard: &str) -> String {
+        let mut body = format!("{REGISTERS}mul.wide.u32 %w, %thread, 32;\nadd.u64 %in, %in, %w;\n");
+        body += &format!("mul.wide.u32 %w, %thread, {RECORD};\nadd.u64 %out, %out, %w;\n");
+        body += "mul.lo.u32 %g0, %thread, 0x9e3779b1;\nshr.u32 %g0, %g0, 31;\nsetp.ne.u32 %g, %g0, 0;\n\
+                 and.b32 %two, %thread, 2;\n";
+        for (k, letter) in self.sources().into_iter().enumerate() {
+            let at = 8 * k;
+            body += &match letter {
+                'h' => format!("ld.global.b16 %sh{k}, [%in+{at}];\n"),
+                'r' => format!("ld.global.b32 %sr{k}, [%in+{at}];\n"),
+                'q' => format!("ld.global.b64 %sq{k}, [%in+{at}];\n"),
+                _ => format!("ld.global.b32 %g0, [%in+{at}];\nsetp.ne.u32 %sp{k}, %g0, 0;\n"),
+            };
+        }
+        body += &self.execution(0, &self.text("", false), 'd');
+        body += &self.execution(1, &self.text(guard, false), 'd');
+        if self.can_be_in_place() {
+            body += &format!("{}\n", self.text("", true));
+            body += &store(self.outputs()[0], 's', self.same_size(), 8 * SLOTS * 2);
+        }
+        kernel(capability, "", &body)
+    }
+
+    /// Sets the destinations, executes, and stores them.
+    fn execution(&self, run: usize, text: &str, prefix: char) -> String {
+        let mut body = String::new();
+        for (k, letter) in self.outputs().into_iter().enumerate() {
+            body += &match letter {
+                'p' => format!("setp.ne.u32 %dp{k}, %two, 0;\n"),
+                letter => {
+                    let bits = match letter {
+                        'h' => 16,
+                        'r' => 32,
+                        _ => 64,
+                    };
+                    format!("mov.b{bits} %d{letter}{k}, {:#x};\n", sentinel(letter, 0))
+                }
+            };
+        }
+        body += &format!("{text}\n");
+        for (k, letter) in self.outputs().into_iter().enumerate() {
+            body += &store(letter, prefix, k, 8 * (SLOTS * run + k));
+        }
+        body
+    }
+}
+
+/// Stores a register as 64 bits; bit 63 of a narrow one says that it holds more than 16 bits.
+fn store(letter: char, prefix: char, number: usize, at: usize) -> String {
+    let register = format!("%{prefix}{letter}{number}");
+    let widen = match letter {
+        'h' => format!(
+            "cvt.u64.u16 %w, {register};\nsetp.hi.u16 %dirty, {register}, 0xffff;\n\
+             @%dirty or.b64 %w, %w, 0x8000000000000000;\n"
+        ),
+        'r' => format!("cvt.u64.u32 %w, {register};\n"),
+        'q' => format!("mov.b64 %w, {register};\n"),
+        _ => format!("selp.b64 %w, 1, 0, {register};\n"),
+    };
+    format!("{widen}st.global.b64 [%out+{at}], %w;\n")
+}
+
+/// Whether the destinations hold what they must.
+fn holds(want: Want, got: &[u64]) -> bool {
+    match want {
+        Want::Bits(bits) => got == &bits[..got.len()],
+        Want::Near(value) => near(value, got[0]),
+        Want::Within { value, error, upper_word } => {
+            let x = F64.value(got[0]);
+            if upper_word && got[0] & 0xffff_ffff != 0 {
+                return false;
+            }
+            if value.is_nan() {
+                return x.is_nan();
+            }
+            if value == 0.0 || value.is_infinite() {
+                return got[0] == value.to_bits();
+            }
+            ((x - value) / value).abs() <= error
+        }
+    }
+}
+
+/// The f32 nearest to a value, or the other one beside it if the value is all but between them: both evaluations may
+/// be off by 2^-40 of the value, which is 2^-16 units in the last place.
+fn near(value: f64, got: u64) -> bool {
+    let x = f32::from_bits(got as u32);
+    if value.is_nan() || x.is_nan() {
+        return value.is_nan() && got == F32.nan;
+    }
+    let rounded = value as f32;
+    if x == rounded {
+        return x.is_sign_negative() == rounded.is_sign_negative();
+    }
+    let unit = (f64::from(rounded.next_up()) - f64::from(rounded)).abs();
+    x.is_finite() && ((f64::from(x) - value) / unit).abs() <= 0.5 + 2f64.powi(-15)
+}
+
+/// Runs an instruction on rows of operands and compares.
+fn check(
+    device: &Device,
+    instruction: &Instruction,
+    spec: &Spec,
+    rows: &[[u64; 4]],
+    turn: u64,
+) -> Result<(), String> {
+    let negated = turn % 2 == 1;
+    let text = instruction.kernel(device.capability, if negated { "@!%g " } else { "@%g " });
+    let input: Vec<u8> = rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
+    let blocks = u32::try_from(rows.len() / 128).expect("few blocks");
+    let job = Job { blocks, threads: 128, input: &input, output_bytes: rows.len() * RECORD };
+    let (results, _) = device.run(&text, &job, turn).map_err(|fault| format!("{fault}"))?;
+    let results = words64(&results);
+    let outputs = instruction.outputs();
+    for (thread, (row, got)) in (0u64..).zip(rows.iter().zip(results.chunks_exact(SLOTS * RUNS))) {
+        let want = (spec.oracle)(*row);
+        let fail = |how: &str, got: &[u64]| {
+            let (row, line) = (row.map(|x| format!("{x:x}")), instruction.text("", false));
+            Err(format!("{line} {how}, thread {thread}, of {row:?}: {got:x?}, not {want:x?}"))
+        };
+        let part = |run: usize| &got[SLOTS * run..SLOTS * run + outputs.len()];
+        if !holds(want, part(0)) {
+            return fail("alone", part(0));
+        }
+        if guard(thread) != negated {
+            if !holds(want, part(1)) {
+                return fail("under its guard", part(1));
+            }
+        } else {
+            // The flag goes out as it came in.
+            let carry_in = instruction.carries.then(|| row[instruction.sources().len() - 1] & 1);
+            let before = outputs.iter().enumerate().map(|(k, &letter)| match (k, carry_in) {
+                (1, Some(flag)) => flag,
+                _ => sentinel(letter, thread),
+            });
+            if !before.eq(part(1).iter().copied()) {
+                return fail("in a lane that takes no part", part(1));
+            }
+        }
+        if instruction.can_be_in_place() && !holds(want, part(2)) {
+            return fail("in place", part(2));
+        }
+    }
+    Ok(())
+}
+
+/// A constant of a kind: its text and its bits.
+fn constant(kind: Kind) -> Option<(&'static str, u64)> {
+    match kind {
+        Kind::Integer(bits) => Some(("-7", 7u64.wrapping_neg() & u64::MAX >> (64 - bits))),
+        Kind::Amount => Some(("5", 5)),
+        Kind::Float(F32) => Some(("0fBFC00000", 0xbfc0_0000)),
+        Kind::Float(F64) => Some(("0dBFF8000000000000", 0xbff8_0000_0000_0000)),
+        _ => None,
+    }
+}
+
+fn check_form(device: &Device, form: &Form, turn: u64) -> Result<(), String> {
+    let spec = spec(form).ok_or_else(|| format!("{}: no oracle knows it", form.text()))?;
+    let mut instruction = Instruction::new(form);
+    assert_eq!(instruction.sources().len(), spec.kinds.len(), "{}: operands", form.text());
+    let rows = operands(&spec.kinds, turn);
+    check(device, &instruction, &spec, &rows, turn)?;
+    if instruction.carries || matches!(form.words()[0], "cvt" | "mov") {
+        return Ok(());
+    }
+    for (slot, &kind) in spec.kinds.iter().enumerate() {
+        if let Some((text, bits)) = constant(kind) {
+            let mut few: Vec<[u64; 4]> = rows.iter().step_by(rows.len() / 128).take(128).copied().collect();
+            few.iter_mut().for_each(|row| row[slot] = bits);
+            instruction.constant = Some((slot, text.to_owned()));
+            check(device, &instruction, &spec, &few, turn)?;
+        }
+    }
+    Ok(())
+}
+
+/// All forms of some lines decode or, if they start with `-`, are refused; those that decode do what they must.
+fn check_lines(lines: &[&'static str]) {
+    let device = Device::new(80);
+    let refused = |line: &&&str| line.starts_with('-');
+    let mut wrong = Vec::new();
+    for form in expand(lines.iter().filter(refused).map(|line| &line[1..])) {
+        let text = Instruction::new(&form).text("", false);
+        if device.decodes(REGISTERS, &text) {
+            wrong.push(format!("{text} decodes now: give it an oracle"));
+        }
+    }
+    let forms = expand(lines.iter().filter(|line| !refused(line)).copied());
+    wrong.extend((0..).zip(&forms).filter_map(|(turn, form)| check_form(&device, form, turn).err()));
+    assert!(wrong.is_empty(), "{} of {} forms are wrong:\n{}", wrong.len(), forms.len(), wrong.join("\n"));
+    println!("{} forms", forms.len());
+}
+
+#[test]
+fn integers() {
+    check_lines(table::INTEGER);
+}
+
+#[test]
+fn bit_fields_and_logic() {
+    check_lines(table::LOGIC);
+}
+
+#[test]
+fn single_and_double_precision() {
+    check_lines(table::FLOAT);
+}
+
+#[test]
+fn sixteen_bit_floats() {
+    check_lines(table::HALF);
+}
+
+#[test]
+fn comparisons_and_selections() {
+    check_lines(table::COMPARE);
+}
+
+#[test]
+fn conversions() {
+    check_lines(table::CONVERT);
+}
+
+#[test]
+fn moves_of_registers() {
+    check_lines(table::MOVE);
+}
