@@ -75,7 +75,7 @@ fn access(modifiers: &[&str]) -> Result<Access> {
         return Err("no element type".into());
     }
     // Only global memory has accesses of 32 bytes.
-    let most = if access.space == Space::Global { 32 } else { 16 };
+    let most = if modifiers.contains(&"global") { 32 } else { 16 };
     if !matches!(access.count, 1 | 2 | 4 | 8) || u32::from(access.count) * u32::from(access.bytes) > most {
         return Err(format!("a vector of at most {most} bytes was expected"));
     }
