@@ -1,8 +1,8 @@
-//! Forms that compute lane by lane. Operands are letters: `h`, `r`, `q` for registers of 16, 32 and 64 bits, `p` for
-//! predicates (`!p` complemented), `(h,h)` for vectors, `p|p` for two destinations, `#5` for a constant.
+//! Forms that compute lane by lane. Each is executed plainly, under a guard, and with its destination among its sources.
 
 use crate::grammar::{Form, expand};
 use crate::harness::{Device, Job, kernel, words64};
+use crate::registers::{GUARD, REGISTERS, guard, letters, named, sentinel, set, store};
 use crate::soft::{F32, F64};
 use crate::values::{Kind, operands};
 use crate::{approximate, compare, convert, float, integer, moves, table};
@@ -40,55 +40,11 @@ fn spec(form: &Form) -> Option<Spec> {
         .or_else(|| integer::spec(form, &words))
 }
 
-const REGISTERS: &str = ".reg .b16 %dh<4>, %sh<4>;\n.reg .b32 %dr<4>, %sr<4>, %t, %g0, %two;\n\
-                         .reg .b64 %dq<4>, %sq<4>, %w;\n.reg .pred %dp<4>, %sp<4>, %g, %dirty;\n";
-
 /// Outputs of one execution.
 const SLOTS: usize = 4;
 /// Executed plainly, under a guard, and with the destination among the sources.
 const RUNS: usize = 3;
 const RECORD: usize = 8 * SLOTS * RUNS;
-
-/// Contents of the destinations before, by letter.
-fn sentinel(letter: char, thread: u64) -> u64 {
-    match letter {
-        'h' => 0x5aa5,
-        'r' => 0x5aa5_c33c,
-        'q' => 0x5aa5_c33c_0ff0_a5a5,
-        _ => thread >> 1 & 1,
-    }
-}
-
-/// Whether the guard holds in a thread, if it is not complemented.
-fn guard(thread: u64) -> bool {
-    thread.wrapping_mul(0x9e37_79b1) >> 31 & 1 == 1
-}
-
-/// The letters of an operand.
-fn letters(operand: &str) -> impl Iterator<Item = char> {
-    let constant = operand.starts_with('#');
-    operand.chars().filter(move |c| !constant && matches!(c, 'h' | 'r' | 'q' | 'p'))
-}
-
-/// Names registers: letters become `%<prefix><letter><number>`.
-fn named(operand: &str, prefix: char, count: &mut usize) -> String {
-    if let Some(constant) = operand.strip_prefix('#') {
-        return constant.to_owned();
-    }
-    let mut text = String::new();
-    for c in operand.chars() {
-        match c {
-            'h' | 'r' | 'q' | 'p' => {
-                text += &format!("%{prefix}{c}{count}");
-                *count += 1;
-            }
-            '(' => text.push('{'),
-            ')' => text.push('}'),
-            c => text.push(c),
-        }
-    }
-    text
-}
 
 /// An instruction of a form, and what stands before and after it.
 struct Instruction<'a> {
@@ -150,8 +106,7 @@ impl<'a> Instruction<'a> {
     fn kernel(&self, capability: u32, guard: &str) -> String {
         let mut body = format!("{REGISTERS}mul.wide.u32 %w, %thread, 32;\nadd.u64 %in, %in, %w;\n");
         body += &format!("mul.wide.u32 %w, %thread, {RECORD};\nadd.u64 %out, %out, %w;\n");
-        body += "mul.lo.u32 %g0, %thread, 0x9e3779b1;\nshr.u32 %g0, %g0, 31;\nsetp.ne.u32 %g, %g0, 0;\n\
-                 and.b32 %two, %thread, 2;\n";
+        body += GUARD;
         for (k, letter) in self.sources().into_iter().enumerate() {
             let at = 8 * k;
             body += &match letter {
@@ -174,17 +129,7 @@ impl<'a> Instruction<'a> {
     fn execution(&self, run: usize, text: &str, prefix: char) -> String {
         let mut body = String::new();
         for (k, letter) in self.outputs().into_iter().enumerate() {
-            body += &match letter {
-                'p' => format!("setp.ne.u32 %dp{k}, %two, 0;\n"),
-                letter => {
-                    let bits = match letter {
-                        'h' => 16,
-                        'r' => 32,
-                        _ => 64,
-                    };
-                    format!("mov.b{bits} %d{letter}{k}, {:#x};\n", sentinel(letter, 0))
-                }
-            };
+            body += &set(letter, k);
         }
         body += &format!("{text}\n");
         for (k, letter) in self.outputs().into_iter().enumerate() {
@@ -192,21 +137,6 @@ impl<'a> Instruction<'a> {
         }
         body
     }
-}
-
-/// Stores a register as 64 bits; bit 63 of a narrow one says that it holds more than 16 bits.
-fn store(letter: char, prefix: char, number: usize, at: usize) -> String {
-    let register = format!("%{prefix}{letter}{number}");
-    let widen = match letter {
-        'h' => format!(
-            "cvt.u64.u16 %w, {register};\nsetp.hi.u16 %dirty, {register}, 0xffff;\n\
-             @%dirty or.b64 %w, %w, 0x8000000000000000;\n"
-        ),
-        'r' => format!("cvt.u64.u32 %w, {register};\n"),
-        'q' => format!("mov.b64 %w, {register};\n"),
-        _ => format!("selp.b64 %w, 1, 0, {register};\n"),
-    };
-    format!("{widen}st.global.b64 [%out+{at}], %w;\n")
 }
 
 /// Whether the destinations hold what they must.
