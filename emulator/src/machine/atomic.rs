@@ -101,6 +101,7 @@ impl Core<'_> {
                     return Err(self.stop(FaultKind::OutOfBounds, warp.id, Some(lane), message));
                 }
             };
+            let function = if shared { function.in_shared() } else { function };
             for lane in self.atomic_order(place.mask) {
                 let source = |k: usize| match instr.kinds[k] {
                     Kind::Use32 => u64::from(warp.r[usize::from(instr.r[k])].0[lane]),

@@ -243,10 +243,12 @@ fn atomic<'a>(
     modifiers: &[&str],
 ) -> Result<Draft> {
     let (ty, rest) = modifiers.split_last().ok_or("no type")?;
-    let flush = rest.contains(&"global");
-    let place = rest.iter().position(|word| lanes::atomic_operation(word, ty, false).is_some());
+    let place = rest.iter().position(|word| lanes::atomic_operation(word, ty).is_some());
     let operation = place.map(|k| rest[k]).ok_or_else(|| format!("no operation known for .{ty}"))?;
-    let (function, operands) = lanes::atomic_operation(operation, ty, flush).expect("found above");
+    if i.opcode == "red" && matches!(operation, "exch" | "cas") {
+        return Err(format!("no reduction .{operation} exists"));
+    }
+    let (function, operands) = lanes::atomic_operation(operation, ty).expect("found above");
     let mut words: Vec<&str> = rest.to_vec();
     words.remove(place.expect("found above"));
     words.push(ty);
