@@ -1,6 +1,6 @@
 //! Forms that compute lane by lane. Each is executed plainly, under a guard, and with its destination among its sources.
 
-use crate::grammar::{Form, expand};
+use crate::grammar::Form;
 use crate::harness::{Device, Job, kernel, words64};
 use crate::registers::{GUARD, REGISTERS, guard, letters, named, sentinel, set, store};
 use crate::soft::{F32, F64};
@@ -254,54 +254,37 @@ fn check_form(device: &Device, form: &Form, turn: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// All forms of some lines decode or, if they start with `-`, are refused; those that decode do what they must.
-fn check_lines(lines: &[&'static str]) {
-    let device = Device::new(80);
-    let refused = |line: &&&str| line.starts_with('-');
-    let mut wrong = Vec::new();
-    for form in expand(lines.iter().filter(refused).map(|line| &line[1..])) {
-        let text = Instruction::new(&form).text("", false);
-        if device.decodes(REGISTERS, &text) {
-            wrong.push(format!("{text} decodes now: give it an oracle"));
-        }
-    }
-    let forms = expand(lines.iter().filter(|line| !refused(line)).copied());
-    wrong.extend((0..).zip(&forms).filter_map(|(turn, form)| check_form(&device, form, turn).err()));
-    assert!(wrong.is_empty(), "{} of {} forms are wrong:\n{}", wrong.len(), forms.len(), wrong.join("\n"));
-    println!("{} forms", forms.len());
-}
-
 #[test]
 fn integers() {
-    check_lines(table::INTEGER);
+    crate::registers::check(table::INTEGER, check_form);
 }
 
 #[test]
 fn bit_fields_and_logic() {
-    check_lines(table::LOGIC);
+    crate::registers::check(table::LOGIC, check_form);
 }
 
 #[test]
 fn single_and_double_precision() {
-    check_lines(table::FLOAT);
+    crate::registers::check(table::FLOAT, check_form);
 }
 
 #[test]
 fn sixteen_bit_floats() {
-    check_lines(table::HALF);
+    crate::registers::check(table::HALF, check_form);
 }
 
 #[test]
 fn comparisons_and_selections() {
-    check_lines(table::COMPARE);
+    crate::registers::check(table::COMPARE, check_form);
 }
 
 #[test]
 fn conversions() {
-    check_lines(table::CONVERT);
+    crate::registers::check(table::CONVERT, check_form);
 }
 
 #[test]
 fn moves_of_registers() {
-    check_lines(table::MOVE);
+    crate::registers::check(table::MOVE, check_form);
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "the oracles work on bits")]
 
 mod approximate;
+mod atomic;
 mod compare;
 mod convert;
 mod float;

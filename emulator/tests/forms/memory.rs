@@ -1,9 +1,9 @@
 //! Loads and stores of every type, vector, space and register: bytes against a copy of the memory.
 
-use crate::grammar::{Form, expand};
+use crate::grammar::Form;
 use crate::harness::{Device, Job, block_parameter, kernel, words64};
 use crate::integer::number;
-use crate::registers::{GUARD, REGISTERS, guard, letters, named, sentinel, set, store};
+use crate::registers::{GUARD, REGISTERS, check, guard, letters, named, sentinel, set, store};
 use crate::values::Random;
 
 /// Threads of a launch: one block.
@@ -351,21 +351,6 @@ fn store_once(device: &Device, form: &Form, turn: u64, guarded: bool) -> Result<
         None => Ok(()),
         Some(at) => Err(format!("{}: byte {at} is {:#x}, not {:#x}", form.text(), got[at], want[at])),
     }
-}
-
-fn check(lines: &[String], run: impl Fn(&Device, &Form, u64) -> Result<(), String>) {
-    let device = Device::new(80);
-    let refused = |line: &&String| line.starts_with('-');
-    let mut wrong = Vec::new();
-    for form in expand(lines.iter().filter(refused).map(|line| &line[1..])) {
-        if device.decodes(REGISTERS, &crate::registers::text(&form)) {
-            wrong.push(format!("{} decodes now", form.text()));
-        }
-    }
-    let forms = expand(lines.iter().filter(|line| !refused(line)).map(String::as_str));
-    wrong.extend((0..).zip(&forms).filter_map(|(turn, form)| run(&device, form, turn).err()));
-    assert!(wrong.is_empty(), "{} of {} forms are wrong:\n{}", wrong.len(), forms.len(), wrong.join("\n"));
-    println!("{} forms", forms.len());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Registers of the tests' kernels. An operand is written in letters: `h`, `r`, `q` for registers of 16, 32 and 64
 //! bits, `p` for predicates (`!p` complemented), `(h,h)` for vectors, `p|p` for two destinations, `#5` for a constant.
 
-use crate::grammar::Form;
+use crate::grammar::{Form, expand};
+use crate::harness::Device;
 
 pub const REGISTERS: &str = ".reg .b16 %dh<8>, %sh<8>;\n.reg .b32 %dr<8>, %sr<8>, %t, %g0, %two;\n\
                          .reg .b64 %dq<8>, %sq<8>, %w;\n.reg .pred %dp<8>, %sp<8>, %g, %dirty;\n";
@@ -90,4 +91,21 @@ pub fn text(form: &Form) -> String {
     }
     list.extend(form.operands.iter().skip(1).map(|operand| named(operand, 's', &mut sources)));
     format!("{} {};", form.name, list.join(", "))
+}
+
+/// All forms of some lines decode and run, or, if their line starts with `-`, are refused.
+pub fn check<Line: AsRef<str>>(lines: &[Line], run: impl Fn(&Device, &Form, u64) -> Result<(), String>) {
+    let device = Device::new(80);
+    let (refused, run_lines): (Vec<&str>, Vec<&str>) =
+        lines.iter().map(AsRef::as_ref).partition(|line| line.starts_with('-'));
+    let mut wrong = Vec::new();
+    for form in expand(refused.iter().map(|line| &line[1..])) {
+        if device.decodes(REGISTERS, &text(&form)) {
+            wrong.push(format!("{} decodes now: it needs a test", form.text()));
+        }
+    }
+    let forms = expand(run_lines);
+    wrong.extend((0..).zip(&forms).filter_map(|(turn, form)| run(&device, form, turn).err()));
+    assert!(wrong.is_empty(), "{} of {} forms are wrong:\n{}", wrong.len(), forms.len(), wrong.join("\n"));
+    println!("{} forms", forms.len());
 }
