@@ -9,6 +9,7 @@
 
 mod approximate;
 mod atomic;
+mod collective;
 mod compare;
 mod convert;
 mod float;
@@ -16,6 +17,7 @@ mod grammar;
 mod harness;
 mod integer;
 mod lanewise;
+mod matrix;
 mod memory;
 mod moves;
 mod registers;
