@@ -4,6 +4,7 @@
 use super::lanes::LaneOp;
 use super::lower::{Frame, Lowerer, Result};
 use super::op::{Alu64, Binary32, Kind, Logic, Op, Ternary32, Unary32};
+use super::operand::Constant;
 use super::registers::{Draft, NO_REGISTER, Virtual};
 use super::{arithmetic, compare, convert};
 use crate::numeric::Class;
@@ -88,13 +89,16 @@ fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
             let op = Op::Pred { op: Logic::And, negate: [negated, negated] };
             Ok(Draft::with(op, [d, p, p]))
         }
-        (_, Operand::Special(name), _)
-            if matches!(name.as_str(), "%clock" | "%clock64" | "%clock_hi" | "%globaltimer") =>
-        {
+        (_, Operand::Special(name), _) if matches!(name.as_str(), "%clock" | "%clock64" | "%globaltimer") => {
             match l.def(frame, d)? {
                 def @ (_, Kind::Def32 | Kind::Def64) => Ok(Draft::with(Op::Clock, [def])),
                 _ => Err("the destination is a predicate, or nothing".into()),
             }
+        }
+        // No block lives for 2^32 instructions.
+        (d, Operand::Special(name), _) if name == "%clock_hi" => {
+            let (d, zero) = (l.def_of(frame, d, 32)?, l.constant32(Constant::Bits(0)));
+            Ok(Draft::with(Op::Unary32(Unary32::Mov), [d, zero]))
         }
         (Operand::Vector(to), a, _) => unpack(l, frame, to, a),
         (d, Operand::Vector(from), _) => pack(l, frame, d, from),
