@@ -397,7 +397,9 @@ fn isspacep<'a>(
     modifiers: &[&str],
 ) -> Result<Draft> {
     let [word] = modifiers else { return Err("a state space was expected".into()) };
-    let space = space(word).ok_or_else(|| format!(".{word} is not supported"))?;
+    // Constants lie in global memory, and their addresses do not tell.
+    let space =
+        space(word).filter(|_| *word != "const").ok_or_else(|| format!(".{word} is not supported"))?;
     let [def, source] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
     let (def, source) = (l.def_of(frame, def, 0)?, l.use64(frame, source)?);
     Ok(Draft::with(Op::IsSpace(space), [def, source]))
