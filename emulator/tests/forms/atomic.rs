@@ -303,7 +303,7 @@ impl Trial {
 fn check(device: &Device, form: &Form, place: &str, guarded: bool, turn: u64) -> Result<(), String> {
     let trial = Trial::new(form, place, turn);
     let input = trial.input();
-    let job = Job { blocks: 1, threads: THREADS as u32, input: &input, output_bytes: 8 * (THREADS + CELLS) };
+    let job = Job::line(1, THREADS, &input, 8 * (THREADS + CELLS));
     let text = kernel_of(device, form, place, trial.bytes(), guarded);
     let (got, _) = device.run(&text, &job, turn).map_err(|fault| format!("{}: {fault}", form.text()))?;
     let got = words64(&got);

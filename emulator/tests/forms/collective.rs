@@ -198,7 +198,7 @@ fn results(form: &Form, warp: &[[u64; WORDS]], lane: usize, mask: u64, active: u
 fn run(device: &Device, form: &Form, turn: u64) -> Result<(), String> {
     let rows = sources(form, turn);
     let input: Vec<u8> = rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
-    let job = Job { blocks: (THREADS / 128) as u32, threads: 128, input: &input, output_bytes: 32 * THREADS };
+    let job = Job::line(THREADS / 128, 128, &input, 32 * THREADS);
     let text = kernel_of(device, form);
     let (got, _) =
         device.run(&text, &job, turn).map_err(|fault| format!("{}: {fault}\n{text}", form.text()))?;

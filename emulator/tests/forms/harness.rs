@@ -16,10 +16,17 @@ pub struct Device {
 
 /// What a kernel works on: its threads, input and the size of its output.
 pub struct Job<'a> {
-    pub blocks: u32,
-    pub threads: u32,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
     pub input: &'a [u8],
     pub output_bytes: usize,
+}
+
+impl<'a> Job<'a> {
+    /// So many blocks of so many threads, in a line.
+    pub fn line(blocks: usize, threads: usize, input: &'a [u8], output_bytes: usize) -> Self {
+        Self { grid: [blocks as u32, 1, 1], block: [threads as u32, 1, 1], input, output_bytes }
+    }
 }
 
 /// A kernel with the parameters `in` and `out`, with them in `%in` and `%out` and the thread's number in `%thread`.
@@ -59,7 +66,7 @@ impl Device {
             [job.input.len(), job.output_bytes].map(|n| self.memory.alloc(n.max(1) as u64).expect("memory"));
         self.memory.write(input, job.input).expect("allocated");
         self.memory.fill(output, &[0], job.output_bytes as u64).expect("allocated");
-        let config = LaunchConfig { grid: [job.blocks, 1, 1], block: [job.threads, 1, 1], dynamic_shared: 0 };
+        let config = LaunchConfig { grid: job.grid, block: job.block, dynamic_shared: 0 };
         let mut params: Vec<u8> = [input, output].into_iter().flat_map(u64::to_le_bytes).collect();
         params.extend(block_parameter());
         let ran =
@@ -69,11 +76,6 @@ impl Device {
         [input, output].into_iter().for_each(|address| self.memory.free(address).expect("allocated"));
         module.unload(&self.memory);
         ran.map(|counters| (bytes, counters))
-    }
-
-    /// Runs a kernel that must not fault.
-    pub fn results(&self, text: &str, job: &Job, turn: u64) -> Vec<u8> {
-        self.run(text, job, turn).unwrap_or_else(|fault| panic!("{fault}\n{text}")).0
     }
 
     /// Whether all instructions decode: launched, the kernel exits before it comes to them.

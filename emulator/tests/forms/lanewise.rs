@@ -186,8 +186,7 @@ fn check(
     let negated = turn % 2 == 1;
     let text = instruction.kernel(device.capability, if negated { "@!%g " } else { "@%g " });
     let input: Vec<u8> = rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
-    let blocks = u32::try_from(rows.len() / 128).expect("few blocks");
-    let job = Job { blocks, threads: 128, input: &input, output_bytes: rows.len() * RECORD };
+    let job = Job::line(rows.len() / 128, 128, &input, rows.len() * RECORD);
     let (results, _) = device.run(&text, &job, turn).map_err(|fault| format!("{fault}"))?;
     let results = words64(&results);
     let outputs = instruction.outputs();

@@ -9,9 +9,12 @@
 
 mod approximate;
 mod atomic;
+mod barrier;
 mod collective;
 mod compare;
+mod control;
 mod convert;
+mod copy;
 mod float;
 mod grammar;
 mod harness;

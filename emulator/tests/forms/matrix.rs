@@ -80,7 +80,7 @@ fn matrices(device: &Device, form: &Form, turn: u64) -> Result<(), String> {
     let halves: Vec<u16> = (0..8 * ROWS + 64 * count).map(|_| random.next() as u16).collect();
     let input: Vec<u8> = halves.iter().flat_map(|x| x.to_le_bytes()).collect();
     let output_bytes = if store { 16 * ROWS } else { 128 * count };
-    let job = Job { blocks: 1, threads: 32, input: &input, output_bytes };
+    let job = Job::line(1, 32, &input, output_bytes);
     let text = kernel_of(device, form, count);
     let (got, _) =
         device.run(&text, &job, turn).map_err(|fault| format!("{}: {fault}\n{text}", form.text()))?;
@@ -196,7 +196,7 @@ fn product(device: &Device, form: &Form, turn: u64) -> Result<(), String> {
     body += &format!("{} {};\n", form.name, lists.join(", "));
     (0..registers[0]).for_each(|k| body += &format!("st.global.b32 [%out+{}], %dr{k};\n", 128 * k));
     let text = kernel(device.capability, "", &body);
-    let job = Job { blocks: 1, threads: 32, input: &input, output_bytes: 128 * registers[0] };
+    let job = Job::line(1, 32, &input, 128 * registers[0]);
     let (got, _) =
         device.run(&text, &job, turn).map_err(|fault| format!("{}: {fault}\n{text}", form.text()))?;
     let depth = registers[1] * 32 * per / 16;

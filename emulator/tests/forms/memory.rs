@@ -265,7 +265,7 @@ fn load(device: &Device, form: &Form, turn: u64) -> Result<(), String> {
     }
     let text = kernel(device.capability, &declarations(form, &places, &data), &body);
     let input = input(&data, &places, size * count, &[]);
-    let job = Job { blocks: 1, threads: THREADS as u32, input: &input, output_bytes: 128 * THREADS };
+    let job = Job::line(1, THREADS, &input, 128 * THREADS);
     let (results, _) = device.run(&text, &job, turn).map_err(|fault| format!("{}: {fault}", form.text()))?;
     for (thread, got) in words64(&results).chunks_exact(16).enumerate() {
         let at = constant.unwrap_or_else(|| offset(places[thread], thread, size * count));
@@ -325,8 +325,7 @@ fn store_once(device: &Device, form: &Form, turn: u64, guarded: bool) -> Result<
     }
     let text = kernel(device.capability, "", &body);
     let input = input(&data, &places, size * count, &values);
-    let output_bytes = 2 * BYTES + SMALL * THREADS;
-    let job = Job { blocks: 1, threads: THREADS as u32, input: &input, output_bytes };
+    let job = Job::line(1, THREADS, &input, 2 * BYTES + SMALL * THREADS);
     let (got, _) = device.run(&text, &job, turn).map_err(|fault| format!("{}: {fault}", form.text()))?;
     let mut want = [vec![0; BYTES], data.clone()].concat();
     (0..THREADS).for_each(|thread| want.extend(local(&data, thread)));
