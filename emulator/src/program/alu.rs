@@ -79,8 +79,15 @@ fn width(ty: &str) -> Result<u32> {
 
 fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
     let [d, a] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
-    match (d, a, modifiers) {
-        (_, _, ["pred"]) => {
+    let [ty] = modifiers else { return Err("a type was expected".into()) };
+    let bits = if *ty == "pred" { 0 } else { width(ty)? };
+    if !matches!(d, Operand::Vector(_))
+        && frame.register_bytes(d).is_some_and(|bytes| 8 * bytes != u64::from(bits))
+    {
+        return Err(format!("the destination has not the size of .{ty}"));
+    }
+    match (d, a, *ty) {
+        (_, _, "pred") => {
             let d = l.def_of(frame, d, 0)?;
             if let Operand::Integer(bits) = a {
                 return Ok(Draft::with(Op::PredConst(*bits != 0), [d]));
@@ -100,7 +107,7 @@ fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
             let (d, zero) = (l.def_of(frame, d, 32)?, l.constant32(Constant::Bits(0)));
             Ok(Draft::with(Op::Unary32(Unary32::Mov), [d, zero]))
         }
-        (Operand::Vector(to), a, _) => unpack(l, frame, to, a),
+        (Operand::Vector(to), a, _) => unpack(l, frame, to, a, bits),
         (d, Operand::Vector(from), _) => pack(l, frame, d, from),
         (to, a, _) => {
             let d = l.def(frame, to)?;
@@ -109,7 +116,6 @@ fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
                 return Ok(Draft::with(Op::Alu64(Alu64::Mov), [d, a]));
             }
             let d = l.def_of(frame, to, 32)?;
-            let bits = if frame.register_bytes(to) == Some(2) { 16 } else { 32 };
             let a = l.use_of(frame, a, bits)?;
             Ok(Draft::with(Op::Unary32(Unary32::Mov), [d, a]))
         }
@@ -117,10 +123,16 @@ fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
 }
 
 /// `mov {a, b}, c`: [`Op::Split`] for two parts or four.
-fn unpack<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, to: &[Operand], a: &Operand) -> Result<Draft> {
+fn unpack<'a>(
+    l: &mut Lowerer<'a>,
+    frame: &Frame<'a>,
+    to: &[Operand],
+    a: &Operand,
+    bits: u32,
+) -> Result<Draft> {
     let bytes = to.iter().filter_map(|operand| frame.register_bytes(operand)).max().unwrap_or(4);
     let total = bytes * to.len() as u64;
-    if !matches!((bytes, total), (2, 4 | 8) | (4, 8)) {
+    if !matches!((bytes, total), (2, 4 | 8) | (4, 8)) || 8 * total != u64::from(bits) {
         return Err("two halves of 32 or 64 bits, or four quarters of 64, were expected".into());
     }
     let source = l.use_of(frame, a, if total == 8 { 64 } else { 32 })?;
@@ -272,9 +284,9 @@ fn special<'a>(
             let op = LaneOp::Dp { four: false, upper: *half == "hi", a_signed, b_signed };
             Ok(draft(Op::Lanes(op), operands(l, frame, i, 32, [32; 3])?))
         }
-        ("bfind", [rest @ .., ty]) => {
+        ("bfind", [ty] | ["shiftamt", ty]) => {
             let int = int_type(ty)?;
-            let op = if rest.contains(&"shiftamt") { IntOp::BfindShift } else { IntOp::Bfind };
+            let op = if modifiers.len() == 2 { IntOp::BfindShift } else { IntOp::Bfind };
             Ok(draft(Op::Lanes(LaneOp::Int(op, int)), operands(l, frame, i, 32, [int.bits])?))
         }
         ("szext", [mode @ ("wrap" | "clamp"), ty @ ("u32" | "s32")]) => {

@@ -27,13 +27,17 @@ pub(super) fn setp<'a>(
     let [test, rest @ .., ty] = modifiers else { return Err("a comparison and a type were expected".into()) };
     let test = Compare::parse(test).ok_or_else(|| format!(".{test} is no comparison"))?;
     let (scalar, packed) = compared(ty)?;
-    let ftz = rest.contains(&"ftz");
-    let logic = rest.iter().find_map(|word| match *word {
-        "and" => Some(Logic::And),
-        "or" => Some(Logic::Or),
-        "xor" => Some(Logic::Xor),
-        _ => None,
-    });
+    let (rest, ftz) = match rest {
+        [rest @ .., "ftz"] if matches!(scalar, Scalar::F32 | Scalar::F16) => (rest, true),
+        rest => (rest, false),
+    };
+    let logic = match rest {
+        [] => None,
+        ["and"] => Some(Logic::And),
+        ["or"] => Some(Logic::Or),
+        ["xor"] => Some(Logic::Xor),
+        _ => return Err("this form is not supported".into()),
+    };
     let (d, a, b, c) = match i.operands.as_slice() {
         [d, a, b] => (d, a, b, None),
         [d, a, b, c] if logic.is_some() => (d, a, b, Some(c)),

@@ -10,6 +10,9 @@ use crate::numeric::Round;
 use crate::numeric::convert::{Conversion, Scalar};
 use crate::ptx::ast::Instruction;
 
+const MODIFIERS: &[&str] =
+    &["rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi", "ftz", "sat", "relu", "satfinite"];
+
 pub(super) fn lower<'a>(
     l: &mut Lowerer<'a>,
     frame: &Frame<'a>,
@@ -17,6 +20,9 @@ pub(super) fn lower<'a>(
     modifiers: &[&str],
 ) -> Result<Draft> {
     let [rest @ .., to, from] = modifiers else { return Err("two types were expected".into()) };
+    if let Some(word) = rest.iter().find(|word| !MODIFIERS.contains(word)) {
+        return Err(format!(".{word} is not supported"));
+    }
     let words = Words::parse(rest)?;
     let scalar = |word: &str| Scalar::parse(word).ok_or_else(|| format!(".{word} is not supported"));
     let conversion = |to: Scalar, from: Scalar| {

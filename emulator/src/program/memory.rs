@@ -58,12 +58,14 @@ fn space(word: &str) -> Option<Space> {
 fn access(modifiers: &[&str]) -> Result<Access> {
     let mut access = Access::new(Space::Generic, 0);
     for &word in modifiers {
-        if let Some(found) = space(word) {
+        if let Some(found) = space(word).filter(|_| access.space == Space::Generic) {
             access.space = found;
-        } else if let Some((bytes, signed)) = element(word) {
+        } else if let Some((bytes, signed)) = element(word).filter(|_| access.bytes == 0) {
             access.bytes = bytes;
             access.sign_to = if signed { 1 } else { 0 }; // the destination's width follows
-        } else if let Some(count) = word.strip_prefix('v').and_then(|n| n.parse().ok()) {
+        } else if let Some(count) = word.strip_prefix('v').and_then(|n| n.parse().ok())
+            && access.count == 1
+        {
             access.count = count;
         } else if word.starts_with("L1::") || word.starts_with("L2::") || IGNORED.contains(&word) {
             access.strong |= STRONG.contains(&word);

@@ -9,7 +9,7 @@ use crate::registers::{GUARD, REGISTERS, guard, sentinel, set, store, text};
 use crate::soft::{F32, Format, Number, Rounding, sum};
 use crate::values::{Kind, Random, half};
 
-const LINES: &[&str] = &[
+pub const LINES: &[&str] = &[
     "atom{,.global,.shared,.shared::cta}.{add,min,max}.{u32,s32} r [q] r",
     "atom{,.global,.shared}.{add.u64,min.u64,min.s64,max.u64,max.s64} q [q] q",
     "atom{,.global,.shared}.{and,or,xor}.b32 r [q] r",

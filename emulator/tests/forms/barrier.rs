@@ -4,7 +4,7 @@ use crate::grammar::Form;
 use crate::harness::{Device, Job, kernel, words32};
 use crate::registers::{GUARD, REGISTERS, check, guard, text};
 
-const SYNCS: &[&str] = &[
+pub const SYNCS: &[&str] = &[
     "{bar,barrier,bar.cta,barrier.cta}.sync {#0,#15,r}",
     "{bar,barrier,bar.cta,barrier.cta}.sync {#1,r} {#128,r}",
     "barrier{,.cta}.sync.aligned {#0,r}",
@@ -14,12 +14,12 @@ const SYNCS: &[&str] = &[
     "-bar.async #0",
 ];
 
-const ARRIVALS: &[&str] = &[
+pub const ARRIVALS: &[&str] = &[
     "{bar,barrier,bar.cta,barrier.cta}.arrive {#3,r} {#128,r}",
     "barrier{,.cta}.arrive.aligned {#3,r} {#128,r}",
 ];
 
-const REDUCTIONS: &[&str] = &[
+pub const REDUCTIONS: &[&str] = &[
     "{bar,barrier,bar.cta,barrier.cta}.red.popc.u32 r {#3,r} {p,!p}",
     "{bar,barrier}.red.popc.u32 r {#3,r} {#128,r} {p,!p}",
     "{bar,barrier,bar.cta,barrier.cta}.red.{and,or}.pred p {#3,r} {p,!p}",

@@ -7,7 +7,7 @@ use crate::integer::{int_type, number};
 use crate::registers::{GUARD, REGISTERS, check, guard, letters, sentinel, set, store, text};
 use crate::values::{Kind, Random};
 
-const LINES: &[&str] = &[
+pub const LINES: &[&str] = &[
     "shfl.sync.{up,down,bfly,idx}.b32 {r,r|p} r {r,#3} {r,#0x1f,#0x1c03,#0} r",
     "shfl.sync.{up,down,bfly,idx}.b32 {r,r|p} r r r #-1",
     "vote.sync.{all,any,uni}.pred p {p,!p,#1,#0} {r,#-1}",

@@ -6,7 +6,7 @@ use crate::registers::{GUARD, REGISTERS, check, guard, text};
 use cuda_emulator::fault::FaultKind;
 
 /// Instructions without effect on a program that is right.
-const HINTS: &[&str] = &[
+pub const HINTS: &[&str] = &[
     "membar.{cta,gl,sys}",
     "fence{,.sc,.acq_rel}.{cta,cluster,gpu,sys}",
     "nanosleep.u32 {r,#20}",
@@ -40,7 +40,7 @@ fn hints_change_nothing() {
     });
 }
 
-const SPACES: &[&str] = &[
+pub const SPACES: &[&str] = &[
     "cvta{,.to}.{global,const,shared,shared::cta,local,param,param::entry}.u64 q q",
     "isspacep.{global,shared,shared::cta,local,param,param::entry} p q",
     "-isspacep.{const,shared::cluster} p q",

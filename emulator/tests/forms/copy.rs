@@ -5,7 +5,7 @@ use crate::harness::{Device, Job, kernel};
 use crate::registers::{GUARD, REGISTERS, check, guard, text};
 use crate::values::Random;
 
-const LINES: &[&str] = &[
+pub const LINES: &[&str] = &[
     "cp.async.ca{.shared,.shared::cta}.global{,.L2::64B,.L2::128B,.L2::256B} {[r],[q]} [q] {#4,#8,#16}",
     "cp.async.ca{.shared,.shared::cta}.global{,.L2::128B} {[r],[q]} [q] {#4,#8,#16} {r,#0,#3,#4}",
     "cp.async.cg{.shared,.shared::cta}.global{,.L2::64B,.L2::128B,.L2::256B} {[r],[q]} [q] #16",

@@ -93,6 +93,28 @@ impl Device {
     }
 }
 
+impl Device {
+    /// [`Device::decodes`] for many instructions, each in a kernel of its own.
+    pub fn decode(&self, registers: &str, instructions: &[String]) -> Vec<bool> {
+        let entry = |(k, text): (usize, &String)| {
+            format!(".visible .entry k{k}()\n{{\n{registers}exit;\n{text}\n}}\n")
+        };
+        let kernels: String = instructions.iter().enumerate().map(entry).collect();
+        let text = format!(".version 8.3\n.target sm_{}\n.address_size 64\n{kernels}", self.capability);
+        let Ok(module) = Module::load(&text, self.capability, &self.memory) else {
+            // The parser stops at one of them.
+            let (first, rest) = instructions.split_at(instructions.len() / 2);
+            return match instructions {
+                [_] => vec![false],
+                _ => [self.decode(registers, first), self.decode(registers, rest)].concat(),
+            };
+        };
+        let config = LaunchConfig { grid: [1; 3], block: [1; 3], dynamic_shared: 0 };
+        let runs = |kernel| launch(&self.memory, kernel, &config, &[], &settings(self.capability, 1)).is_ok();
+        module.kernels.iter().map(|kernel| runs(kernel)).collect()
+    }
+}
+
 /// Bytes as words of 64 bits.
 pub fn words64(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("8 bytes"))).collect()

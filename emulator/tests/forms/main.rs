@@ -15,6 +15,7 @@ mod compare;
 mod control;
 mod convert;
 mod copy;
+mod coverage;
 mod float;
 mod grammar;
 mod harness;

@@ -6,7 +6,7 @@ use crate::registers::{REGISTERS, check, text};
 use crate::soft::{BF16, Exact, F16, F32, Format, Rounding};
 use crate::values::Random;
 
-const LOADS: &[&str] = &[
+pub const LOADS: &[&str] = &[
     "ldmatrix.sync.aligned.m8n8.x1{,.trans}{.shared,.shared::cta}.b16 r {[r],[q]}",
     "ldmatrix.sync.aligned.m8n8.x2{,.trans}{.shared,.shared::cta}.b16 (r,r) {[r],[q]}",
     "ldmatrix.sync.aligned.m8n8.x4{,.trans}{.shared,.shared::cta}.b16 (r,r,r,r) {[r],[q]}",
@@ -16,7 +16,7 @@ const LOADS: &[&str] = &[
     "-stmatrix.sync.aligned.m8n8.{x1.trans.shared.b16,x1.shared.b16} [r] r",
 ];
 
-const STORES: &[&str] = &[
+pub const STORES: &[&str] = &[
     "stmatrix.sync.aligned.m8n8.x1{,.trans}{.shared,.shared::cta}.b16 {[r],[q]} r",
     "stmatrix.sync.aligned.m8n8.x2{,.trans}{.shared,.shared::cta}.b16 {[r],[q]} (r,r)",
     "stmatrix.sync.aligned.m8n8.x4{,.trans}{.shared,.shared::cta}.b16 {[r],[q]} (r,r,r,r)",
@@ -113,7 +113,7 @@ fn matrices_go_to_shared_memory() {
     }
 }
 
-const PRODUCTS: &[&str] = &[
+pub const PRODUCTS: &[&str] = &[
     "mma.sync.aligned.m16n8k16.row.col.f32.{f16.f16,bf16.bf16}.f32 (r,r,r,r) (r,r,r,r) (r,r) (r,r,r,r)",
     "mma.sync.aligned.m16n8k8.row.col.f32.{f16.f16,bf16.bf16}.f32 (r,r,r,r) (r,r) r (r,r,r,r)",
     "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 (r,r) (r,r,r,r) (r,r) (r,r)",

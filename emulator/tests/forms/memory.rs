@@ -46,7 +46,7 @@ fn lines(opcode: &str, spaces: &str, addresses: &str, shape: impl Fn(&str) -> St
     lines
 }
 
-fn load_lines() -> Vec<String> {
+pub fn load_lines() -> Vec<String> {
     let shape = |value: &str| format!("{value} ADDRESS");
     let mut all = lines("ld", ".global", "[q]", shape);
     all.extend(lines("ld", ",.const", "[q]", shape));
@@ -83,7 +83,7 @@ fn load_lines() -> Vec<String> {
     all
 }
 
-fn store_lines() -> Vec<String> {
+pub fn store_lines() -> Vec<String> {
     let shape = |value: &str| format!("ADDRESS {value}");
     let mut all = lines("st", ".global", "[q]", shape);
     all.extend(lines("st", "", "[q]", shape));
