@@ -32,6 +32,11 @@ pub(super) fn lower<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instructi
     }
 }
 
+/// The same of instructions that do not have 16 bits.
+fn wide_int_type(ty: &str) -> Result<Int> {
+    int_type(ty).and_then(|int| if int.bits == 16 { Err(format!(".{ty} is not supported")) } else { Ok(int) })
+}
+
 /// Destination and sources of given widths.
 pub(super) fn operands<'a, const N: usize>(
     l: &mut Lowerer<'a>,
@@ -115,7 +120,7 @@ fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
                 let a = l.use64(frame, a)?;
                 return Ok(Draft::with(Op::Alu64(Alu64::Mov), [d, a]));
             }
-            let d = l.def_of(frame, to, 32)?;
+            let d = l.def_of(frame, to, bits)?;
             let a = l.use_of(frame, a, bits)?;
             Ok(Draft::with(Op::Unary32(Unary32::Mov), [d, a]))
         }
@@ -139,7 +144,7 @@ fn unpack<'a>(
     let part_bits = u8::try_from(8 * bytes).expect("16 or 32");
     let mut draft = Draft::with(Op::Split { part_bits }, [(NO_REGISTER, Kind::None), source]);
     for operand in to {
-        draft.wide.push(l.def_of(frame, operand, 32)?);
+        draft.wide.push(l.def_of(frame, operand, part_bits.into())?);
     }
     Ok(draft)
 }
@@ -200,7 +205,7 @@ fn predicate_logic<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instructio
             let (a, negated) = l.use_pred(frame, a)?;
             Ok(Draft::with(Op::Pred { op, negate: [!negated, !negated] }, [d, a, a]))
         }
-        (_, [d, a, b]) => {
+        (_, [d, a, b]) if i.opcode != "not" => {
             let d = l.def_of(frame, d, 0)?;
             let ((a, na), (b, nb)) = (l.use_pred(frame, a)?, l.use_pred(frame, b)?);
             Ok(Draft::with(Op::Pred { op, negate: [na, nb] }, [d, a, b]))
@@ -236,7 +241,7 @@ fn testp<'a>(
 /// `bfi` has a source too many: position and length are joined first, as the two halves of 64 bits.
 fn bfi<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
     let [ty] = modifiers else { return Err("a type was expected".into()) };
-    let int = int_type(ty)?;
+    let int = wide_int_type(ty)?;
     let [d, a, b, position, length] = i.operands.as_slice() else {
         return Err("five operands were expected".into());
     };
@@ -285,7 +290,7 @@ fn special<'a>(
             Ok(draft(Op::Lanes(op), operands(l, frame, i, 32, [32; 3])?))
         }
         ("bfind", [ty] | ["shiftamt", ty]) => {
-            let int = int_type(ty)?;
+            let int = wide_int_type(ty)?;
             let op = if modifiers.len() == 2 { IntOp::BfindShift } else { IntOp::Bfind };
             Ok(draft(Op::Lanes(LaneOp::Int(op, int)), operands(l, frame, i, 32, [int.bits])?))
         }

@@ -39,11 +39,11 @@ pub(super) fn setp<'a>(
         _ => return Err("this form is not supported".into()),
     };
     let (d, a, b, c) = match i.operands.as_slice() {
-        [d, a, b] => (d, a, b, None),
+        [d, a, b] if logic.is_none() => (d, a, b, None),
         [d, a, b, c] if logic.is_some() => (d, a, b, Some(c)),
         _ => return Err("three operands, or four with a combining predicate, were expected".into()),
     };
-    let w = scalar.bits();
+    let w = if packed { 32 } else { scalar.bits() };
     let (first, second) = match d {
         Operand::Pair(first, second) => (l.def_of(frame, first, 0)?, l.def_of(frame, second, 0)?),
         first => (l.def_of(frame, first, 0)?, (NO_REGISTER, Kind::None)),

@@ -136,6 +136,10 @@ fn load<'a>(
     modifiers: &[&str],
 ) -> Result<Vec<Draft>> {
     let mut access = access(modifiers)?;
+    let anywhere = !matches!(access.space, Space::Shared | Space::Local | Space::Param);
+    if i.opcode == "ldu" && (!anywhere || modifiers.contains(&"const")) {
+        return Err("ldu is for global memory".into());
+    }
     let [to, from] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
     let base = address(l, frame, from, &mut access)?;
     let to = elements(to);
@@ -219,8 +223,8 @@ fn store<'a>(
     let [to, from] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
     let base = address(l, frame, to, &mut access)?;
     access.sign_to = 0;
-    if access.space == Space::Param {
-        return Err("a kernel's parameters cannot be written".into());
+    if access.space == Space::Param || modifiers.contains(&"const") {
+        return Err("parameters and constants cannot be written".into());
     }
     let from = elements(from);
     if from.len() != usize::from(access.count) {
@@ -233,7 +237,7 @@ fn store<'a>(
     }
     let mut draft = Draft::with(Op::Store(access), [(NO_REGISTER, Kind::None), base]);
     for operand in from {
-        draft.wide.push(l.use_of(frame, operand, if access.wide_value { 64 } else { 32 })?);
+        draft.wide.push(if access.wide_value { l.use64(frame, operand)? } else { l.use32(frame, operand)? });
     }
     Ok(draft)
 }
@@ -255,8 +259,8 @@ fn atomic<'a>(
     words.remove(place.expect("found above"));
     words.push(ty);
     let mut access = access(&words)?;
-    if access.count != 1 {
-        return Err("vectors of atomics are not supported".into());
+    if access.count != 1 || matches!(access.space, Space::Local | Space::Param) || words.contains(&"const") {
+        return Err("only single values in global and shared memory are supported".into());
     }
     access.strong = true;
     access.sign_to = 0;
@@ -288,11 +292,11 @@ fn copy<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifier
             Ok(Draft::new(Op::CopyWait(u32::try_from(*n).unwrap_or(u32::MAX))))
         }
         (["async", "ca" | "cg", rest @ ..], [to, from, Operand::Integer(bytes), size @ ..]) => {
-            let known = |word: &&str| {
-                matches!(*word, "shared" | "shared::cta" | "global") || word.starts_with("L2::")
-            };
-            if !rest.iter().all(known) {
+            let ["shared" | "shared::cta", "global", hint @ ..] = rest else {
                 return Err(format!("cp.async.{} is not supported", rest.join(".")));
+            };
+            if !matches!(hint, [] | ["L2::64B" | "L2::128B" | "L2::256B"]) {
+                return Err(format!(".{} is not supported", hint.join(".")));
             }
             let allowed: &[u64] = if modifiers[1] == "cg" { &[16] } else { &[4, 8, 16] };
             if !allowed.contains(bytes) {
