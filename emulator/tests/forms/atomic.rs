@@ -11,42 +11,43 @@ use crate::values::{Kind, Random, half};
 
 pub const LINES: &[&str] = &[
     "atom{,.global,.shared,.shared::cta}.{add,min,max}.{u32,s32} r [q] r",
-    "atom{,.global,.shared}.{add.u64,min.u64,min.s64,max.u64,max.s64} q [q] q",
-    "atom{,.global,.shared}.{and,or,xor}.b32 r [q] r",
-    "atom{,.global,.shared}.{and,or,xor}.b64 q [q] q",
-    "atom{,.global,.shared}.{inc,dec}.u32 r [q] r",
-    "atom{,.global,.shared}.exch.b32 r [q] r",
-    "atom{,.global,.shared}.exch.b64 q [q] q",
-    "atom{,.global,.shared}.cas.b16 h [q] h h",
-    "atom{,.global,.shared}.cas.b32 r [q] r r",
-    "atom{,.global,.shared}.cas.b64 q [q] q q",
-    "atom{,.global,.shared}.add.f32 r [q] r",
-    "atom{,.global,.shared}.add.f64 q [q] q",
-    "atom{,.global,.shared}.add.noftz.{f16,bf16} h [q] h",
-    "atom{,.global,.shared}.add.noftz.{f16x2,bf16x2} r [q] r",
-    "atom{,.relaxed,.acquire,.release,.acq_rel}{,.cta,.cluster,.gpu,.sys}{,.global,.shared}.{add.u32,min.s32} r [q] r",
+    "atom{,.global,.shared,.shared::cta}.{add.u64,min.u64,min.s64,max.u64,max.s64} q [q] q",
+    "atom{,.global,.shared,.shared::cta}.{and,or,xor}.b32 r [q] r",
+    "atom{,.global,.shared,.shared::cta}.{and,or,xor}.b64 q [q] q",
+    "atom{,.global,.shared,.shared::cta}.{inc,dec}.u32 r [q] r",
+    "atom{,.global,.shared,.shared::cta}.exch.b32 r [q] r",
+    "atom{,.global,.shared,.shared::cta}.exch.b64 q [q] q",
+    "atom{,.global,.shared,.shared::cta}.cas.b16 h [q] h h",
+    "atom{,.global,.shared,.shared::cta}.cas.b32 r [q] r r",
+    "atom{,.global,.shared,.shared::cta}.cas.b64 q [q] q q",
+    "atom{,.global,.shared,.shared::cta}.add.f32 r [q] r",
+    "atom{,.global,.shared,.shared::cta}.add.f64 q [q] q",
+    "atom{,.global,.shared,.shared::cta}.add.noftz.{f16,bf16} h [q] h",
+    "atom{,.global,.shared,.shared::cta}.add.noftz.{f16x2,bf16x2} r [q] r",
+    "atom{,.relaxed,.acquire,.release,.acq_rel}{,.cta,.cluster,.gpu,.sys}{,.global,.shared,.shared::cta}.{add.u32,min.s32} r [q] r",
     "atom.shared.{add.u32,min.s32,max.u32,add.f32,exch.b32} r [r] r",
     "atom.shared.cas.b32 r [r] r r",
     "atom.shared.{add.u64,min.s64} q [r] q",
-    "atom{,.global,.shared}.{add.u32,max.s32} _ [q] r",
-    "atom{,.global,.shared}.{add.u32,min.s32} r [q] #-7",
-    "atom{,.global,.shared}.cas.b16 h [q] h #-7",
+    "atom{,.global,.shared,.shared::cta}.{add.u32,max.s32} _ [q] r",
+    "atom{,.global,.shared,.shared::cta}.{add.u32,min.s32} r [q] #-7",
+    "atom{,.global,.shared,.shared::cta}.cas.b16 h [q] h #-7",
     "red{,.global,.shared,.shared::cta}.{add,min,max}.{u32,s32} [q] r",
-    "red{,.global,.shared}.{add.u64,min.u64,min.s64,max.u64,max.s64} [q] q",
-    "red{,.global,.shared}.{and,or,xor}.b32 [q] r",
-    "red{,.global,.shared}.{and,or,xor}.b64 [q] q",
-    "red{,.global,.shared}.{inc,dec}.u32 [q] r",
-    "red{,.global,.shared}.add.f32 [q] r",
-    "red{,.global,.shared}.add.f64 [q] q",
-    "red{,.global,.shared}.add.noftz.{f16,bf16} [q] h",
-    "red{,.global,.shared}.add.noftz.{f16x2,bf16x2} [q] r",
-    "red{,.relaxed,.release}{,.cta,.cluster,.gpu,.sys}{,.global,.shared}.{add.u32,and.b32} [q] r",
+    "red{,.global,.shared,.shared::cta}.{add.u64,min.u64,min.s64,max.u64,max.s64} [q] q",
+    "red{,.global,.shared,.shared::cta}.{and,or,xor}.b32 [q] r",
+    "red{,.global,.shared,.shared::cta}.{and,or,xor}.b64 [q] q",
+    "red{,.global,.shared,.shared::cta}.{inc,dec}.u32 [q] r",
+    "red{,.global,.shared,.shared::cta}.add.f32 [q] r",
+    "red{,.global,.shared,.shared::cta}.add.f64 [q] q",
+    "red{,.global,.shared,.shared::cta}.add.noftz.{f16,bf16} [q] h",
+    "red{,.global,.shared,.shared::cta}.add.noftz.{f16x2,bf16x2} [q] r",
+    "red{,.relaxed,.release}{,.cta,.cluster,.gpu,.sys}{,.global,.shared,.shared::cta}.{add.u32,and.b32} [q] r",
     "red.shared.{add.u32,min.s32,add.f32} [r] r",
     "-red.{exch,cas}.b32 [q] r",
     "-red.cas.b32 [q] r r",
     "-atom.global.{v2,v4}.f32.add (r,r) [q] (r,r)",
     "-atom.global.{exch,cas}.b128 q [q] q",
     "-atom.add.s64 q [q] q",
+    "-atom.{local,param,const}.add.u32 r [q] r",
     "-red.async.relaxed.cluster.shared::cluster.add.u32 [r] r",
 ];
 
@@ -271,7 +272,11 @@ impl Trial {
             let (mut b, mut c) = (value(), value());
             // Every other comparison is with what is there.
             if trial.operation.name == "cas" {
-                b = if thread / CELLS % 2 == 0 { trial.part(cell, trial.before[cell]).0 } else { b };
+                b = if (thread / CELLS).is_multiple_of(2) {
+                    trial.part(cell, trial.before[cell]).0
+                } else {
+                    b
+                };
                 c = if constant { minus } else { c };
             } else if constant {
                 b = minus;

@@ -7,7 +7,7 @@ use crate::registers::{GUARD, REGISTERS, check, guard, text};
 pub const SYNCS: &[&str] = &[
     "{bar,barrier,bar.cta,barrier.cta}.sync {#0,#15,r}",
     "{bar,barrier,bar.cta,barrier.cta}.sync {#1,r} {#128,r}",
-    "barrier{,.cta}.sync.aligned {#0,r}",
+    "barrier{,.cta}.sync.aligned {#0,#15,r}",
     "barrier{,.cta}.sync.aligned {#1,r} {#128,r}",
     "bar.warp.sync {#-1,r}",
     "-barrier.cluster.{arrive,wait}",
@@ -21,12 +21,13 @@ pub const ARRIVALS: &[&str] = &[
 
 pub const REDUCTIONS: &[&str] = &[
     "{bar,barrier,bar.cta,barrier.cta}.red.popc.u32 r {#3,r} {p,!p}",
-    "{bar,barrier}.red.popc.u32 r {#3,r} {#128,r} {p,!p}",
+    "{bar,barrier,bar.cta,barrier.cta}.red.popc.u32 r {#3,r} {#128,r} {p,!p}",
     "{bar,barrier,bar.cta,barrier.cta}.red.{and,or}.pred p {#3,r} {p,!p}",
-    "{bar,barrier}.red.{and,or}.pred p {#3,r} {#128,r} {p,!p}",
-    "barrier.red.aligned.{popc.u32} r #3 p",
-    "barrier.red.aligned.{and,or}.pred p #3 p",
-    "barrier.cta.red.popc.aligned.u32 r #3 p",
+    "{bar,barrier,bar.cta,barrier.cta}.red.{and,or}.pred p {#3,r} {#128,r} {p,!p}",
+    "barrier{,.cta}.red.popc.aligned.u32 r {#3,r} {p,!p}",
+    "barrier{,.cta}.red.popc.aligned.u32 r {#3,r} {#128,r} {p,!p}",
+    "barrier{,.cta}.red.{and,or}.aligned.pred p {#3,r} {p,!p}",
+    "barrier{,.cta}.red.{and,or}.aligned.pred p {#3,r} {#128,r} {p,!p}",
     "-bar.red.xor.pred p #3 p",
 ];
 

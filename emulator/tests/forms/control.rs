@@ -91,7 +91,7 @@ fn addresses(device: &Device, form: &Form, turn: u64) -> Result<(), String> {
     }
     // One thread: the output is one record. Its guard does not hold, so `@!%g` does.
     assert!(!guard(0));
-    body = body.replace("@!%g", if turn % 2 == 0 { "@%g" } else { "@!%g" });
+    body = body.replace("@!%g", if turn.is_multiple_of(2) { "@%g" } else { "@!%g" });
     let text = kernel(device.capability, declarations, &body);
     let mut input = 12345u32.to_le_bytes().to_vec();
     input.extend([0; 12]);

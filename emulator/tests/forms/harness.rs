@@ -49,7 +49,7 @@ pub fn block_parameter() -> Vec<u8> {
 /// Orders, checks and threads in turn.
 fn settings(capability: u32, turn: u64) -> Settings {
     let order = [Order::Early, Order::Late, Order::Seed(turn)][usize::try_from(turn % 3).expect("below 3")];
-    let checks = if turn % 2 == 0 { Checks::ALL } else { Checks::NONE };
+    let checks = if turn.is_multiple_of(2) { Checks::ALL } else { Checks::NONE };
     Settings { capability, checks, order, threads: 1, report: None }
 }
 

@@ -189,7 +189,7 @@ fn carry(words: &[&str], ty: &str) -> Spec {
             "sub" | "subc" => a - (b + plus),
             _ => {
                 let part = match (high, signed) {
-                    (true, true) => (number(v[0], bits, true) * number(v[1], bits, true) >> bits) as u64,
+                    (true, true) => ((number(v[0], bits, true) * number(v[1], bits, true)) >> bits) as u64,
                     (true, false) => ((a as u128 * b as u128) >> bits) as u64,
                     _ => (a as u128).wrapping_mul(b as u128) as u64,
                 };

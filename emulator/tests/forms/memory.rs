@@ -50,7 +50,13 @@ pub fn load_lines() -> Vec<String> {
     let shape = |value: &str| format!("{value} ADDRESS");
     let mut all = lines("ld", ".global", "[q]", shape);
     all.extend(lines("ld", ",.const", "[q]", shape));
-    all.extend(lines("ld", ".shared,.shared::cta,.local,.param,.param::entry", "{[q],[r]}", shape));
+    all.extend(lines("ldu", ",.global", "[q]", shape).into_iter().filter(|line| !line.starts_with('-')));
+    all.extend(lines(
+        "ld",
+        ".shared,.shared::cta,.local,.param,.param::entry,.param::func",
+        "{[q],[r]}",
+        shape,
+    ));
     let more = [
         "ld.weak{,.global,.shared,.local}.{s8,u16,f32,b64} q [q]",
         "ld{,.global,.shared,.local}{.ca,.cg,.cs,.lu,.cv}.{s8,u16,f32} r [q]",
@@ -58,7 +64,6 @@ pub fn load_lines() -> Vec<String> {
         "ld.{relaxed,acquire}.{cta,cluster,gpu,sys}{,.global,.shared}.{s16,b32} r [q]",
         "ld.global{,.ca,.cg,.cs}.nc{,.L1::no_allocate,.L1::evict_first}{,.L2::128B}.{u8,f32} r [q]",
         "ld.global{.L1::evict_last,.L2::64B,.L2::256B}.s32 r [q]",
-        "ldu.global.{u8,s16,b32} r [q]",
         "ld.global{.b32,.u32} r {[data+20],[data]}",
         "ld.const.s16 r {[constants+6],[constants]}",
         "ld.shared.s8 r {[buffer+7],[buffer]}",
@@ -94,11 +99,11 @@ pub fn store_lines() -> Vec<String> {
         "st.volatile{,.global,.shared,.local}.{s16,b32} [q] r",
         "st.{relaxed,release}.{cta,cluster,gpu,sys}{,.global,.shared}.{s16,b32} [q] r",
         "st.global.L1::no_allocate.s32 [q] r",
-        "st{,.global,.shared,.local}.{b8,u16,s32,b64} [q] #-7",
-        "st{,.global,.shared,.local}.f32 [q] #0fBFC00000",
-        "st{,.global,.shared,.local}.f64 [q] #0dBFF8000000000000",
+        "st{,.global,.shared,.shared::cta,.local}.{b8,u16,s32,b64} [q] #-7",
+        "st{,.global,.shared,.shared::cta,.local}.f32 [q] #0fBFC00000",
+        "st{,.global,.shared,.shared::cta,.local}.f64 [q] #0dBFF8000000000000",
         "-st.async.shared::cluster.u32 [r] r",
-        "-st.param.u32 [q] r",
+        "-st.{param,param::entry,const}.u32 [q] r",
         "-st.global.b128 [q] q",
         "-st.global.b64 [q] r",
     ];
@@ -129,7 +134,7 @@ fn places(form: &Form, turn: u64) -> Vec<Place> {
         "const" => Some(Place::Constant),
         "shared" | "shared::cta" => Some(Place::Shared),
         "local" => Some(Place::Local),
-        "param" | "param::entry" => Some(Place::Parameter),
+        "param" | "param::entry" | "param::func" => Some(Place::Parameter),
         _ => None,
     });
     let mixed =

@@ -56,10 +56,11 @@ fn constant(text: &str, ty: &str) -> u64 {
     if let Some(digits) = ["0x", "0f", "0d"].iter().find_map(|prefix| text.strip_prefix(prefix)) {
         return hex(digits);
     }
-    if ty.starts_with('f') {
+    if matches!(ty, "f32" | "f64") {
         return float(text.parse().expect("a number"));
     }
     let value: i64 = text.parse().expect("a number");
-    let width = ty.strip_prefix(['b', 'u', 's']).map_or(64, |bits| bits.parse().expect("a width"));
+    let width =
+        [("16", 16), ("32", 32), ("x2", 32)].iter().find(|(end, _)| ty.ends_with(end)).map_or(64, |w| w.1);
     value.cast_unsigned() & u64::MAX >> (64 - width)
 }

@@ -196,10 +196,10 @@ pub fn product(a: Exact, b: Exact) -> Exact {
 pub fn quotient(a: Exact, b: Exact) -> Exact {
     let up = a.significand.leading_zeros() as i32 - 2;
     let dividend = a.significand << up;
-    let inexact = u128::from(dividend % b.significand != 0);
+    let inexact = u128::from(!dividend.is_multiple_of(b.significand));
     Exact {
         negative: a.negative != b.negative,
-        significand: dividend / b.significand | inexact,
+        significand: (dividend / b.significand) | inexact,
         exponent: a.exponent - up - b.exponent,
     }
 }

@@ -151,17 +151,17 @@ fn float(f: Format, random: &mut Random) -> u64 {
         1 => x & fraction | (random.below(3) as u64) << f.fraction,
         2 => x & fraction | f.max & !fraction,
         3 => {
-            f.one() - (4 << f.fraction) + ((random.below(8) as u64) << f.fraction)
+            (f.one() - (4 << f.fraction) + ((random.below(8) as u64) << f.fraction))
                 | fraction & !(1 << random.below(4))
         }
         4 | 5 => {
             let sparse = random.next() & random.next() & random.next() & fraction;
-            f.one() - (4 << f.fraction) + ((random.below(8) as u64) << f.fraction) | sparse
+            (f.one() - (4 << f.fraction) + ((random.below(8) as u64) << f.fraction)) | sparse
         }
         _ => {
             let span = f.fraction as usize + 4;
             let down = (random.below(span) as u64).min((f.one() >> f.fraction) - 1) << f.fraction;
-            f.one() - down | x & fraction
+            (f.one() - down) | x & fraction
         }
     };
     bits & (f.sign() - 1) | sign
