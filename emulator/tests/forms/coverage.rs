@@ -51,7 +51,8 @@ fn tested() -> Vec<Form> {
         table::FLOAT,
         table::HALF,
         table::COMPARE,
-        table::CONVERT,
+        table::CONVERT_INTEGER,
+        table::CONVERT_FLOAT,
         table::MOVE,
         atomic::LINES,
         barrier::SYNCS,
@@ -175,11 +176,14 @@ fn with_a_word_more<'a>(all: &'a [Form], literals: &'a BTreeSet<&str>) -> impl I
         }
     }
     shortest.into_values().flat_map(|form| {
+        let last = (form.words().len() - 1).max(1);
         let memory = ["ld", "ldu", "st", "atom", "red"].contains(&form.words()[0]);
         let words = literals
             .iter()
             .filter(move |word| !memory || !(CACHING.contains(word) || word.starts_with("L2::")));
-        words.flat_map(|word| [1, form.words().len() - 1].map(|at| changed(form, at.max(1), word)))
+        // Where the order of words matters, they are few.
+        let places = if memory { vec![1] } else { BTreeSet::from([1, last]).into_iter().collect() };
+        words.flat_map(move |word| places.iter().map(|&at| changed(form, at, word)).collect::<Vec<_>>())
     })
 }
 

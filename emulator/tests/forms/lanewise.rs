@@ -40,11 +40,8 @@ fn spec(form: &Form) -> Option<Spec> {
         .or_else(|| integer::spec(form, &words))
 }
 
-/// Outputs of one execution.
-const SLOTS: usize = 4;
 /// Executed plainly, under a guard, and with the destination among the sources.
 const RUNS: usize = 3;
-const RECORD: usize = 8 * SLOTS * RUNS;
 
 /// An instruction of a form, and what stands before and after it.
 struct Instruction<'a> {
@@ -65,6 +62,11 @@ impl<'a> Instruction<'a> {
     fn outputs(&self) -> Vec<char> {
         let more = if self.carries { "r" } else { "" };
         letters(&self.form.operands[0]).chain(more.chars()).collect()
+    }
+
+    /// Bytes of a thread's results.
+    fn record(&self) -> usize {
+        8 * RUNS * self.outputs().len()
     }
 
     fn sources(&self) -> Vec<char> {
@@ -105,7 +107,7 @@ impl<'a> Instruction<'a> {
 
     fn kernel(&self, capability: u32, guard: &str) -> String {
         let mut body = format!("{REGISTERS}mul.wide.u32 %w, %thread, 32;\nadd.u64 %in, %in, %w;\n");
-        body += &format!("mul.wide.u32 %w, %thread, {RECORD};\nadd.u64 %out, %out, %w;\n");
+        body += &format!("mul.wide.u32 %w, %thread, {};\nadd.u64 %out, %out, %w;\n", self.record());
         body += GUARD;
         for (k, letter) in self.sources().into_iter().enumerate() {
             let at = 8 * k;
@@ -120,7 +122,7 @@ impl<'a> Instruction<'a> {
         body += &self.execution(1, &self.text(guard, false), 'd');
         if self.can_be_in_place() {
             body += &format!("{}\n", self.text("", true));
-            body += &store(self.outputs()[0], 's', self.same_size(), 8 * SLOTS * 2);
+            body += &store(self.outputs()[0], 's', self.same_size(), 16);
         }
         kernel(capability, "", &body)
     }
@@ -133,7 +135,7 @@ impl<'a> Instruction<'a> {
         }
         body += &format!("{text}\n");
         for (k, letter) in self.outputs().into_iter().enumerate() {
-            body += &store(letter, prefix, k, 8 * (SLOTS * run + k));
+            body += &store(letter, prefix, k, 8 * (self.outputs().len() * run + k));
         }
         body
     }
@@ -186,17 +188,17 @@ fn check(
     let negated = turn % 2 == 1;
     let text = instruction.kernel(device.capability, if negated { "@!%g " } else { "@%g " });
     let input: Vec<u8> = rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
-    let job = Job::line(rows.len() / 128, 128, &input, rows.len() * RECORD);
+    let job = Job::line(rows.len() / 128, 128, &input, rows.len() * instruction.record());
     let (results, _) = device.run(&text, &job, turn).map_err(|fault| format!("{fault}"))?;
     let results = words64(&results);
     let outputs = instruction.outputs();
-    for (thread, (row, got)) in (0u64..).zip(rows.iter().zip(results.chunks_exact(SLOTS * RUNS))) {
+    for (thread, (row, got)) in (0u64..).zip(rows.iter().zip(results.chunks_exact(RUNS * outputs.len()))) {
         let want = (spec.oracle)(*row);
         let fail = |how: &str, got: &[u64]| {
             let (row, line) = (row.map(|x| format!("{x:x}")), instruction.text("", false));
             Err(format!("{line} {how}, thread {thread}, of {row:?}: {got:x?}, not {want:x?}"))
         };
-        let part = |run: usize| &got[SLOTS * run..SLOTS * run + outputs.len()];
+        let part = |run: usize| &got[outputs.len() * run..outputs.len() * (run + 1)];
         if !holds(want, part(0)) {
             return fail("alone", part(0));
         }
@@ -279,8 +281,13 @@ fn comparisons_and_selections() {
 }
 
 #[test]
-fn conversions() {
-    crate::registers::check(table::CONVERT, check_form);
+fn conversions_of_integers() {
+    crate::registers::check(table::CONVERT_INTEGER, check_form);
+}
+
+#[test]
+fn conversions_of_floats() {
+    crate::registers::check(table::CONVERT_FLOAT, check_form);
 }
 
 #[test]

@@ -186,7 +186,7 @@ pub const COMPARE: &[&str] = &[
     "slct{,.ftz}.{b64,u64,s64,f64}.f32 q q q r",
 ];
 
-pub const CONVERT: &[&str] = &[
+pub const CONVERT_INTEGER: &[&str] = &[
     "cvt{,.sat}.{u8,s8,u16,s16}.{u8,s8,u16,s16} {h,r,q} {h,r,q}",
     "cvt{,.sat}.{u8,s8,u16,s16}.{u32,s32} {h,r,q} {r,q}",
     "cvt{,.sat}.{u8,s8,u16,s16}.{u64,s64} {h,r,q} q",
@@ -205,6 +205,9 @@ pub const CONVERT: &[&str] = &[
     "cvt.{rn,rz,rm,rp}{,.sat}.f64.{u8,s8,u16,s16} q {h,r}",
     "cvt.{rn,rz,rm,rp}{,.sat}.f64.{u32,s32} q r",
     "cvt.{rn,rz,rm,rp}{,.sat}.f64.{u64,s64} q q",
+];
+
+pub const CONVERT_FLOAT: &[&str] = &[
     "cvt.{rni,rzi,rmi,rpi}{,.sat}.{u8,s8,u16,s16}.{f16,bf16} {h,r} h",
     "cvt.{rni,rzi,rmi,rpi}{,.sat}.{u32,s32}.{f16,bf16} {r,q} h",
     "cvt.{rni,rzi,rmi,rpi}{,.sat}.{u64,s64}.{f16,bf16} q h",
