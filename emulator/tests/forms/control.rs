@@ -138,7 +138,7 @@ fn linear(tid: [u32; 3]) -> u32 {
     tid[0] + BLOCK[0] * (tid[1] + BLOCK[1] * tid[2])
 }
 
-const SPECIALS: [Special; 23] = [
+const SPECIALS: [Special; 26] = [
     ("%tid.x", |_, t| t[0]),
     ("%tid.y", |_, t| t[1]),
     ("%tid.z", |_, t| t[2]),
@@ -162,6 +162,9 @@ const SPECIALS: [Special; 23] = [
     ("%dynamic_smem_size", |_, _| 0),
     ("%total_smem_size", |_, _| 48),
     ("%smid", |_, _| 0),
+    ("%nsmid", |_, _| 1),
+    ("%gridid", |_, _| 0),
+    ("WARP_SZ", |_, _| 32),
 ];
 
 #[test]
