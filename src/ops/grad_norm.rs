@@ -111,7 +111,8 @@ impl DeviceNorm {
     /// Launches [`sum_of_squares`] over `grads`, f32 `[1, n]`, and [`GradNorm::new`] with the step's parameters.
     ///
     /// # Errors
-    /// [`Error::Unsupported`](crate::error::Error::Unsupported) before anything is launched; [`Error::Cuda`](crate::error::Error::Cuda) if the driver refuses.
+    /// [`Error::Unsupported`](crate::error::Error::Unsupported) before anything is launched;
+    /// [`Error::Cuda`](crate::error::Error::Cuda) if the driver refuses.
     ///
     /// # Panics
     /// If there are more gradients than were planned for.
