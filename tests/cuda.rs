@@ -43,7 +43,7 @@ fn step_params_are_laid_out_as_the_kernels_read_them() {
 #[test]
 fn a_missing_driver_is_said() {
     if cuda::driver_present() {
-        return; // this machine has one; tests/gpu.rs uses it
+        return; // this machine has one; tests/gpu uses it
     }
     assert_eq!(cuda::device_count().unwrap(), 0);
     let Err(error) = Device::open(1) else { panic!("opened a GPU without a driver") };

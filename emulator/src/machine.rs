@@ -44,6 +44,9 @@ pub struct LaunchConfig {
     pub dynamic_shared: u32,
 }
 
+/// Warp instructions after which a block that has not ended is taken to wait in vain.
+pub const MOST_INSTRUCTIONS: u64 = 1 << 32;
+
 /// What all blocks of a launch share.
 struct Launch<'a> {
     kernel: &'a Kernel,
@@ -54,6 +57,7 @@ struct Launch<'a> {
     view: View,
     simd: Simd,
     threads: u32,
+    most_instructions: u64,
 }
 
 /// Why a block stopped. The launch adds kernel, place and block.
@@ -71,6 +75,21 @@ struct Stop {
 /// # Errors
 /// The first fault in the order of blocks, whatever the number of threads.
 pub fn launch(
+    memory: &Arc<Memory>,
+    kernel: &Kernel,
+    config: &LaunchConfig,
+    params: &[u8],
+    settings: &Settings,
+) -> Result<Counters, Box<Fault>> {
+    launch_within(MOST_INSTRUCTIONS, memory, kernel, config, params, settings)
+}
+
+/// [`launch`] with another limit than [`MOST_INSTRUCTIONS`].
+///
+/// # Errors
+/// As [`launch`].
+pub fn launch_within(
+    most_instructions: u64,
     memory: &Arc<Memory>,
     kernel: &Kernel,
     config: &LaunchConfig,
@@ -101,6 +120,7 @@ pub fn launch(
         view: memory.view(),
         simd: Simd::detect(),
         threads: config.block.iter().product(),
+        most_instructions,
     };
     launch.run()
 }

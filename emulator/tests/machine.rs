@@ -1,7 +1,7 @@
 //! Small kernels, executed: results under every order and number of threads, and the faults that checks must find.
 
 use cuda_emulator::fault::{Fault, FaultKind};
-use cuda_emulator::machine::{LaunchConfig, launch};
+use cuda_emulator::machine::{LaunchConfig, launch, launch_within};
 use cuda_emulator::memory::Memory;
 use cuda_emulator::program::Module;
 use cuda_emulator::report::Counters;
@@ -173,6 +173,20 @@ fn warps_that_wait_for_nobody() {
     // Warp 0 waits at a barrier for 64 threads that warp 1 never reaches.
     let body = "setp.lt.u32 %p0, %r0, 32;\n@!%p0 bra END;\nbar.sync 1, 64;\nEND:";
     faulty(body, 64, FaultKind::Deadlock, "bar.sync");
+}
+
+#[test]
+fn a_loop_without_end() {
+    let memory = Arc::new(Memory::new(1 << 20));
+    let module = Module::load(&kernel("LOOP:\nadd.u32 %r3, %r3, 1;\nbra LOOP;"), 80, &memory).unwrap();
+    let config = LaunchConfig { grid: [1; 3], block: [64, 1, 1], dynamic_shared: 0 };
+    for order in ORDERS {
+        let settings = settings(order, 1);
+        let ended = launch_within(1 << 16, &memory, &module.kernels[0], &config, &[0; 16], &settings);
+        let fault = ended.expect_err("a fault");
+        assert_eq!(fault.kind, FaultKind::Deadlock, "{fault}");
+        assert!(fault.message.contains("executed 65536 warp instructions"), "{fault}");
+    }
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl DeviceNorm {
     /// For up to `n` gradients.
     ///
     /// # Errors
-    /// [`Error::Cuda`].
+    /// [`Error::Cuda`](crate::error::Error::Cuda).
     pub fn new(device: &Cuda, n: usize) -> Result<Self> {
         let sums = device.stream.alloc_zeros(n.div_ceil(CHUNK).max(1)).map_err(cuda(OP))?;
         let norm = device.stream.alloc_zeros(size_of::<GradNorm>()).map_err(cuda(OP))?;
@@ -111,7 +111,8 @@ impl DeviceNorm {
     /// Launches [`sum_of_squares`] over `grads`, f32 `[1, n]`, and [`GradNorm::new`] with the step's parameters.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] before anything is launched; [`Error::Cuda`] if the driver refuses.
+    /// [`Error::Unsupported`](crate::error::Error::Unsupported) before anything is launched;
+    /// [`Error::Cuda`](crate::error::Error::Cuda) if the driver refuses.
     ///
     /// # Panics
     /// If there are more gradients than were planned for.
@@ -148,7 +149,7 @@ impl DeviceNorm {
     /// The result, after all work before it.
     ///
     /// # Errors
-    /// [`Error::Cuda`].
+    /// [`Error::Cuda`](crate::error::Error::Cuda).
     pub fn download(&self, device: &Cuda) -> Result<GradNorm> {
         let mut norm = GradNorm::zeroed();
         device.stream.memcpy_dtoh(&self.norm, bytemuck::bytes_of_mut(&mut norm)).map_err(cuda(OP))?;

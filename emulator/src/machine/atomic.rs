@@ -26,7 +26,9 @@ impl Core<'_> {
             Op::Atomic { access, function, .. } => self.atomic(warp, instr, access, function, m)?,
             Op::IsSpace(space) => {
                 let at = &warp.q[usize::from(instr.r[1])].0;
-                let found = lanes(m).filter(|&lane| window::space(at[lane]) == space);
+                // The parameters' window is part of global memory's.
+                let within = |found| found == space || (space, found) == (Space::Global, Space::Param);
+                let found = lanes(m).filter(|&lane| within(window::space(at[lane])));
                 let found = found.fold(0u32, |found, lane| found | 1 << lane);
                 warp.set_pred(instr.r[0], found, m);
             }
@@ -101,6 +103,7 @@ impl Core<'_> {
                     return Err(self.stop(FaultKind::OutOfBounds, warp.id, Some(lane), message));
                 }
             };
+            let function = if shared { function.in_shared() } else { function };
             for lane in self.atomic_order(place.mask) {
                 let source = |k: usize| match instr.kinds[k] {
                     Kind::Use32 => u64::from(warp.r[usize::from(instr.r[k])].0[lane]),

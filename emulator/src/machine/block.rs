@@ -8,8 +8,6 @@ use crate::report::{Counters, Traffic};
 use crate::settings::Order;
 use crate::shadow::{Hazard, Shadow};
 
-/// Warp instructions after which a block that has not ended is taken to wait in vain.
-const MOST_INSTRUCTIONS: u64 = 1 << 32;
 /// What memory reads as that nothing wrote.
 const UNWRITTEN: u8 = 0xcd;
 
@@ -153,10 +151,10 @@ impl<'a> Block<'a> {
             if !progress {
                 return Err(self.deadlock());
             }
-            if self.core.clock > MOST_INSTRUCTIONS {
+            if self.core.clock > launch.most_instructions {
                 let message = format!(
-                    "the block executed {MOST_INSTRUCTIONS} warp instructions and has not ended: is it waiting for \
-                     another block?"
+                    "the block executed {} warp instructions and has not ended: is it waiting for another block?",
+                    launch.most_instructions
                 );
                 return Err(Box::new(Stop { kind: FaultKind::Deadlock, message, pc: None, thread: None }));
             }

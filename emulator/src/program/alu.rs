@@ -4,6 +4,7 @@
 use super::lanes::LaneOp;
 use super::lower::{Frame, Lowerer, Result};
 use super::op::{Alu64, Binary32, Kind, Logic, Op, Ternary32, Unary32};
+use super::operand::Constant;
 use super::registers::{Draft, NO_REGISTER, Virtual};
 use super::{arithmetic, compare, convert};
 use crate::numeric::Class;
@@ -29,6 +30,11 @@ pub(super) fn lower<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instructi
         }
         _ => arithmetic::lower(l, frame, i, &modifiers),
     }
+}
+
+/// The same of instructions that do not have 16 bits.
+fn wide_int_type(ty: &str) -> Result<Int> {
+    int_type(ty).and_then(|int| if int.bits == 16 { Err(format!(".{ty} is not supported")) } else { Ok(int) })
 }
 
 /// Destination and sources of given widths.
@@ -66,10 +72,27 @@ pub(super) fn int_type(ty: &str) -> Result<Int> {
     }
 }
 
+/// Width of a type whose values are only moved.
+fn width(ty: &str) -> Result<u32> {
+    match ty {
+        "b16" | "u16" | "s16" | "f16" | "bf16" => Ok(16),
+        "b32" | "u32" | "s32" | "f32" | "f16x2" | "bf16x2" => Ok(32),
+        "b64" | "u64" | "s64" | "f64" => Ok(64),
+        _ => Err(format!(".{ty} is not supported")),
+    }
+}
+
 fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
     let [d, a] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
-    match (d, a, modifiers) {
-        (_, _, ["pred"]) => {
+    let [ty] = modifiers else { return Err("a type was expected".into()) };
+    let bits = if *ty == "pred" { 0 } else { width(ty)? };
+    if !matches!(d, Operand::Vector(_))
+        && frame.register_bytes(d).is_some_and(|bytes| 8 * bytes != u64::from(bits))
+    {
+        return Err(format!("the destination has not the size of .{ty}"));
+    }
+    match (d, a, *ty) {
+        (_, _, "pred") => {
             let d = l.def_of(frame, d, 0)?;
             if let Operand::Integer(bits) = a {
                 return Ok(Draft::with(Op::PredConst(*bits != 0), [d]));
@@ -78,15 +101,18 @@ fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
             let op = Op::Pred { op: Logic::And, negate: [negated, negated] };
             Ok(Draft::with(op, [d, p, p]))
         }
-        (_, Operand::Special(name), _)
-            if matches!(name.as_str(), "%clock" | "%clock64" | "%clock_hi" | "%globaltimer") =>
-        {
+        (_, Operand::Special(name), _) if matches!(name.as_str(), "%clock" | "%clock64" | "%globaltimer") => {
             match l.def(frame, d)? {
                 def @ (_, Kind::Def32 | Kind::Def64) => Ok(Draft::with(Op::Clock, [def])),
                 _ => Err("the destination is a predicate, or nothing".into()),
             }
         }
-        (Operand::Vector(to), a, _) => unpack(l, frame, to, a),
+        // No block lives for 2^32 instructions.
+        (d, Operand::Special(name), _) if name == "%clock_hi" => {
+            let (d, zero) = (l.def_of(frame, d, 32)?, l.constant32(Constant::Bits(0)));
+            Ok(Draft::with(Op::Unary32(Unary32::Mov), [d, zero]))
+        }
+        (Operand::Vector(to), a, _) => unpack(l, frame, to, a, bits),
         (d, Operand::Vector(from), _) => pack(l, frame, d, from),
         (to, a, _) => {
             let d = l.def(frame, to)?;
@@ -94,8 +120,7 @@ fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
                 let a = l.use64(frame, a)?;
                 return Ok(Draft::with(Op::Alu64(Alu64::Mov), [d, a]));
             }
-            let d = l.def_of(frame, to, 32)?;
-            let bits = if frame.register_bytes(to) == Some(2) { 16 } else { 32 };
+            let d = l.def_of(frame, to, bits)?;
             let a = l.use_of(frame, a, bits)?;
             Ok(Draft::with(Op::Unary32(Unary32::Mov), [d, a]))
         }
@@ -103,17 +128,23 @@ fn mov<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers
 }
 
 /// `mov {a, b}, c`: [`Op::Split`] for two parts or four.
-fn unpack<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, to: &[Operand], a: &Operand) -> Result<Draft> {
+fn unpack<'a>(
+    l: &mut Lowerer<'a>,
+    frame: &Frame<'a>,
+    to: &[Operand],
+    a: &Operand,
+    bits: u32,
+) -> Result<Draft> {
     let bytes = to.iter().filter_map(|operand| frame.register_bytes(operand)).max().unwrap_or(4);
     let total = bytes * to.len() as u64;
-    if !matches!((bytes, total), (2, 4 | 8) | (4, 8)) {
+    if !matches!((bytes, total), (2, 4 | 8) | (4, 8)) || 8 * total != u64::from(bits) {
         return Err("two halves of 32 or 64 bits, or four quarters of 64, were expected".into());
     }
     let source = l.use_of(frame, a, if total == 8 { 64 } else { 32 })?;
     let part_bits = u8::try_from(8 * bytes).expect("16 or 32");
     let mut draft = Draft::with(Op::Split { part_bits }, [(NO_REGISTER, Kind::None), source]);
     for operand in to {
-        draft.wide.push(l.def_of(frame, operand, 32)?);
+        draft.wide.push(l.def_of(frame, operand, part_bits.into())?);
     }
     Ok(draft)
 }
@@ -121,8 +152,12 @@ fn unpack<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, to: &[Operand], a: &Operan
 /// `mov c, {a, b}`.
 fn pack<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, d: &Operand, from: &[Operand]) -> Result<Draft> {
     let def = l.def(frame, d)?;
+    let part_bytes = frame.register_bytes(d).unwrap_or(0) / from.len().max(1) as u64;
     let mut parts = Vec::new();
     for operand in from {
+        if frame.register_bytes(operand).is_some_and(|bytes| bytes != part_bytes) {
+            return Err("the parts are not as large as the whole".into());
+        }
         parts.push(l.use32(frame, operand)?);
     }
     match (parts.as_slice(), def.1) {
@@ -139,27 +174,23 @@ fn pack<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, d: &Operand, from: &[Operand
 
 fn selp<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
     let [ty] = modifiers else { return Err("a type was expected".into()) };
-    let wide = ty.ends_with("64");
+    let bits = width(ty)?;
     let [d, a, b, c] = i.operands.as_slice() else { return Err("four operands were expected".into()) };
-    let bits = match ty.len() {
-        _ if wide => 64,
-        _ if ty.ends_with("16") => 16,
-        _ => 32,
-    };
     let (d, a, b) = (l.def_of(frame, d, bits)?, l.use_of(frame, a, bits)?, l.use_of(frame, b, bits)?);
     let (c, negated) = l.use_pred(frame, c)?;
-    let op = if wide { Op::Select64(negated) } else { Op::Select32(negated) };
+    let op = if bits == 64 { Op::Select64(negated) } else { Op::Select32(negated) };
     Ok(Draft::with(op, [d, a, b, c]))
 }
 
 fn slct<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
-    let (ty, float) = match modifiers {
-        [ty, "s32"] => (*ty, false),
-        [ty, "f32"] | ["ftz", ty, "f32"] => (*ty, true),
+    let (ty, float, ftz) = match modifiers {
+        [ty, "s32"] => (*ty, false, false),
+        [ty, "f32"] => (*ty, true, false),
+        ["ftz", ty, "f32"] => (*ty, true, true),
         _ => return Err("this form is not supported".into()),
     };
-    let w = if ty.ends_with("64") { 64 } else { 32 };
-    Ok(draft(Op::Lanes(LaneOp::Slct { float }), operands(l, frame, i, w, [w, w, 32])?))
+    let w = width(ty)?;
+    Ok(draft(Op::Lanes(LaneOp::Slct { float, ftz }), operands(l, frame, i, w, [w, w, 32])?))
 }
 
 fn predicate_logic<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction) -> Result<Draft> {
@@ -174,7 +205,7 @@ fn predicate_logic<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instructio
             let (a, negated) = l.use_pred(frame, a)?;
             Ok(Draft::with(Op::Pred { op, negate: [!negated, !negated] }, [d, a, a]))
         }
-        (_, [d, a, b]) => {
+        (_, [d, a, b]) if i.opcode != "not" => {
             let d = l.def_of(frame, d, 0)?;
             let ((a, na), (b, nb)) = (l.use_pred(frame, a)?, l.use_pred(frame, b)?);
             Ok(Draft::with(Op::Pred { op, negate: [na, nb] }, [d, a, b]))
@@ -210,7 +241,7 @@ fn testp<'a>(
 /// `bfi` has a source too many: position and length are joined first, as the two halves of 64 bits.
 fn bfi<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifiers: &[&str]) -> Result<Draft> {
     let [ty] = modifiers else { return Err("a type was expected".into()) };
-    let int = int_type(ty)?;
+    let int = wide_int_type(ty)?;
     let [d, a, b, position, length] = i.operands.as_slice() else {
         return Err("five operands were expected".into());
     };
@@ -258,9 +289,9 @@ fn special<'a>(
             let op = LaneOp::Dp { four: false, upper: *half == "hi", a_signed, b_signed };
             Ok(draft(Op::Lanes(op), operands(l, frame, i, 32, [32; 3])?))
         }
-        ("bfind", [rest @ .., ty]) => {
-            let int = int_type(ty)?;
-            let op = if rest.contains(&"shiftamt") { IntOp::BfindShift } else { IntOp::Bfind };
+        ("bfind", [ty] | ["shiftamt", ty]) => {
+            let int = wide_int_type(ty)?;
+            let op = if modifiers.len() == 2 { IntOp::BfindShift } else { IntOp::Bfind };
             Ok(draft(Op::Lanes(LaneOp::Int(op, int)), operands(l, frame, i, 32, [int.bits])?))
         }
         ("szext", [mode @ ("wrap" | "clamp"), ty @ ("u32" | "s32")]) => {

@@ -21,8 +21,12 @@ pub(super) fn lower<'a>(
     modifiers: &[&str],
 ) -> Result<Draft> {
     let (&ty, rest) = modifiers.split_last().ok_or("no type")?;
-    let words = Words::parse(rest)?;
     let opcode = i.opcode.as_str();
+    let known = known_modifiers(opcode, ty);
+    if let Some(word) = rest.iter().find(|word| !known.contains(word)) {
+        return Err(format!(".{word} is not supported for {opcode}.{ty}"));
+    }
+    let words = Words::parse(rest)?;
     if words.cc || matches!(opcode, "addc" | "subc" | "madc") {
         return carry(l, frame, i, ty, words);
     }
@@ -41,6 +45,35 @@ pub(super) fn lower<'a>(
             _ => operands(l, frame, i, def, [uses[0], uses[1]])?,
         },
     ))
+}
+
+/// Modifiers of an opcode and type: what is not known must not go unnoticed.
+fn known_modifiers(opcode: &str, ty: &str) -> &'static [&'static str] {
+    match (opcode, ty) {
+        ("add" | "sub" | "mul" | "fma" | "mad", "f32") => &["rn", "rz", "rm", "rp", "ftz", "sat"],
+        ("div", "f32") => &["rn", "rz", "rm", "rp", "ftz", "approx", "full"],
+        ("rcp" | "sqrt", "f32") => &["rn", "rz", "rm", "rp", "ftz", "approx"],
+        ("rsqrt" | "sin" | "cos" | "lg2" | "ex2", "f32") => &["approx", "ftz"],
+        ("tanh", _) => &["approx"],
+        ("min" | "max", "f32" | "f16" | "f16x2") => &["ftz", "NaN", "xorsign", "abs"],
+        ("min" | "max", "bf16" | "bf16x2") => &["NaN", "xorsign", "abs"],
+        ("abs" | "neg", "f32" | "f16" | "f16x2") => &["ftz"],
+        ("add" | "sub" | "mul" | "fma" | "mad" | "div" | "sqrt", "f64") => &["rn", "rz", "rm", "rp"],
+        ("rcp", "f64") => &["rn", "rz", "rm", "rp", "approx", "ftz"],
+        ("rsqrt", "f64") => &["approx", "ftz"],
+        ("add" | "sub" | "mul", "f16" | "f16x2") => &["rn", "ftz", "sat"],
+        ("fma", "f16" | "f16x2") => &["rn", "ftz", "sat", "relu"],
+        ("add" | "sub" | "mul", "bf16" | "bf16x2") => &["rn"],
+        ("fma", "bf16" | "bf16x2") => &["rn", "relu"],
+        ("ex2", _) => &["approx", "ftz"],
+        ("add" | "sub", "s32") => &["sat", "cc"],
+        ("add" | "sub" | "addc" | "subc", _) => &["cc"],
+        ("mul", _) => &["lo", "hi", "wide"],
+        ("mad", "s32") => &["lo", "hi", "wide", "cc", "sat"],
+        ("mad", _) => &["lo", "hi", "wide", "cc"],
+        ("madc", _) => &["lo", "hi", "cc"],
+        _ => &[],
+    }
 }
 
 fn float32(opcode: &str, words: Words) -> Result<Form> {
@@ -97,6 +130,9 @@ fn float64(opcode: &str, words: Words) -> Result<Form> {
     let round = words.round.unwrap_or(Round::Nearest);
     let rounded = |op| Op::Lanes(LaneOp::F64(op, round));
     let nearest = round == Round::Nearest;
+    if words.ftz && words.round.is_some() {
+        return Err(".ftz is for approximations only".into());
+    }
     let op = match opcode {
         "add" if nearest => Op::Alu64(Alu64::AddF64),
         "sub" if nearest => Op::Alu64(Alu64::SubF64),
@@ -143,7 +179,8 @@ fn float16(opcode: &str, ty: &str, words: Words) -> Result<Form> {
         "tanh" => LaneOp::ApproxHalf { op: Approx::Tanh, bf16, packed, ftz: words.ftz },
         _ => return Err("unknown for 16-bit floats".into()),
     };
-    Ok((Op::Lanes(op), 32, [32; 3]))
+    let w = if packed { 32 } else { 16 };
+    Ok((Op::Lanes(op), w, [w; 3]))
 }
 
 fn integer(opcode: &str, ty: &str, words: Words) -> Result<Form> {
@@ -153,6 +190,9 @@ fn integer(opcode: &str, ty: &str, words: Words) -> Result<Form> {
     }
     let (w, wide) = (int.bits, 2 * int.bits);
     let same = [w; 3];
+    if int.bits == 16 && matches!(opcode, "popc" | "clz" | "brev" | "bfe") {
+        return Err(format!("{opcode} of 16 bits does not exist"));
+    }
     if words.wide && int.bits == 64 {
         return Err(".wide of 64-bit numbers does not exist".into());
     }
@@ -164,6 +204,7 @@ fn integer(opcode: &str, ty: &str, words: Words) -> Result<Form> {
         "mul" if words.wide => (IntOp::MulWide, wide, same),
         "mul" if words.hi => (IntOp::MulHi, w, same),
         "mul" => (IntOp::MulLo, w, same),
+        "mad" if words.sat && !words.hi => return Err(".sat is for .hi only".into()),
         "mad" if words.wide => (IntOp::MadWide, wide, [w, w, wide]),
         "mad" if words.hi && words.sat => (IntOp::MadHiSat, w, same),
         "mad" if words.hi => (IntOp::MadHi, w, same),
@@ -195,8 +236,8 @@ fn fast_integer(opcode: &str, int: Int, words: Words) -> Option<Form> {
     if words.sat {
         return None;
     }
-    let form = |op| Some((Op::Binary32(op), 32, [int.bits, int.bits, 32]));
-    let shift32 = |op| Some((Op::Binary32(op), 32, [int.bits, 32, 32]));
+    let form = |op| Some((Op::Binary32(op), int.bits, [int.bits, int.bits, 32]));
+    let shift32 = |op| Some((Op::Binary32(op), int.bits, [int.bits, 32, 32]));
     let form64 = |op| Some((Op::Alu64(op), 64, [64; 3]));
     let wide = |op| Some((Op::Alu64(op), 64, [32, 32, 64]));
     let shift = |op| Some((Op::Alu64(op), 64, [64, 32, 32]));
@@ -250,6 +291,9 @@ fn carry<'a>(
     words: Words,
 ) -> Result<Draft> {
     let int = int_type(ty)?;
+    if words.wide || words.sat || int.bits == 16 {
+        return Err("no such form with a carry".into());
+    }
     let (op, reads, three) = match i.opcode.as_str() {
         "add" => (CarryOp::Add, false, false),
         "addc" => (CarryOp::Add, true, false),

@@ -27,19 +27,23 @@ pub(super) fn setp<'a>(
     let [test, rest @ .., ty] = modifiers else { return Err("a comparison and a type were expected".into()) };
     let test = Compare::parse(test).ok_or_else(|| format!(".{test} is no comparison"))?;
     let (scalar, packed) = compared(ty)?;
-    let ftz = rest.contains(&"ftz");
-    let logic = rest.iter().find_map(|word| match *word {
-        "and" => Some(Logic::And),
-        "or" => Some(Logic::Or),
-        "xor" => Some(Logic::Xor),
-        _ => None,
-    });
+    let (rest, ftz) = match rest {
+        [rest @ .., "ftz"] if matches!(scalar, Scalar::F32 | Scalar::F16) => (rest, true),
+        rest => (rest, false),
+    };
+    let logic = match rest {
+        [] => None,
+        ["and"] => Some(Logic::And),
+        ["or"] => Some(Logic::Or),
+        ["xor"] => Some(Logic::Xor),
+        _ => return Err("this form is not supported".into()),
+    };
     let (d, a, b, c) = match i.operands.as_slice() {
-        [d, a, b] => (d, a, b, None),
+        [d, a, b] if logic.is_none() => (d, a, b, None),
         [d, a, b, c] if logic.is_some() => (d, a, b, Some(c)),
         _ => return Err("three operands, or four with a combining predicate, were expected".into()),
     };
-    let w = scalar.bits();
+    let w = if packed { 32 } else { scalar.bits() };
     let (first, second) = match d {
         Operand::Pair(first, second) => (l.def_of(frame, first, 0)?, l.def_of(frame, second, 0)?),
         first => (l.def_of(frame, first, 0)?, (NO_REGISTER, Kind::None)),
@@ -100,7 +104,8 @@ pub(super) fn set<'a>(
     let (scalar, packed) = compared(ty)?;
     let ftz = !rest.is_empty();
     let half = matches!(scalar, Scalar::F16 | Scalar::Bf16) && to == ty;
-    if packed && !half || !rest.iter().all(|word| *word == "ftz") {
+    let ftz_fits = !ftz || *rest == ["ftz"] && matches!(scalar, Scalar::F32 | Scalar::F16);
+    if packed && !half || !ftz_fits {
         return Err("this form is not supported".into());
     }
     let w = if packed { 32 } else { scalar.bits() };

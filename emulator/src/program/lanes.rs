@@ -42,8 +42,8 @@ pub enum LaneOp {
     Set { test: Compare, ty: Scalar, ftz: bool, float: bool },
     /// `set` of f16 (or bf16) to its own type: 1.0 if true; packed: on both halves.
     SetHalf { test: Compare, bf16: bool, ftz: bool, packed: bool },
-    /// `slct`: a if c >= 0, else b; c is an f32.
-    Slct { float: bool },
+    /// `slct`: a if c >= 0, else b; c is an s32 or an f32.
+    Slct { float: bool, ftz: bool },
     /// `prmt` with a mode.
     Prmt(Permute),
     /// `lop3` with its table.
@@ -101,6 +101,14 @@ const SIGN_32: u64 = 1 << 31;
 const SIGN_64: u64 = 1 << 63;
 
 impl LaneOp {
+    /// An atomic's operation on shared memory: sums of f32 keep subnormals, which those in global memory flush.
+    pub fn in_shared(self) -> Self {
+        match self {
+            Self::F32(op, mode) => Self::F32(op, Mode { ftz: false, ..mode }),
+            other => other,
+        }
+    }
+
     /// The result; bits above its type's are zero.
     pub fn apply(self, [a, b, c]: [u64; 3]) -> u64 {
         let (a32, b32, c32) = (a as u32, b as u32, c as u32);
@@ -172,7 +180,8 @@ impl LaneOp {
                     (true, true) => 0x3f80,
                 }
             }),
-            Self::Slct { float } => {
+            Self::Slct { float, ftz } => {
+                let c32 = if ftz { single::flush(c32) } else { c32 };
                 let holds = if float { f32::from_bits(c32) >= 0.0 } else { c32 as i32 >= 0 };
                 if holds { a } else { b }
             }
@@ -305,11 +314,10 @@ impl Approx {
     }
 }
 
-/// An atomic's operation and the number of operands after the address. `flush`: sums of f32 in global memory, but not
-/// those in shared memory, take subnormals for zeros.
-pub fn atomic_operation(word: &str, ty: &str, flush: bool) -> Option<(LaneOp, usize)> {
+/// An atomic's operation on global memory (see [`LaneOp::in_shared`]) and the number of operands after the address.
+pub fn atomic_operation(word: &str, ty: &str) -> Option<(LaneOp, usize)> {
     let int = |bits, signed, op| LaneOp::Int(op, Int { bits, signed });
-    let mode = Mode { round: Round::Nearest, ftz: flush, saturate: false };
+    let mode = Mode { round: Round::Nearest, ftz: true, saturate: false };
     let half = |bf16, packed| LaneOp::Half { op: Arith::Add, bf16, packed, mode: HalfMode::default() };
     let op = match (word, ty) {
         ("add", "u32" | "s32") => int(32, false, IntOp::Add),
@@ -347,7 +355,7 @@ pub fn atomic_operation(word: &str, ty: &str, flush: bool) -> Option<(LaneOp, us
 pub fn redux_operation(word: &str, ty: &str) -> Option<LaneOp> {
     match (word, ty) {
         ("add" | "min" | "max", "u32" | "s32") | ("and" | "or" | "xor", "b32") => {
-            atomic_operation(word, ty, false).map(|(op, _)| op)
+            atomic_operation(word, ty).map(|(op, _)| op)
         }
         _ => None,
     }

@@ -58,12 +58,14 @@ fn space(word: &str) -> Option<Space> {
 fn access(modifiers: &[&str]) -> Result<Access> {
     let mut access = Access::new(Space::Generic, 0);
     for &word in modifiers {
-        if let Some(found) = space(word) {
+        if let Some(found) = space(word).filter(|_| access.space == Space::Generic) {
             access.space = found;
-        } else if let Some((bytes, signed)) = element(word) {
+        } else if let Some((bytes, signed)) = element(word).filter(|_| access.bytes == 0) {
             access.bytes = bytes;
             access.sign_to = if signed { 1 } else { 0 }; // the destination's width follows
-        } else if let Some(count) = word.strip_prefix('v').and_then(|n| n.parse().ok()) {
+        } else if let Some(count) = word.strip_prefix('v').and_then(|n| n.parse().ok())
+            && access.count == 1
+        {
             access.count = count;
         } else if word.starts_with("L1::") || word.starts_with("L2::") || IGNORED.contains(&word) {
             access.strong |= STRONG.contains(&word);
@@ -75,7 +77,7 @@ fn access(modifiers: &[&str]) -> Result<Access> {
         return Err("no element type".into());
     }
     // Only global memory has accesses of 32 bytes.
-    let most = if access.space == Space::Global { 32 } else { 16 };
+    let most = if modifiers.contains(&"global") { 32 } else { 16 };
     if !matches!(access.count, 1 | 2 | 4 | 8) || u32::from(access.count) * u32::from(access.bytes) > most {
         return Err(format!("a vector of at most {most} bytes was expected"));
     }
@@ -134,6 +136,10 @@ fn load<'a>(
     modifiers: &[&str],
 ) -> Result<Vec<Draft>> {
     let mut access = access(modifiers)?;
+    let anywhere = !matches!(access.space, Space::Shared | Space::Local | Space::Param);
+    if i.opcode == "ldu" && (!anywhere || modifiers.contains(&"const")) {
+        return Err("ldu is for global memory".into());
+    }
     let [to, from] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
     let base = address(l, frame, from, &mut access)?;
     let to = elements(to);
@@ -217,8 +223,8 @@ fn store<'a>(
     let [to, from] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
     let base = address(l, frame, to, &mut access)?;
     access.sign_to = 0;
-    if access.space == Space::Param {
-        return Err("a kernel's parameters cannot be written".into());
+    if access.space == Space::Param || modifiers.contains(&"const") {
+        return Err("parameters and constants cannot be written".into());
     }
     let from = elements(from);
     if from.len() != usize::from(access.count) {
@@ -231,7 +237,7 @@ fn store<'a>(
     }
     let mut draft = Draft::with(Op::Store(access), [(NO_REGISTER, Kind::None), base]);
     for operand in from {
-        draft.wide.push(l.use_of(frame, operand, if access.wide_value { 64 } else { 32 })?);
+        draft.wide.push(if access.wide_value { l.use64(frame, operand)? } else { l.use32(frame, operand)? });
     }
     Ok(draft)
 }
@@ -243,16 +249,18 @@ fn atomic<'a>(
     modifiers: &[&str],
 ) -> Result<Draft> {
     let (ty, rest) = modifiers.split_last().ok_or("no type")?;
-    let flush = rest.contains(&"global");
-    let place = rest.iter().position(|word| lanes::atomic_operation(word, ty, false).is_some());
+    let place = rest.iter().position(|word| lanes::atomic_operation(word, ty).is_some());
     let operation = place.map(|k| rest[k]).ok_or_else(|| format!("no operation known for .{ty}"))?;
-    let (function, operands) = lanes::atomic_operation(operation, ty, flush).expect("found above");
+    if i.opcode == "red" && matches!(operation, "exch" | "cas") {
+        return Err(format!("no reduction .{operation} exists"));
+    }
+    let (function, operands) = lanes::atomic_operation(operation, ty).expect("found above");
     let mut words: Vec<&str> = rest.to_vec();
     words.remove(place.expect("found above"));
     words.push(ty);
     let mut access = access(&words)?;
-    if access.count != 1 {
-        return Err("vectors of atomics are not supported".into());
+    if access.count != 1 || matches!(access.space, Space::Local | Space::Param) || words.contains(&"const") {
+        return Err("only single values in global and shared memory are supported".into());
     }
     access.strong = true;
     access.sign_to = 0;
@@ -284,11 +292,11 @@ fn copy<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, modifier
             Ok(Draft::new(Op::CopyWait(u32::try_from(*n).unwrap_or(u32::MAX))))
         }
         (["async", "ca" | "cg", rest @ ..], [to, from, Operand::Integer(bytes), size @ ..]) => {
-            let known = |word: &&str| {
-                matches!(*word, "shared" | "shared::cta" | "global") || word.starts_with("L2::")
-            };
-            if !rest.iter().all(known) {
+            let ["shared" | "shared::cta", "global", hint @ ..] = rest else {
                 return Err(format!("cp.async.{} is not supported", rest.join(".")));
+            };
+            if !matches!(hint, [] | ["L2::64B" | "L2::128B" | "L2::256B"]) {
+                return Err(format!(".{} is not supported", hint.join(".")));
             }
             let allowed: &[u64] = if modifiers[1] == "cg" { &[16] } else { &[4, 8, 16] };
             if !allowed.contains(bytes) {
@@ -395,7 +403,9 @@ fn isspacep<'a>(
     modifiers: &[&str],
 ) -> Result<Draft> {
     let [word] = modifiers else { return Err("a state space was expected".into()) };
-    let space = space(word).ok_or_else(|| format!(".{word} is not supported"))?;
+    // Constants lie in global memory, and their addresses do not tell.
+    let space =
+        space(word).filter(|_| *word != "const").ok_or_else(|| format!(".{word} is not supported"))?;
     let [def, source] = i.operands.as_slice() else { return Err("two operands were expected".into()) };
     let (def, source) = (l.def_of(frame, def, 0)?, l.use64(frame, source)?);
     Ok(Draft::with(Op::IsSpace(space), [def, source]))

@@ -150,7 +150,7 @@ impl Lowerer<'_> {
         }
     }
 
-    /// A destination of the given width: 32 (or less), 64, or 0 for a predicate.
+    /// A destination of the given width: 16, 32, 64, or 0 for a predicate.
     pub fn def_of(&self, frame: &Frame, operand: &Operand, bits: u32) -> Result<(Virtual, Kind)> {
         let def = self.def(frame, operand)?;
         let want = match bits {
@@ -158,7 +158,11 @@ impl Lowerer<'_> {
             64 => Kind::Def64,
             _ => Kind::Def32,
         };
-        if def.1 == want || def.1 == Kind::None {
+        let fits = match (bits, frame.register_bytes(operand)) {
+            (16 | 32, Some(bytes)) => 8 * bytes == u64::from(bits),
+            _ => true,
+        };
+        if (def.1 == want && fits) || def.1 == Kind::None {
             return Ok(def);
         }
         Err("the destination has another size".into())
@@ -171,6 +175,9 @@ impl Lowerer<'_> {
             _ if bits == 64 => self.use64(frame, operand),
             Operand::Integer(value) if bits < 32 => {
                 Ok(self.constant32(Constant::Bits(value & ((1 << bits) - 1))))
+            }
+            Operand::Register(r) if 8 * frame.registers[*r as usize].1.bytes() != u64::from(bits) => {
+                Err(format!("{} has not {bits} bits", frame.name(*r)))
             }
             _ => self.use32(frame, operand),
         }

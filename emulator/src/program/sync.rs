@@ -57,7 +57,8 @@ pub(super) fn lower<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instructi
 fn barrier<'a>(l: &mut Lowerer<'a>, frame: &Frame<'a>, i: &'a Instruction, words: &[&str]) -> Result<Draft> {
     let words: Vec<&str> = words.iter().copied().filter(|w| *w != "cta").collect();
     let aligned = i.opcode == "bar" || words.contains(&"aligned");
-    let words: Vec<&str> = words.into_iter().filter(|w| *w != "aligned").collect();
+    let barrier = i.opcode == "barrier";
+    let words: Vec<&str> = words.into_iter().filter(|w| !barrier || *w != "aligned").collect();
     let (reduction, ty) = match words.as_slice() {
         ["sync"] => (None, ""),
         ["arrive"] => {

@@ -4,6 +4,13 @@ use super::lower::Result;
 use crate::numeric::half::HalfMode;
 use crate::numeric::{MinMax, Mode, Round};
 
+/// Modifiers of which an instruction has at most one.
+const EXCLUSIVE: &[&[&str]] = &[
+    &["rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi", "approx", "full"],
+    &["lo", "hi", "wide"],
+    &["sat", "relu"],
+];
+
 /// Modifiers of an arithmetic instruction, besides its types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Words {
@@ -26,6 +33,11 @@ pub struct Words {
 impl Words {
     /// Reads modifiers; those in `types` are left out.
     pub fn parse(modifiers: &[&str]) -> Result<Self> {
+        if let Some(group) =
+            EXCLUSIVE.iter().find(|group| 1 < modifiers.iter().filter(|m| group.contains(m)).count())
+        {
+            return Err(format!("only one of {group:?} is possible"));
+        }
         let mut words = Self::default();
         for &word in modifiers {
             match word {

@@ -1,0 +1,163 @@
+//! All mutants of a sample, and what the emulator says of each.
+
+use super::compile;
+use super::operators::{Edit, OPERATORS, Operator};
+use super::sample::{Loaded, ORDERS, Sample};
+use cuda_emulator::fault::Fault;
+use cuda_emulator::ptx::{self, ast};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// One changed place.
+pub struct Mutant<'a> {
+    /// What is wrong with it.
+    pub operator: &'a Operator,
+    /// Line of the PTX, from 1; 0 for the launch.
+    pub line: u32,
+    /// Source text of the line.
+    pub source: String,
+    /// What the line was.
+    pub before: String,
+    /// What it is now.
+    pub after: String,
+    ptx: String,
+    /// Bytes of shared memory too few at the launch.
+    less: u32,
+}
+
+/// How a mutant ended.
+#[derive(Debug)]
+pub enum Verdict {
+    /// A check found it.
+    Fault(Box<Fault>),
+    /// The result is wrong in some order.
+    Numbers,
+    /// Neither.
+    Survived,
+}
+
+/// The PTX of a sample's kernels, with the source text of every line.
+pub struct Text {
+    /// Of the kernels that are launched.
+    pub lines: Vec<String>,
+    sources: BTreeMap<u32, String>,
+}
+
+impl Text {
+    /// What concerns a sample of all that its file was compiled to.
+    pub fn of(sample: &Sample, ptx: &str) -> Self {
+        let lines = compile::keep(ptx, &sample.kernels());
+        let tree = ptx::parse(&lines.join("\n")).unwrap_or_else(|e| panic!("{}: {e}", sample.name));
+        let (root, mut files) = (compile::root(), BTreeMap::new());
+        for (index, name) in &tree.files {
+            let ours =
+                ["kernels", "emulator"].iter().any(|folder| Path::new(name).starts_with(root.join(folder)));
+            if ours {
+                let text = fs::read_to_string(name).expect("nvcc read it, too");
+                files.insert(*index, text.lines().map(|line| line.trim().to_owned()).collect());
+            }
+        }
+        let mut sources = BTreeMap::new();
+        for instruction in tree.functions.iter().flat_map(|function| &function.instructions) {
+            // Instructions that belong to no line are taken to belong to that of the one before.
+            let before = || sources.last_key_value().map(|(_, source): (_, &String)| source.clone());
+            if let Some(source) = source(&files, instruction.location.as_ref()).or_else(before) {
+                sources.insert(instruction.line, source);
+            }
+        }
+        Self { lines, sources }
+    }
+
+    /// Every operator at every place.
+    pub fn mutants(&self, sample: &Sample) -> Vec<Mutant<'static>> {
+        let mut mutants = Vec::new();
+        for operator in OPERATORS {
+            for at in 0..self.lines.len() {
+                for edits in (operator.apply)(&self.lines, at, sample.stage) {
+                    mutants.push(self.mutant(operator, at, &edits));
+                }
+            }
+        }
+        let smaller = OPERATORS.iter().find(|operator| operator.name == "shared memory too small");
+        let dynamic = sample.cases[0].launches.iter().any(|launched| launched.shared > 0);
+        for less in [Some(4), sample.stage].into_iter().flatten().filter(|_| dynamic) {
+            mutants.push(Mutant {
+                operator: smaller.expect("it is there"),
+                line: 0,
+                source: "the launch".to_owned(),
+                before: "the launch".to_owned(),
+                after: format!("{less} bytes less at the launch"),
+                ptx: self.lines.join("\n"),
+                less,
+            });
+        }
+        mutants
+    }
+
+    fn mutant(&self, operator: &'static Operator, at: usize, edits: &[Edit]) -> Mutant<'static> {
+        let mut lines: Vec<&str> = self.lines.iter().map(String::as_str).collect();
+        edits.iter().for_each(|(line, text)| lines[*line] = text);
+        let line = u32::try_from(at + 1).expect("few lines");
+        let after: Vec<&str> = edits.iter().map(|(_, text)| text.as_str()).collect();
+        Mutant {
+            operator,
+            line,
+            source: self.sources.get(&line).cloned().unwrap_or_else(|| "a declaration".to_owned()),
+            before: self.lines[at].trim().replace('\t', ""),
+            after: after.join(" / "),
+            ptx: lines.join("\n"),
+            less: 0,
+        }
+    }
+}
+
+/// The innermost line that is no compiler's header's.
+fn source(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) -> Option<String> {
+    let mut next = location;
+    while let Some(location) = next {
+        if let Some(file) = files.get(&location.file) {
+            return file.get((location.line as usize).checked_sub(1)?).cloned();
+        }
+        next = location.inlined_at.as_deref();
+    }
+    None
+}
+
+impl Mutant<'_> {
+    /// Executes it in one order after the other, until a check finds it; or a wrong result, where that is right.
+    pub fn verdict(&self, sample: &Sample) -> Verdict {
+        let loaded = Loaded::new(&self.ptx);
+        let mut verdict = Verdict::Survived;
+        for order in ORDERS {
+            match loaded.run(sample, self.less, order) {
+                Err(fault) => return Verdict::Fault(fault),
+                Ok(true) => {}
+                Ok(false) if self.operator.numbers => return Verdict::Numbers,
+                Ok(false) => verdict = Verdict::Numbers,
+            }
+        }
+        verdict
+    }
+
+    /// What is wrong with a verdict, if it is not a right one.
+    pub fn complaint(&self, verdict: &Verdict) -> Option<String> {
+        let Self { operator, line, source, before, after, .. } = self;
+        let complaint = match verdict {
+            Verdict::Survived => return None,
+            Verdict::Numbers if operator.numbers => return None,
+            Verdict::Numbers => "found by its wrong result only".to_owned(),
+            Verdict::Fault(fault) => {
+                let here = !operator.at_its_place || fault.ptx_line == *line;
+                if operator.right.contains(&fault.kind) && here {
+                    return None;
+                }
+                format!("the wrong diagnosis: {fault}")
+            }
+        };
+        Some(format!(
+            "{}: {source}\n    line {line}: {before}\n    became {after}\n    {complaint}",
+            operator.name
+        ))
+    }
+}
