@@ -2,7 +2,7 @@
 //! order; everything else is rounded as the kernels say they do.
 
 use super::sample::Argument::{Buffer as At, F32, U32, U64};
-use super::sample::{Buffer, Case, Launched, Sample};
+use super::sample::{Argument, Buffer, Case, Launched, Sample};
 use super::small::{bytes_bf16, bytes_f16, bytes_f32, noise, whole};
 
 /// `StepParams` of `kernels/common.cuh`, up to the scalars of AdamW.
@@ -141,6 +141,15 @@ enum Product {
 }
 
 /// C [M, N] = A [M, K] B [K, N] by one of the kernels. The gradient is added to what is there, or nothing is there.
+/// `LinearArgs` of `kernels/gemm.cu`: step, a, b, c, residual; positions, cosines, sines, gate and up, act, which these
+/// products do not have; sizes, all tokens as rows, no heads.
+fn linear_args(inputs: u32, outputs: u32, rows: u32) -> Vec<Argument> {
+    let mut arguments = vec![At(0), At(1), At(2), At(4), At(3)];
+    arguments.extend([0; 5].map(U64));
+    arguments.extend([inputs, outputs, rows, u32::MAX, 0, 0].map(U32));
+    arguments
+}
+
 fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool) -> Case {
     let ((m, n, k), kernel) = match product {
         Product::Linear => ((t, o, i), "linear_f16"),
@@ -168,7 +177,7 @@ fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool) -> Case {
         grid: [n.div_ceil(128), m.div_ceil(128) + 1, 1],
         threads: 128,
         shared: 0,
-        arguments: vec![At(0), At(1), At(2), At(3), At(4), U32(i), U32(o)],
+        arguments: linear_args(i, o, t),
     };
     Case {
         buffers: vec![

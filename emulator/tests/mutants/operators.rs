@@ -31,7 +31,8 @@ const UNEQUAL: &[FaultKind] = &[Race, Uninitialised, InFlight, Deadlock, Barrier
 /// Accesses to the wrong place.
 const ASTRAY: &[FaultKind] = &[OutOfBounds, Uninitialised, Race, InFlight];
 /// Loops that are too long or too short, which may hold barriers.
-const BEYOND: &[FaultKind] = &[OutOfBounds, Uninitialised, Race, InFlight, Deadlock, Divergence, Barrier];
+const BEYOND: &[FaultKind] =
+    &[OutOfBounds, Misaligned, Uninitialised, Race, InFlight, Deadlock, Divergence, Barrier];
 
 const fn operator(name: &'static str, right: &'static [FaultKind], apply: Apply) -> Operator {
     Operator { name, right, numbers: false, at_its_place: false, apply }

@@ -159,18 +159,20 @@ impl Loaded {
 }
 
 impl Launched {
-    /// The parameter buffer.
+    /// The parameter buffer: every argument at the next multiple of its size, be it a parameter or a field of one.
     fn params(&self, kernel: &Kernel, addresses: &[u64]) -> Vec<u8> {
-        let mut params = vec![0; kernel.param_bytes];
-        for (param, argument) in kernel.params.iter().zip(&self.arguments) {
+        let mut params = Vec::new();
+        for argument in &self.arguments {
             let bytes = match *argument {
                 Argument::Buffer(index) => addresses[index].to_le_bytes().to_vec(),
                 Argument::U64(n) => n.to_le_bytes().to_vec(),
                 Argument::U32(n) => n.to_le_bytes().to_vec(),
                 Argument::F32(x) => x.to_le_bytes().to_vec(),
             };
-            params[param.offset..param.offset + param.bytes].copy_from_slice(&bytes);
+            params.resize(params.len().next_multiple_of(bytes.len()), 0);
+            params.extend(bytes);
         }
+        assert_eq!(params.len(), kernel.param_bytes, "arguments of {}", self.kernel);
         params
     }
 }
