@@ -7,7 +7,7 @@ use crate::ops::adamw_launch::DeviceWeights;
 use crate::ops::attention_launch;
 use crate::ops::cross_entropy_launch::{DeviceLoss, HeadRungs};
 use crate::ops::grad_norm::DeviceNorm;
-use crate::ops::linear_launch::{self, Rows};
+use crate::ops::linear_launch::{self, Rotation, Rows};
 use crate::ops::{embedding, rmsnorm, rows};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -145,8 +145,8 @@ impl Backend for CudaEngine {
         w: Tensor,
         qkv: Tensor,
     ) -> Result<()> {
-        let (rung, rope) = (self.products(), [rope.cos, rope.sin]);
-        linear_launch::linear_rope(&self.device, rung, heads, batch.positions, rope, x, w, qkv)
+        let rotation = Rotation { heads, positions: batch.positions, cos: rope.cos, sin: rope.sin };
+        linear_launch::linear_rope(&self.device, self.products(), rotation, x, w, qkv)
     }
     fn attention_forward(
         &mut self,

@@ -99,29 +99,39 @@ pub fn linear_residual(
     call.launch(device, &device.kernels.linear_residual, rung)
 }
 
-/// `qkv = x·wᵀ`, q and k rotated by their tokens' positions, rounded after that. `qkv` A `[T, (H + 2K)·D]`,
-/// `positions` u32 `[1, T]`, `rope` cosines and sines, f32 `[positions, D/2]`.
+/// How q and k are rotated.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotation {
+    /// Which columns are heads.
+    pub heads: Heads,
+    /// Position of each token, u32 `[1, T]`.
+    pub positions: Tensor,
+    /// Cosines of position × frequency, f32 `[positions, D/2]`.
+    pub cos: Tensor,
+    /// Sines.
+    pub sin: Tensor,
+}
+
+/// `qkv = x·wᵀ`, q and k rotated by their tokens' positions, rounded after that. `qkv` A `[T, (H + 2K)·D]`.
 pub fn linear_rope(
     device: &Cuda,
     rung: Rung,
-    heads: Heads,
-    positions: Tensor,
-    rope: [Tensor; 2],
+    rotation: Rotation,
     x: Tensor,
     w: Tensor,
     qkv: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_rope";
+    let Rotation { heads, positions, cos, sin } = rotation;
     let (t, a, width, half) = (x.rows, device.dtype, heads.qkv_width(), heads.head_dim / 2);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [width, w.cols], a), ("qkv", qkv, [t, width], a)])?;
     expect(OP, [("positions", positions, [1, positions.cols.max(t)], DType::U32)])?;
-    let [cos, sin] = rope;
     expect(OP, [("cos", cos, [cos.rows, half], DType::F32), ("sin", sin, [cos.rows, half], DType::F32)])?;
     if rung == Rung::Production && !matches!(heads.head_dim, 16 | 32 | 64) {
         let got = heads.head_dim.to_string();
         return Err(Error::Unsupported { op: OP, dim: "head_dim", got, rule: "16, 32 or 64" });
     }
-    let call = Call { rope: Some((heads, positions, rope)), ..Call::new(OP, x, w, qkv, [w.cols, width]) };
+    let call = Call { rotation: Some(rotation), ..Call::new(OP, x, w, qkv, [w.cols, width]) };
     call.launch(device, &device.kernels.linear_rope, rung)
 }
 
@@ -232,7 +242,7 @@ struct Call {
     /// Columns of the product, where `c` is wider.
     columns: usize,
     residual: Option<Tensor>,
-    rope: Option<(Heads, Tensor, [Tensor; 2])>,
+    rotation: Option<Rotation>,
     /// Gate and up, and act.
     swiglu: Option<(Tensor, Tensor)>,
 }
@@ -251,7 +261,7 @@ impl Call {
             planned,
             columns,
             residual: None,
-            rope: None,
+            rotation: None,
             swiglu: None,
         }
     }
@@ -295,16 +305,16 @@ impl Call {
             Rows::Planned => -2,
             Rows::Supervised { first } => dim_i32(op, "first", first)?,
         };
-        let heads = self.rope.map(|(heads, ..)| heads);
+        let heads = self.rotation.map(|r| r.heads);
         Ok(LinearArgs {
             step: device.params_address(),
             a: device.address(self.a),
             b: device.address(self.b),
             c: device.address(self.c),
             residual: at(self.residual),
-            positions: at(self.rope.map(|(_, positions, _)| positions)),
-            cos: at(self.rope.map(|(_, _, [cos, _])| cos)),
-            sin: at(self.rope.map(|(_, _, [_, sin])| sin)),
+            positions: at(self.rotation.map(|r| r.positions)),
+            cos: at(self.rotation.map(|r| r.cos)),
+            sin: at(self.rotation.map(|r| r.sin)),
             gate_up: at(self.swiglu.map(|(gate_up, _)| gate_up)),
             act: at(self.swiglu.map(|(_, act)| act)),
             inputs: dim_i32(op, "in", self.inputs)?,

@@ -9,7 +9,8 @@ use smolten::cuda::{Cuda, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
 use smolten::ops::attention::Heads;
-use smolten::ops::{linear, linear_launch, rope, swiglu};
+use smolten::ops::linear_launch::{self, Rotation};
+use smolten::ops::{linear, rope, swiglu};
 
 /// Rows planned and in use, inputs, F or rows of W beyond it.
 const SHAPES: [[usize; 4]; 5] =
@@ -124,7 +125,8 @@ fn rope_matches<E: Element>(unit: f32) {
             write(&mut cuda, cos, &cos_host);
             write(&mut cuda, sin, &sin_host);
             write_rows::<E>(&mut cuda, qkv, &[]);
-            linear_launch::linear_rope(&cuda, rung, heads, positions, [cos, sin], x, w, qkv).unwrap();
+            let rotation = Rotation { heads, positions, cos, sin };
+            linear_launch::linear_rope(&cuda, rung, rotation, x, w, qkv).unwrap();
             // Two products and a sum, fused or not; a column and its partner differ by half a head.
             let size = |i: usize| {
                 let partner = if i % head_dim < half { i + half } else { i - half };
@@ -161,7 +163,7 @@ fn other_widths_of_heads_are_refused() {
     let (x, w, qkv) = (of(4, 8, DType::F16), of(384, 8, DType::F16), of(4, 384, DType::F16));
     let (positions, cos, sin) = (of(1, 4, DType::U32), of(4, 64, DType::F32), of(4, 64, DType::F32));
     let cuda = open(&plan, DType::F16);
-    let refused =
-        linear_launch::linear_rope(&cuda, Rung::Production, heads, positions, [cos, sin], x, w, qkv);
+    let rotation = Rotation { heads, positions, cos, sin };
+    let refused = linear_launch::linear_rope(&cuda, Rung::Production, rotation, x, w, qkv);
     assert!(matches!(refused, Err(Error::Unsupported { dim: "head_dim", .. })), "{refused:?}");
 }

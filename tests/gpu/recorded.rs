@@ -80,7 +80,7 @@ impl Part {
     fn begin(&self, engine: &mut CudaEngine, t: u64) {
         let step = StepParams {
             accumulate: u32::from(t == 3),
-            ..params(u32::try_from(ROWS).unwrap() - 7 * t as u32, AdamWScalars::adamw_8bit(&CONFIG, t))
+            ..params(u32::try_from(ROWS as u64 - 7 * t).unwrap(), AdamWScalars::adamw_8bit(&CONFIG, t))
         };
         engine.set_params(&step).unwrap();
         upload(engine, self.x, &common::uniform(ROWS * WIDTH, 10 + t));
