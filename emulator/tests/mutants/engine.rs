@@ -6,8 +6,8 @@ use super::sample::{Argument, Buffer, Case, Launched, Sample};
 use super::small::{bytes_bf16, bytes_f16, bytes_f32, noise, whole};
 
 /// `StepParams` of `kernels/common.cuh`, up to the scalars of AdamW.
-fn step_params(tokens: u32, accumulate: bool) -> Vec<u8> {
-    let mut bytes = [tokens, 1, 1, 1, u32::from(accumulate)].map(u32::to_le_bytes).concat();
+fn step_params(tokens: u32, supervised: u32, accumulate: bool) -> Vec<u8> {
+    let mut bytes = [tokens, 1, supervised, 1, u32::from(accumulate)].map(u32::to_le_bytes).concat();
     bytes.extend(bytes_f32(&[1.0, LOSS_SCALE, MAX_GRAD_NORM]));
     bytes.resize(64, 0);
     bytes
@@ -46,11 +46,11 @@ pub fn samples() -> Vec<Sample> {
 
 /// A whole tile, and more steps than stages; then all remainders of a tile, and several of them.
 fn products(product: Product) -> Vec<Case> {
-    let mut cases = vec![linear(product, 125, 128, 104, true)];
+    let mut cases = vec![linear(product, 125, 128, 104, true, TOKENS)];
     let (outputs, inputs) = ([8, 16, 24, 32, 40, 48, 56, 64, 72, 104], [8, 40, 72, 104]);
     cases.extend((0..24).map(|j| {
         let t = u32::try_from(4 * j + 2).expect("small");
-        linear(product, t, outputs[j % 10], inputs[(j + j / 4) % 4], j % 2 == 0)
+        linear(product, t, outputs[j % 10], inputs[(j + j / 4) % 4], j % 2 == 0, TOKENS)
     }));
     let others = [
         (122, 104, 40),
@@ -62,7 +62,13 @@ fn products(product: Product) -> Vec<Case> {
         (0, 8, 8),
         (133, 136, 16),
     ];
-    cases.extend(others.map(|(t, o, i)| linear(product, t, o, i, true)));
+    cases.extend(others.map(|(t, o, i)| linear(product, t, o, i, true, TOKENS)));
+    // Rows of a chunk of the supervised ones, first and later chunks, none left; all rows of the plan; nothing to add.
+    cases.push(linear(product, 0, 8, 8, false, TOKENS));
+    cases.extend(
+        [(6, 0), (0, 0), (6, 1), (0, 1), (7, 2), (6, PLANNED)]
+            .map(|(t, first)| linear(product, t, 128, 104, false, first)),
+    );
     cases
 }
 
@@ -87,7 +93,7 @@ fn rmsnorm(kernel: &'static str, rows: u32, bf16: bool, t: u32, c: u32) -> Case 
     };
     Case {
         buffers: vec![
-            Buffer::input(step_params(t, false)),
+            Buffer::input(step_params(t, 1, false)),
             Buffer::input(bytes_f32(&x)),
             Buffer::input(bytes(&w)),
             Buffer::output(bytes(&y)),
@@ -128,7 +134,7 @@ fn grad_norm_finish(chunks: u32) -> Case {
     };
     let sums = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
     Case {
-        buffers: vec![Buffer::input(step_params(1, false)), Buffer::input(sums), Buffer::output(out)],
+        buffers: vec![Buffer::input(step_params(1, 1, false)), Buffer::input(sums), Buffer::output(out)],
         launches: vec![launched],
     }
 }
@@ -142,15 +148,20 @@ enum Product {
 
 /// C [M, N] = A [M, K] B [K, N] by one of the kernels. The gradient is added to what is there, or nothing is there.
 /// `LinearArgs` of `kernels/gemm.cu`: step, a, b, c, residual; positions, cosines, sines, gate and up, act, which these
-/// products do not have; sizes, all tokens as rows, no heads.
-fn linear_args(inputs: u32, outputs: u32, rows: u32) -> Vec<Argument> {
+/// products do not have; sizes, rows of the plan, where they begin, no heads.
+fn linear_args(inputs: u32, outputs: u32, rows: u32, first: i32) -> Vec<Argument> {
     let mut arguments = vec![At(0), At(1), At(2), At(4), At(3)];
     arguments.extend([0; 5].map(U64));
-    arguments.extend([inputs, outputs, rows, u32::MAX, 0, 0].map(U32));
+    arguments.extend([inputs, outputs, rows, first.cast_unsigned(), 0, 0].map(U32));
     arguments
 }
 
-fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool) -> Case {
+/// `first` of `LinearArgs` where all tokens count, and where all rows of the plan do.
+const TOKENS: i32 = -1;
+const PLANNED: i32 = -2;
+
+/// A product over `t` rows.
+fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool, first: i32) -> Case {
     let ((m, n, k), kernel) = match product {
         Product::Linear => ((t, o, i), "linear_f16"),
         Product::Residual => ((t, o, i), "linear_residual_bf16"),
@@ -158,30 +169,37 @@ fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool) -> Case {
     };
     let (a, b, old) = (whole(4, 4, m * k), whole(5, 4, k * n), whole(6, 99, m * n));
     let gradient = product == Product::WeightGradient;
-    let adds = product == Product::Residual || (gradient && accumulate);
+    let accumulates = gradient && (accumulate || first > 0);
+    let adds = product == Product::Residual || accumulates;
     let place = |own, all, of_k| if gradient { of_k * all + own } else { own * k + of_k };
     let element = |at: u32| {
         let (row, column) = (at / n, at % n);
         let term = |of_k: u32| a[place(row, m, of_k) as usize] * b[place(column, n, of_k) as usize];
-        let sum: f32 = (0..k).map(term).sum();
+        let sum = (0..k).map(term).fold(0.0, |sum, x| sum + x); // `sum` of nothing would be -0
         if adds { sum + old[at as usize] } else { sum }
     };
     let c: Vec<f32> = (0..m * n).map(element).collect();
     let elements = if product == Product::Linear { bytes_f16 } else { bytes_bf16 };
     let old = Buffer::input(bytes_f32(&old));
-    let contents = old.contents.clone().filter(|_| gradient && accumulate);
+    let contents = old.contents.clone().filter(|_| accumulates);
     let c = if product == Product::Linear { bytes_f16(&c) } else { bytes_f32(&c) };
     let c = Buffer { contents, ..Buffer::output(c) };
+    // The count that does not apply is another.
+    let (tokens, supervised) = match first {
+        TOKENS => (t, 1),
+        PLANNED => (t + 1, 1),
+        _ => (t + 3, t + first.unsigned_abs()),
+    };
     let launched = Launched {
         kernel,
         grid: [n.div_ceil(128), m.div_ceil(128) + 1, 1],
         threads: 128,
         shared: 0,
-        arguments: linear_args(i, o, t),
+        arguments: linear_args(i, o, t, first),
     };
     Case {
         buffers: vec![
-            Buffer::input(step_params(t, accumulate)),
+            Buffer::input(step_params(tokens, supervised, accumulate)),
             Buffer::input(elements(&a)),
             Buffer::input(elements(&b)),
             old,
