@@ -56,7 +56,8 @@ pub struct EngineArguments {
     /// What computes: auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// Type of weights and activations: auto, fp32, bf16 or fp16 [default: auto, which is fp32 on a CPU]
+    /// Type of weights and activations: auto, fp32, bf16 or fp16 [default: auto, which is fp32 on a CPU, and on a
+    /// GPU bf16, or fp16 before Ampere]
     #[arg(long, value_name = "PRECISION")]
     pub precision: Option<String>,
     /// CPU threads [default: all cores]
