@@ -86,6 +86,14 @@ impl Device {
         self.context.name().map_err(cuda("ask for the GPU's name"))
     }
 
+    /// What the driver says of the GPU under a number of its own.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn attribute(&self, attribute: CUdevice_attribute) -> Result<i32> {
+        self.context.attribute(attribute).map_err(cuda("ask for an attribute of the GPU"))
+    }
+
     /// Bytes of memory: free, and in all.
     ///
     /// # Errors
@@ -114,6 +122,19 @@ pub fn device_count() -> Result<usize> {
         Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(0),
         Err(source) => Err(Error::Cuda { op: "count the GPUs", source }),
     }
+}
+
+/// Newest CUDA version that the driver knows, e.g. (13, 0).
+///
+/// # Errors
+/// [`Error::Cuda`].
+pub fn driver_version() -> Result<(i32, i32)> {
+    let mut version = 0;
+    // SAFETY: the function writes one int, to a place that outlives the call. libcuda was opened before, by
+    // `Device::open`, without which there is nothing to ask for.
+    let code = unsafe { cudarc::driver::sys::cuDriverGetVersion(&raw mut version) };
+    code.result().map_err(cuda("ask for the driver's version"))?;
+    Ok((version / 1000, version % 1000 / 10))
 }
 
 /// A GPU with its kernels and its arena.

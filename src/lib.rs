@@ -49,3 +49,5 @@ pub mod generate;
 pub mod eval;
 
 pub mod trainer;
+
+pub mod bench;

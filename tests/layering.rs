@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 27] = [
     "error",
     "dtype",
     "config",
@@ -27,6 +27,7 @@ const ORDER: [&str; 26] = [
     "generate",
     "eval",
     "trainer",
+    "bench",
     "cli",
     "main",
 ];

@@ -1,13 +1,15 @@
-//! `smolten bench`: a run against figures that others published.
+//! `smolten bench`: a run, or the kernels, against figures that others published.
 
+mod kernels;
 mod losses;
 mod reference;
+mod table;
 
 use clap::{Args, Subcommand};
 use losses::RunLosses;
 use reference::Reference;
 use smolten::error::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Subcommands of `bench`.
 #[derive(Args)]
@@ -25,6 +27,9 @@ enum Bench {
         #[arg(long, value_name = "DIR")]
         run: PathBuf,
     },
+    /// Time every kernel operation of the training step at the shapes of SmolLM2 on one GPU, beside what the card does at
+    /// best and what others published
+    Kernels(kernels::KernelsArguments),
 }
 
 /// Mean over the steps of |ours − reference| ÷ reference that a run may have: twice what a bf16 run with 8-bit state
@@ -36,7 +41,13 @@ const LARGEST_BAND: f64 = 2.0 * 0.092;
 
 /// Runs the subcommand.
 pub fn run(arguments: &BenchArguments) -> Result<()> {
-    let Bench::Train { run } = &arguments.what;
+    match &arguments.what {
+        Bench::Train { run } => hold_against_the_reference(run),
+        Bench::Kernels(arguments) => kernels::run(arguments),
+    }
+}
+
+fn hold_against_the_reference(run: &Path) -> Result<()> {
     let reference = Reference::trl_0_17();
     let ours = RunLosses::read(run)?;
     say!("run: {}", run.display());

@@ -126,6 +126,21 @@ impl DeviceLoss {
         rows::scatter(device, rungs.rows, loss_rows, first, dx_chunk, dx)
     }
 
+    /// Launches loss and gradient of the first chunk's rows alone, for benches.
+    ///
+    /// # Errors
+    /// As [`DeviceLoss::launch`].
+    pub fn launch_first_rows(
+        &mut self,
+        device: &Cuda,
+        rung: Rung,
+        lists: [Tensor; 2],
+        args: &LinearCrossEntropy,
+    ) -> Result<()> {
+        check(device.dtype, rung, lists, args)?;
+        self.launch_rows(device, rung, lists, args, 0)
+    }
+
     fn launch_rows(
         &mut self,
         device: &Cuda,
