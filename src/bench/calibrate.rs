@@ -38,9 +38,8 @@ impl Calibration {
         fill(&mut device, x, &Fill::Normal(1.0), 1)?;
         fill(&mut device, w, &Fill::Normal(1.0 / (matrix_size as f32).sqrt()), 2)?;
         let mut timer = Timer::new(&device, card.flush_bytes())?;
-        let product = timer.time(&device, repeats, &mut |device| {
-            linear_launch::linear(device, Rung::Production, x, w, y)
-        })?;
+        let product = timer
+            .time(&device, repeats, &mut |device| linear_launch::linear(device, Rung::Production, x, w, y))?;
         const OP: &str = "measure the bandwidth of a copy";
         let from = device.stream.alloc_zeros::<u8>(copy_bytes).map_err(cuda(OP))?;
         let mut to = device.stream.alloc_zeros::<u8>(copy_bytes).map_err(cuda(OP))?;

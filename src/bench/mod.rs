@@ -98,7 +98,8 @@ impl Bench {
     /// # Errors
     /// [`Error::Unsupported`] where a rung does not take the shape; [`Error::Cuda`].
     pub fn measure(&mut self, case: &Case) -> Result<Measured> {
-        let rung = if self.options.rungs.contains(&Rung::Production) { Rung::Production } else { Rung::Naive };
+        let rung =
+            if self.options.rungs.contains(&Rung::Production) { Rung::Production } else { Rung::Naive };
         let repeats = self.options.repeats;
         let times = self.time(case, &[(rung, repeats)])?.remove(0);
         if self.options.rungs.len() < 2 {

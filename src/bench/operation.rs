@@ -26,23 +26,68 @@ pub enum Product {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "named as in the operations' own files")]
 pub enum Operation {
-    Zero { t: usize, c: usize },
-    Gather { t: usize, c: usize },
-    Scatter { t: usize, c: usize },
-    EmbeddingForward { t: usize, c: usize, vocab: usize },
+    Zero {
+        t: usize,
+        c: usize,
+    },
+    Gather {
+        t: usize,
+        c: usize,
+    },
+    Scatter {
+        t: usize,
+        c: usize,
+    },
+    EmbeddingForward {
+        t: usize,
+        c: usize,
+        vocab: usize,
+    },
     /// Into a gradient that the head wrote before.
-    EmbeddingBackward { t: usize, c: usize, vocab: usize },
-    NormForward { t: usize, c: usize },
-    NormBackward { t: usize, c: usize },
-    Linear { product: Product, t: usize, inputs: usize, outputs: usize },
-    AttentionForward { heads: Heads, t: usize, length: usize },
-    AttentionBackward { heads: Heads, t: usize, length: usize },
-    CrossEntropy { t: usize, vocab: usize },
-    GradNorm { weights: Vec<usize> },
+    EmbeddingBackward {
+        t: usize,
+        c: usize,
+        vocab: usize,
+    },
+    NormForward {
+        t: usize,
+        c: usize,
+    },
+    NormBackward {
+        t: usize,
+        c: usize,
+    },
+    Linear {
+        product: Product,
+        t: usize,
+        inputs: usize,
+        outputs: usize,
+    },
+    AttentionForward {
+        heads: Heads,
+        t: usize,
+        length: usize,
+    },
+    AttentionBackward {
+        heads: Heads,
+        t: usize,
+        length: usize,
+    },
+    CrossEntropy {
+        t: usize,
+        vocab: usize,
+    },
+    GradNorm {
+        weights: Vec<usize>,
+    },
     /// fp32 moments, torch's rule.
-    AdamW { weights: Vec<usize> },
+    AdamW {
+        weights: Vec<usize>,
+    },
     /// 8-bit moments of weights of 4,096 elements and more.
-    AdamW8bit { weights: Vec<usize> },
+    AdamW8bit {
+        weights: Vec<usize>,
+    },
 }
 
 /// What any kernel has to do: every input read once, every output written once, nothing computed twice.
@@ -107,14 +152,18 @@ impl Operation {
                 };
                 vec![("m", m), ("n", n), ("k", k)]
             }
-            Self::AttentionForward { heads, t, length } | Self::AttentionBackward { heads, t, length } => vec![
-                ("tokens", *t),
-                ("sequence", *length),
-                ("heads", heads.heads),
-                ("kv_heads", heads.kv_heads),
-                ("head_dim", heads.head_dim),
-            ],
-            Self::Zero { t, c } | Self::Gather { t, c } | Self::Scatter { t, c } => vec![("rows", *t), ("columns", *c)],
+            Self::AttentionForward { heads, t, length } | Self::AttentionBackward { heads, t, length } => {
+                vec![
+                    ("tokens", *t),
+                    ("sequence", *length),
+                    ("heads", heads.heads),
+                    ("kv_heads", heads.kv_heads),
+                    ("head_dim", heads.head_dim),
+                ]
+            }
+            Self::Zero { t, c } | Self::Gather { t, c } | Self::Scatter { t, c } => {
+                vec![("rows", *t), ("columns", *c)]
+            }
             Self::NormForward { t, c } | Self::NormBackward { t, c } => vec![("rows", *t), ("columns", *c)],
             Self::EmbeddingForward { t, c, vocab } | Self::EmbeddingBackward { t, c, vocab } => {
                 vec![("rows", *t), ("columns", *c), ("vocabulary", *vocab)]
@@ -151,7 +200,9 @@ impl Operation {
             }
             Self::CrossEntropy { t, vocab } => (0, 4 * t * vocab + 8 * t, a * t * vocab + 4 * t),
             Self::GradNorm { weights } => (0, 4 * weights.iter().sum::<usize>(), 0),
-            Self::AdamW { weights } => (0, 16 * weights.iter().sum::<usize>(), (12 + a) * weights.iter().sum::<usize>()),
+            Self::AdamW { weights } => {
+                (0, 16 * weights.iter().sum::<usize>(), (12 + a) * weights.iter().sum::<usize>())
+            }
             Self::AdamW8bit { weights } => {
                 let small: usize = weights.iter().filter(|&&n| n < MIN_8BIT_ELEMENTS).sum();
                 let large = weights.iter().sum::<usize>() - small;

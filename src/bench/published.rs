@@ -88,7 +88,10 @@ mod tests {
         for figure in &all {
             let said = [&figure.of, &figure.card, &figure.precision, &figure.measured];
             assert!(said.iter().all(|text| !text.is_empty()), "{figure:?}");
-            assert!(figure.source.starts_with("https://") || figure.source.starts_with("arXiv:"), "{figure:?}");
+            assert!(
+                figure.source.starts_with("https://") || figure.source.starts_with("arXiv:"),
+                "{figure:?}"
+            );
             assert!(matches!(figure.unit.as_str(), "TFLOP/s" | "GB/s"), "{figure:?}");
             // Within what any card of today computes or moves.
             assert!(figure.value > 50.0 && figure.value < 5000.0, "{figure:?}");
@@ -123,7 +126,10 @@ mod tests {
         assert_eq!((attention.shape["sequence"], attention.value), (2048, 371.0));
         let attention = nearest(&all, &case("attention_forward/512"), h100).unwrap();
         assert_eq!((attention.shape["sequence"], attention.value), (512, 225.0));
-        assert_eq!(nearest(&all, &case("linear_rope/qkv"), "NVIDIA A100-SXM4-80GB").unwrap().card, "A100 SXM");
+        assert_eq!(
+            nearest(&all, &case("linear_rope/qkv"), "NVIDIA A100-SXM4-80GB").unwrap().card,
+            "A100 SXM"
+        );
         assert_eq!(nearest(&all, &case("rows_zero"), h100), None);
     }
 }

@@ -34,7 +34,8 @@ const WEIGHT: f32 = 0.03;
 
 impl Setup {
     pub(super) fn new(case: &Case, dtype: DType) -> Self {
-        let mut b = Buffers { plan: Plan::default(), fills: Vec::new(), a: dtype, params: params(case, dtype) };
+        let mut b =
+            Buffers { plan: Plan::default(), fills: Vec::new(), a: dtype, params: params(case, dtype) };
         let launch = match &case.operation {
             Operation::Zero { t, c } => b.zero(*t, *c),
             Operation::Gather { t, c } => b.gather(*t, *c),
@@ -76,7 +77,15 @@ fn params(case: &Case, dtype: DType) -> StepParams {
     let loss_scale = if dtype == DType::F16 { 1024.0 } else { 1.0 };
     #[expect(clippy::cast_precision_loss, reason = "of a count below 2^24")]
     let inverse_denominator = 1.0 / tokens as f32;
-    StepParams { tokens, supervised: tokens, inverse_denominator, loss_scale, max_grad_norm: 1.0, adamw, ..zero }
+    StepParams {
+        tokens,
+        supervised: tokens,
+        inverse_denominator,
+        loss_scale,
+        max_grad_norm: 1.0,
+        adamw,
+        ..zero
+    }
 }
 
 struct Buffers {
@@ -145,7 +154,8 @@ impl Buffers {
         let mut by_id: Vec<u32> = (0..).take(t).collect();
         by_id.sort_by_key(|&token| (ids[token as usize], token));
         let begins = |&i: &usize| i == 0 || ids[by_id[i] as usize] != ids[by_id[i - 1] as usize];
-        let mut starts: Vec<u32> = (0..t).filter(begins).map(|i| u32::try_from(i).expect("below t")).collect();
+        let mut starts: Vec<u32> =
+            (0..t).filter(begins).map(|i| u32::try_from(i).expect("below t")).collect();
         self.params.distinct_ids = u32::try_from(starts.len()).expect("at most t");
         starts.resize(t + 1, self.params.tokens);
         let lists = [self.list(ids), self.list(by_id), self.list(starts)];
@@ -269,12 +279,7 @@ impl Buffers {
             x,
             w: self.out(vocab, UNREAD, self.a),
             losses: self.out(1, t, DType::F32),
-            gradients: Some(HeadGradients {
-                dx: x,
-                dw: x,
-                dlogits: self.out(t, vocab, self.a),
-                dx_chunk: x,
-            }),
+            gradients: Some(HeadGradients { dx: x, dw: x, dlogits: self.out(t, vocab, self.a), dx_chunk: x }),
             x_chunk: x,
             logits,
         };

@@ -64,7 +64,8 @@ impl Case {
         half.tokens /= 2;
         match &mut half.operation {
             Operation::Linear { t, .. } => *t /= 2,
-            Operation::AttentionForward { t, length, .. } | Operation::AttentionBackward { t, length, .. } => {
+            Operation::AttentionForward { t, length, .. }
+            | Operation::AttentionBackward { t, length, .. } => {
                 *t /= 2;
                 *length = (*length).min(*t);
             }

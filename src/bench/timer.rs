@@ -60,7 +60,8 @@ impl Timer {
             launch(device)?;
             events.push((start, now()?));
         }
-        let us = events.iter().map(|(start, end)| Ok(1e3 * f64::from(start.elapsed_ms(end).map_err(cuda(OP))?)));
+        let us =
+            events.iter().map(|(start, end)| Ok(1e3 * f64::from(start.elapsed_ms(end).map_err(cuda(OP))?)));
         us.collect::<Result<_>>().map(Times::new)
     }
 }

@@ -101,8 +101,11 @@ fn choose(arguments: &KernelsArguments) -> Result<Vec<Case>> {
 /// Number of the GPU, and the type of weights and activations.
 fn engine(arguments: &KernelsArguments) -> Result<(usize, DType)> {
     let device = arguments.device.clone().unwrap_or_else(|| "cuda".to_owned());
-    let flags =
-        EngineArguments { device: Some(device.clone()), precision: arguments.precision.clone(), threads: None };
+    let flags = EngineArguments {
+        device: Some(device.clone()),
+        precision: arguments.precision.clone(),
+        threads: None,
+    };
     let recipe = Recipe::resolve(None, &[], &flags.overrides())?;
     let ordinal = match recipe.device {
         Device::Cuda(ordinal) => ordinal,

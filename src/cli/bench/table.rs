@@ -42,10 +42,15 @@ impl<'a> Table<'a> {
             card.memory_clock_mhz
         );
         say!("driver: {driver}, CUDA {}; precision {:?}", card.cuda, self.dtype);
-        say!("copy: {:.0} GB/s, a plain copy of {} MiB in device memory", c.copy_gb_per_s, c.copy_bytes >> 20);
+        say!(
+            "copy: {:.0} GB/s, a plain copy of {} MiB in device memory",
+            c.copy_gb_per_s,
+            c.copy_bytes >> 20
+        );
         let n = c.matrix_size;
         say!("matrix rate: {:.1} TFLOP/s, the fastest of our own products of {n}×{n}×{n}", c.matrix_tflops);
-        for figure in self.figures.iter().filter(|f| f.driver_names.contains(&card.name) && f.peak.is_some()) {
+        for figure in self.figures.iter().filter(|f| f.driver_names.contains(&card.name) && f.peak.is_some())
+        {
             let peak = figure.peak.unwrap_or_default();
             say!("published: peak {peak:.0} {}; {} {:.1}", figure.unit, figure.of, figure.value);
         }
@@ -68,7 +73,8 @@ impl<'a> Table<'a> {
             let mark = if c.tokens == m.case.tokens { "" } else { "*" };
             format!("× {:.1}{mark}", c.ratio)
         });
-        let shape: Vec<String> = m.case.operation.shape().iter().map(|(name, n)| format!("{name}={n}")).collect();
+        let shape: Vec<String> =
+            m.case.operation.shape().iter().map(|(name, n)| format!("{name}={n}")).collect();
         let rung = if m.rung == Rung::Naive { " naive" } else { "" };
         say!(
             "{:<31} {:<38} {:>9.1} {:>9.1} {:>14} {:>15} {:>12}  {}",
@@ -85,7 +91,9 @@ impl<'a> Table<'a> {
 
     /// What the columns mean.
     pub fn print_foot(&self) {
-        say!("\nrate and share are of the median; the work is what any kernel has to do (src/bench/operation.rs).");
+        say!(
+            "\nrate and share are of the median; the work is what any kernel has to do (src/bench/operation.rs)."
+        );
         say!("naive: × the naive kernel's time on the same data; * with fewer tokens, for both.");
         say!("published: the figure of others whose shape is nearest (benches/reference), unfused.");
         self.warn();
@@ -119,7 +127,12 @@ impl<'a> Table<'a> {
         let work = m.case.operation.work(self.dtype);
         if work.flops > 0.0 {
             let value = work.flops / m.times.median_us * 1e-6;
-            return Rate { value, unit: "TFLOP/s", share: value / self.calibration.matrix_tflops, of: "matrix" };
+            return Rate {
+                value,
+                unit: "TFLOP/s",
+                share: value / self.calibration.matrix_tflops,
+                of: "matrix",
+            };
         }
         let value = work.bytes() / m.times.median_us * 1e-3;
         Rate { value, unit: "GB/s", share: value / self.calibration.copy_gb_per_s, of: "copy" }
