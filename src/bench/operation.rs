@@ -198,7 +198,7 @@ impl Operation {
                 let (qkv, out) = (heads.qkv_width(), heads.width());
                 (5 * t * length * out, a * t * (qkv + 2 * out) + 4 * t * heads.heads, a * t * qkv)
             }
-            Self::CrossEntropy { t, vocab } => (0, 4 * t * vocab + 8 * t, a * t * vocab + 4 * t),
+            Self::CrossEntropy { t, vocab } => (0, 4 * t * vocab + 8 * t, a * t * vocab + 8 * t),
             Self::GradNorm { weights } => (0, 4 * weights.iter().sum::<usize>(), 0),
             Self::AdamW { weights } => {
                 (0, 16 * weights.iter().sum::<usize>(), (12 + a) * weights.iter().sum::<usize>())

@@ -6,17 +6,17 @@ use super::suite::Case;
 use crate::arena::{Category, Plan, Tensor};
 use crate::backend::{AttentionBackward, Moments, RmsNormBackward, StepParams, Trainable, UpdateRule};
 use crate::backend::{HeadGradients, LinearCrossEntropy};
-use crate::cuda::{Cuda, Rung};
+use crate::cuda::{Cuda, LOSS_SCALE_AT, Rung};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::adamw::{AdamWConfig, AdamWScalars};
 use crate::ops::adamw_8bit::BLOCK;
 use crate::ops::adamw_launch::DeviceWeights;
 use crate::ops::attention::Heads;
-use crate::ops::cross_entropy_launch::DeviceLoss;
 use crate::ops::grad_norm::DeviceNorm;
 use crate::ops::linear_launch::{self, Rotation, Rows};
-use crate::ops::{attention_launch, embedding, rmsnorm, rows};
+use crate::ops::loss_scale::LossScale;
+use crate::ops::{attention_launch, cross_entropy_launch, embedding, rmsnorm, rows};
 
 /// Submits the operation once.
 type Launch = Box<dyn FnMut(&Cuda, Rung) -> Result<()>>;
@@ -34,8 +34,7 @@ const WEIGHT: f32 = 0.03;
 
 impl Setup {
     pub(super) fn new(case: &Case, dtype: DType) -> Self {
-        let mut b =
-            Buffers { plan: Plan::default(), fills: Vec::new(), a: dtype, params: params(case, dtype) };
+        let mut b = Buffers { plan: Plan::default(), fills: Vec::new(), a: dtype, params: params(case) };
         let launch = match &case.operation {
             Operation::Zero { t, c } => b.zero(*t, *c),
             Operation::Gather { t, c } => b.gather(*t, *c),
@@ -60,12 +59,13 @@ impl Setup {
         for (seed, (tensor, contents)) in (1..).zip(&self.fills) {
             fill::fill(cuda, *tensor, contents, seed)?;
         }
-        cuda.set_params(bytemuck::cast_ref(&self.params))
+        cuda.write_step(0, bytemuck::bytes_of(&self.params))?;
+        cuda.write_step(LOSS_SCALE_AT, bytemuck::bytes_of(&LossScale::fixed(1.0)))
     }
 }
 
 /// Of a first micro-batch whose every position is in the loss.
-fn params(case: &Case, dtype: DType) -> StepParams {
+fn params(case: &Case) -> StepParams {
     let zero: StepParams = bytemuck::Zeroable::zeroed();
     let tokens = u32::try_from(case.tokens).expect("the command line's range");
     let config = AdamWConfig { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
@@ -73,19 +73,9 @@ fn params(case: &Case, dtype: DType) -> StepParams {
         Operation::AdamW { .. } => AdamWScalars::adamw(&config, 10),
         _ => AdamWScalars::adamw_8bit(&config, 10),
     };
-    // Gradients of fp16 are scaled; the naive and the fast kernels treat them alike.
-    let loss_scale = if dtype == DType::F16 { 1024.0 } else { 1.0 };
     #[expect(clippy::cast_precision_loss, reason = "of a count below 2^24")]
     let inverse_denominator = 1.0 / tokens as f32;
-    StepParams {
-        tokens,
-        supervised: tokens,
-        inverse_denominator,
-        loss_scale,
-        max_grad_norm: 1.0,
-        adamw,
-        ..zero
-    }
+    StepParams { tokens, supervised: tokens, inverse_denominator, max_grad_norm: 1.0, adamw, ..zero }
 }
 
 struct Buffers {
@@ -279,18 +269,12 @@ impl Buffers {
             x,
             w: self.out(vocab, UNREAD, self.a),
             losses: self.out(1, t, DType::F32),
+            entropies: self.out(1, t, DType::F32),
             gradients: Some(HeadGradients { dx: x, dw: x, dlogits: self.out(t, vocab, self.a), dx_chunk: x }),
             x_chunk: x,
             logits,
         };
-        let mut loss = None;
-        Box::new(move |cuda, rung| {
-            let loss = match &mut loss {
-                Some(loss) => loss,
-                none => none.insert(DeviceLoss::new(cuda)?),
-            };
-            loss.launch_first_rows(cuda, rung, lists, &args)
-        })
+        Box::new(move |cuda, rung| cross_entropy_launch::launch_first_rows(cuda, rung, lists, &args))
     }
 
     fn grad_norm(&mut self, n: usize) -> Launch {
@@ -318,15 +302,15 @@ impl Buffers {
         let weights: Vec<Trainable> = weights.iter().map(|&n| one(n)).collect();
         let mut table = None;
         Box::new(move |cuda, rung| {
-            let (norm, table) = match &mut table {
-                Some(both) => both,
+            let table = match &mut table {
+                Some(table) => table,
                 none => {
-                    let mut norm = DeviceNorm::new(cuda, grads.len())?;
-                    norm.launch(cuda, Rung::Production, grads)?;
-                    none.insert((norm, DeviceWeights::new(cuda, rule, &weights)?))
+                    // Without its norm a step may count as one to skip; in the first warm-up.
+                    DeviceNorm::new(cuda, grads.len())?.launch(cuda, Rung::Production, grads)?;
+                    none.insert(DeviceWeights::new(cuda, rule, &weights)?)
                 }
             };
-            table.launch(cuda, rung, norm)
+            table.launch(cuda, rung)
         })
     }
 
