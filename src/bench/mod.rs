@@ -20,9 +20,10 @@ pub use published::{Figure, figures, nearest};
 pub use suite::{Case, SIZES, Size, cases};
 pub use timer::Times;
 
-use crate::cuda::{Cuda, Device, Rung};
+use crate::cuda::{Cuda, Device, NORM_AT, Rung};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ops::grad_norm::GradNorm;
 use setup::Setup;
 
 /// What is measured, and how often.
@@ -115,6 +116,16 @@ impl Bench {
         let ratio = both[1].median_us / both[0].median_us;
         let comparison = Some(Comparison { tokens: smaller.tokens, ratio });
         Ok(Measured { case: case.clone(), rung, times, comparison })
+    }
+
+    /// Whether the last step of an optimizer was skipped, as its gradient was not finite.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn skipped(&mut self) -> Result<bool> {
+        let step = self.cuda.read_step()?;
+        let norm: GradNorm = bytemuck::pod_read_unaligned(&step[NORM_AT..NORM_AT + size_of::<GradNorm>()]);
+        Ok(norm.skip != 0)
     }
 
     /// Times of one case on the same data, for each rung so many.

@@ -63,7 +63,7 @@ pub const FORWARD: f32 = 1000.0;
 
 /// The folder of one of the two tiny models.
 pub fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("tiny-llama-{name}"))
+    super::root().join("tests/fixtures").join(format!("tiny-llama-{name}"))
 }
 
 /// A model, its optimizer and the backend that holds them.

@@ -47,6 +47,11 @@ pub fn uniform(n: usize, mut seed: u64) -> Vec<f32> {
     .collect()
 }
 
+/// The repository; or the folder that `scripts/gpu-check` packed the fixtures into.
+pub fn root() -> std::path::PathBuf {
+    std::env::var_os("SMOLTEN_TEST_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), Into::into)
+}
+
 /// The GGUF file of SmolLM2-135M-Instruct.
 pub fn real_model() -> std::path::PathBuf {
     let path = std::env::var_os("SMOLTEN_TEST_MODEL")

@@ -13,6 +13,7 @@ macro_rules! in_each_type {
 }
 
 mod attention;
+mod bench;
 mod embedding;
 mod fused;
 mod head;
