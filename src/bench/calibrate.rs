@@ -30,7 +30,8 @@ impl Calibration {
     /// [`crate::error::Error::Run`] without memory for it; [`crate::error::Error::Cuda`].
     pub fn measure(gpu: &Device, card: &Card, dtype: DType, repeats: usize) -> Result<Self> {
         // Under the emulator only the way there is of interest.
-        let (matrix_size, copy_bytes) = if card.not_a_gpu { (128, 1 << 22) } else { (8192, 1 << 30) };
+        let (matrix_size, most) = if card.not_a_gpu { (128, 1 << 22) } else { (8192, 1 << 30) };
+        let copy_bytes = (gpu.memory()?.0 / 8).min(most);
         let mut plan = Plan::default();
         let mut square = || plan.tensor(Category::Scratch, matrix_size, matrix_size, dtype);
         let (x, w, y) = (square(), square(), square());

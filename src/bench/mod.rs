@@ -67,31 +67,24 @@ const MOST_NAIVE_REPEATS: usize = 5;
 
 /// One GPU with memory for the largest of the cases.
 pub struct Bench {
+    /// Measured before the cases.
+    pub calibration: Calibration,
     cuda: Cuda,
     timer: timer::Timer,
     options: Options,
 }
 
 impl Bench {
-    /// Opens the GPU for these cases.
+    /// Calibrates the GPU and gets it ready for these cases.
     ///
     /// # Errors
     /// [`Error::Input`] where a case does not fit into its free memory, named with what would fit; [`Error::Cuda`].
     pub fn new(gpu: &Device, card: &Card, cases: &[Case], options: Options) -> Result<Self> {
-        let needs = cases.iter().map(|case| (Setup::new(case, options.dtype).plan.bytes(), case));
-        let Some((bytes, largest)) = needs.max_by_key(|(bytes, _)| *bytes) else {
-            return Err(Error::input("bench kernels", "no operation is chosen", "choose one with --only"));
-        };
-        let (free, flush) = (gpu.memory()?.0, card.flush_bytes());
-        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-        if bytes + flush > free {
-            let found = format!("it needs {} MiB and {} are free on the GPU", mib(bytes + flush), mib(free));
-            let remedy = "use a smaller --tokens or --model, or leave it out with --only";
-            return Err(Error::input(largest.name(), found, remedy));
-        }
+        let bytes = room(cases, options.dtype, card.flush_bytes(), gpu.memory()?.0)?;
+        let calibration = Calibration::measure(gpu, card, options.dtype, options.repeats)?;
         let cuda = Cuda::new(gpu, bytes, options.dtype)?;
-        let timer = timer::Timer::new(&cuda, flush)?;
-        Ok(Self { cuda, timer, options })
+        let timer = timer::Timer::new(&cuda, card.flush_bytes())?;
+        Ok(Self { calibration, cuda, timer, options })
     }
 
     /// Times one operation.
@@ -106,11 +99,7 @@ impl Bench {
         if self.options.rungs.len() < 2 {
             return Ok(Measured { case: case.clone(), rung, times, comparison: None });
         }
-        let mut smaller = case.clone();
-        while smaller.operation.work(self.options.dtype).flops > MOST_NAIVE_FLOPS {
-            let Some(next) = smaller.halved() else { break };
-            smaller = next;
-        }
+        let smaller = comparable(case, self.options.dtype);
         let both = [(Rung::Production, repeats), (Rung::Naive, repeats.min(MOST_NAIVE_REPEATS))];
         let both = self.time(&smaller, &both)?;
         let ratio = both[1].median_us / both[0].median_us;
@@ -136,5 +125,64 @@ impl Bench {
             self.timer.time(&self.cuda, repeats, &mut |cuda| (setup.launch)(cuda, rung))
         });
         times.collect()
+    }
+}
+
+/// The case, or the same with as few tokens as the naive rung is waited for.
+fn comparable(case: &Case, dtype: DType) -> Case {
+    let mut smaller = case.clone();
+    while smaller.operation.work(dtype).flops > MOST_NAIVE_FLOPS {
+        let Some(next) = smaller.halved() else { break };
+        smaller = next;
+    }
+    smaller
+}
+
+/// Bytes of the largest case, which fits into `free` bytes beside the buffer that flushes L2.
+fn room(cases: &[Case], dtype: DType, flush: usize, free: usize) -> Result<usize> {
+    let needs = cases.iter().map(|case| (Setup::new(case, dtype).plan.bytes(), case));
+    let Some((bytes, largest)) = needs.max_by_key(|(bytes, _)| *bytes) else {
+        return Err(Error::input("bench kernels", "no operation is chosen", "choose one with --only"));
+    };
+    if bytes + flush <= free {
+        return Ok(bytes);
+    }
+    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+    let asked = format!("bench kernels: {} of {}", largest.name(), largest.model);
+    let found = format!("it needs {} MiB and {} are free on the GPU", mib(bytes + flush), mib(free));
+    Err(Error::input(
+        asked,
+        found,
+        "choose other operations with --only, a smaller --model or fewer --tokens",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn naive_kernels_get_a_part_of_what_would_take_them_too_long() {
+        let size = SIZES.iter().find(|size| size.name == "1.7b").unwrap();
+        for case in cases(size, 8192) {
+            let part = comparable(&case, DType::BF16);
+            let flops = part.operation.work(DType::BF16).flops;
+            assert!(flops <= MOST_NAIVE_FLOPS || part.tokens < 512, "{}: {flops}", case.name());
+            let is_same = case.operation.work(DType::BF16).flops <= MOST_NAIVE_FLOPS;
+            assert_eq!(part == case, is_same, "{}", case.name());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_there_is() {
+        let all = cases(&SIZES[2], 8192);
+        // fp32 moments, master weight and gradient of 1.7 billion weights, and their bf16.
+        let bytes = room(&all, DType::BF16, 0, usize::MAX).unwrap();
+        assert!(bytes >= 18 * 1_711_376_384 && bytes < 19 * 1_711_376_384, "{bytes}");
+        assert_eq!(room(&all, DType::BF16, 100, bytes + 100).unwrap(), bytes);
+        let error = room(&all, DType::BF16, 100, bytes + 99).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(text.contains("adamw of 1.7b: it needs 29") && text.contains("--only"), "{text}");
     }
 }

@@ -29,7 +29,7 @@ pub const SIZES: [Size; 4] = [
     smollm2("135m", 30, [576, 1536], [9, 3]),
     smollm2("360m", 32, [960, 2560], [15, 5]),
     smollm2("1.7b", 24, [2048, 8192], [32, 32]),
-    Size { vocab: 320, ..smollm2("tiny", 2, [128, 192], [2, 1]) },
+    Size { vocab: 96, ..smollm2("tiny", 1, [64, 96], [2, 1]) },
 ];
 
 /// Rows of logits at a time, as the model plans them.

@@ -51,19 +51,6 @@ fn every_operation_runs_in_both_rungs() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_what_there_is() {
-    let gpu = super::gpu();
-    let mut card = Card::new(&gpu).unwrap();
-    card.l2_bytes = gpu.memory().unwrap().0;
-    let options = Options { repeats: 1, rungs: vec![Rung::Production], dtype: DType::F16 };
-    let error = Bench::new(&gpu, &card, &cases(tiny(), 70), options).err().expect("too large").to_string();
-    assert!(
-        error.contains("MiB") && error.contains("free on the GPU") && error.contains("--tokens"),
-        "{error}"
-    );
-}
-
-#[test]
 fn the_command_names_device_and_figures() {
     let result = document(&["--model", "tiny", "--tokens", "70", "--repeats", "2"]);
     let is_emulated = result["card"]["name"].as_str().unwrap().contains("emulator");
@@ -75,8 +62,8 @@ fn the_command_names_device_and_figures() {
     let operations = result["operations"].as_array().unwrap();
     let of = |name: &str| operations.iter().find(|o| o["name"] == name).unwrap_or_else(|| panic!("{name}"));
     let product = of("linear_residual/down");
-    assert_eq!((&product["shape"]["m"], &product["shape"]["k"]), (&70.into(), &192.into()));
-    assert_eq!(product["flops"], 2.0 * 70.0 * 192.0 * 128.0);
+    assert_eq!((&product["shape"]["m"], &product["shape"]["k"]), (&70.into(), &96.into()));
+    assert_eq!(product["flops"], 2.0 * 70.0 * 96.0 * 64.0);
     assert_eq!(product["share_of"], "matrix");
     assert!(product["naive"]["ratio"].as_f64().unwrap() > 0.0);
     assert!(product["published"]["source"].as_str().unwrap().starts_with("https://"));

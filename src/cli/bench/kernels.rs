@@ -53,9 +53,8 @@ pub fn run(arguments: &KernelsArguments) -> Result<()> {
         _ => vec![Rung::Production, Rung::Naive],
     };
     let repeats = arguments.repeats as usize;
-    let calibration = Calibration::measure(&gpu, &card, dtype, repeats)?;
     let mut bench = Bench::new(&gpu, &card, &chosen, Options { repeats, rungs, dtype })?;
-    let table = table::Table::new(&card, dtype, calibration);
+    let table = table::Table::new(&card, dtype, bench.calibration);
     if !arguments.json {
         table.print_head();
     }
@@ -69,7 +68,7 @@ pub fn run(arguments: &KernelsArguments) -> Result<()> {
         }
     }
     if arguments.json {
-        say!("{}", document(&card, dtype, &calibration, operations));
+        say!("{}", document(&card, dtype, &bench.calibration, operations));
     } else {
         table.print_foot();
     }

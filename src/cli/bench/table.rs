@@ -55,7 +55,7 @@ impl<'a> Table<'a> {
             say!("published: peak {peak:.0} {}; {} {:.1}", figure.unit, figure.of, figure.value);
         }
         say!(
-            "\n{:<31} {:<38} {:>9} {:>9} {:>14} {:>15} {:>12}  published",
+            "\n{:<36} {:<62} {:>9} {:>9} {:>14} {:>15} {:>9}  published",
             "operation",
             "shape",
             "median us",
@@ -77,7 +77,7 @@ impl<'a> Table<'a> {
             m.case.operation.shape().iter().map(|(name, n)| format!("{name}={n}")).collect();
         let rung = if m.rung == Rung::Naive { " naive" } else { "" };
         say!(
-            "{:<31} {:<38} {:>9.1} {:>9.1} {:>14} {:>15} {:>12}  {}",
+            "{:<36} {:<62} {:>9.1} {:>9.1} {:>14} {:>15} {:>9}  {}",
             format!("{} {}{rung}", m.case.model, m.case.name()),
             shape.join(" "),
             m.times.median_us,
