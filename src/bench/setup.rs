@@ -210,7 +210,7 @@ impl Buffers {
                 let (dy, gate_up) = (self.activation(t, outputs), self.activation(t, 2 * inputs));
                 let (act, dgate_up) = (self.out(t, inputs, a), self.out(t, 2 * inputs, a));
                 Box::new(move |cuda, rung| {
-                    linear_launch::swiglu_backward(cuda, rung, dy, w, gate_up, act, dgate_up)
+                    linear_launch::swiglu_backward(cuda, rung, dy, w, gate_up, Some(act), dgate_up)
                 })
             }
             Product::WeightGradient => {

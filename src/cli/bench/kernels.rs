@@ -4,12 +4,11 @@ use super::table;
 use crate::cli::EngineArguments;
 use clap::Args;
 use serde_json::{Value, json};
-use smolten::backend;
 use smolten::bench::{Bench, Calibration, Card, Case, Options, SIZES, cases};
 use smolten::cuda::{Device as Gpu, Rung};
 use smolten::dtype::DType;
 use smolten::error::{Error, Result};
-use smolten::recipe::{Device, Recipe};
+use smolten::recipe::{Device, Precision, Recipe};
 
 /// Flags of `bench kernels`.
 #[derive(Args)]
@@ -44,8 +43,9 @@ pub struct KernelsArguments {
 /// Chooses the operations, opens the GPU, measures, prints.
 pub fn run(arguments: &KernelsArguments) -> Result<()> {
     let chosen = choose(arguments)?;
-    let (ordinal, dtype) = engine(arguments)?;
+    let (ordinal, precision) = engine(arguments)?;
     let gpu = Gpu::open(ordinal)?;
+    let dtype = dtype(&gpu, precision)?;
     let card = Card::new(&gpu)?;
     let rungs = match arguments.rung.as_str() {
         "naive" => vec![Rung::Naive],
@@ -97,8 +97,8 @@ fn choose(arguments: &KernelsArguments) -> Result<Vec<Case>> {
     Ok(chosen)
 }
 
-/// Number of the GPU, and the type of weights and activations.
-fn engine(arguments: &KernelsArguments) -> Result<(usize, DType)> {
+/// Number of the GPU, and the precision asked for: the same words and error texts as for a run.
+fn engine(arguments: &KernelsArguments) -> Result<(usize, Precision)> {
     let device = arguments.device.clone().unwrap_or_else(|| "cuda".to_owned());
     let flags = EngineArguments {
         device: Some(device.clone()),
@@ -114,12 +114,25 @@ fn engine(arguments: &KernelsArguments) -> Result<(usize, DType)> {
             return Err(Error::input(format!("bench kernels --device {device}"), found, remedy));
         }
     };
-    let dtype = backend::precision(Device::Cuda(ordinal), recipe.precision)?;
-    if dtype == DType::F32 {
+    if recipe.precision == Precision::Fp32 {
         let found = "tensor cores take bf16 and fp16 only";
         return Err(Error::input("bench kernels --precision fp32", found, "use --precision bf16 or fp16"));
     }
-    Ok((ordinal, dtype))
+    Ok((ordinal, recipe.precision))
+}
+
+/// bf16 where the GPU has it, unless fp16 is asked for.
+fn dtype(gpu: &Gpu, precision: Precision) -> Result<DType> {
+    let (major, minor) = gpu.compute_capability();
+    match precision {
+        Precision::Bf16 | Precision::Auto if major >= 8 => Ok(DType::BF16),
+        Precision::Bf16 => {
+            let found =
+                format!("a GPU of compute capability {major}.{minor}; bf16 needs 8.0 (Ampere) or newer");
+            Err(Error::input("--precision bf16", found, "use --precision fp16"))
+        }
+        _ => Ok(DType::F16),
+    }
 }
 
 fn document(card: &Card, dtype: DType, calibration: &Calibration, operations: Vec<Value>) -> Value {
