@@ -138,11 +138,12 @@ fn dtype(gpu: &Gpu, precision: Precision) -> Result<DType> {
 fn document(card: &Card, dtype: DType, calibration: &Calibration, operations: Vec<Value>) -> Value {
     let command: Vec<String> = std::env::args().collect();
     let now = time::OffsetDateTime::now_utc().replace_nanosecond(0).expect("0 is in range");
+    let date = now.format(&time::format_description::well_known::Rfc3339).expect("a year of four digits");
     json!({
         "smolten": env!("CARGO_PKG_VERSION"),
         "commit": std::env::var("SMOLTEN_COMMIT").ok(),
         "command": command.join(" "),
-        "date": now.to_string(),
+        "date": date,
         "not_a_gpu": card.not_a_gpu,
         "card": card,
         "precision": dtype,
