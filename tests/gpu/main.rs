@@ -23,6 +23,7 @@ mod real;
 mod recorded;
 mod rmsnorm;
 mod rows;
+mod train;
 
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
