@@ -17,10 +17,13 @@
 //            Checked in src/ops/linear_launch.rs, not here.
 // Rows       T is step->tokens; or, for a chunk of the head's rows, what step->supervised leaves from args.first on, at
 //            most args.rows; or args.rows. The grid covers the most; rows beyond are neither read nor written.
-// Mapping    gemm.cuh: 128×128 of C per block. linear_swiglu: 64 columns of gate and the same 64 of up.
+// Mapping    gemm.cuh: a tile of C per block. 128×128; where the name says so, 128×64 or 64×64, of the products that have
+//            few tiles in a SmolLM2's step; src/cuda/cut.rs chooses. linear_swiglu: 64 columns of gate, the same 64 of up.
 // Numerics   C in f32; residual or old gradient added in f32; one rounding to A per element, at the store, and where "A"
 //            stands above. expf, correctly rounded division.
-// Bytes      2*(M*K*ceil(N/128) + N*K*ceil(M/128)) read before L2, the outputs written once, in 16-byte accesses.
+// Bytes      2*(M*K*ceil(N/columns) + N*K*ceil(M/rows)) read before L2, rows and columns those of the tile; the outputs
+//            written once, in 16-byte accesses.
+// Budget     __launch_bounds__ of 2, 3, 4 blocks an SM: at most 255 registers for 128×128, 168 for 128×64, 128 for 64×64.
 // Ladder     v1 naive, one thread per element of C (rope: per pair; SwiGLU: per element of act).
 //            v2 tiles in shared memory, tensor cores: production.
 #include <type_traits>
@@ -84,8 +87,8 @@ __device__ __forceinline__ Shape shape(const LinearArgs& args) {
 struct GateAndUp {
     int first, half;
     __device__ __forceinline__ int operator()(int i) const {
-        const int f = first + i % WARP_TILE;
-        return f < half ? f + i / WARP_TILE * half : -1;
+        const int f = first + i % WARP_N;
+        return f < half ? f + i / WARP_N * half : -1;
     }
 };
 
@@ -155,22 +158,23 @@ __device__ __forceinline__ void finish(const LinearArgs& args, int r, int n, Sha
     store(c, out);
 }
 
-template <Product P, typename E>
+template <Product P, typename E, typename T>
 __device__ __forceinline__ void product(const LinearArgs& args) {
-    __shared__ Shared<E> shared;
+    static_assert(P != Product::Swiglu || T::WARPS_ALONG_N == 2, "a warp for gate, one for up");
+    __shared__ Shared<E, T> shared;
     const Shape s = shape<P>(args);
-    const int m0 = blockIdx.y * TILE, n0 = blockIdx.x * (P == Product::Swiglu ? WARP_TILE : TILE);
+    const int m0 = blockIdx.y * T::M, n0 = blockIdx.x * (P == Product::Swiglu ? WARP_N : T::N);
     if (m0 >= s.M || (P == Product::WeightGradient && s.K == 0 && adds(args))) return;
-    Sums sums = {};
+    Sums<T> sums = {};
     const E *a = static_cast<const E*>(args.a), *b = static_cast<const E*>(args.b);
     const InOrder rows{m0, s.M};
     if constexpr (P == Product::Swiglu)
-        multiply<E, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, GateAndUp{n0, s.N / 2}, s.N, s.K);
+        multiply<E, T, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, GateAndUp{n0, s.N / 2}, s.N, s.K);
     else
-        multiply<E, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, InOrder{n0, s.N}, s.N, s.K);
+        multiply<E, T, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, InOrder{n0, s.N}, s.N, s.K);
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, chunk = lane % 8;
-    int column = n0 + warp_column() + chunk * CHUNK;
+    int column = n0 + T::warp_column() + chunk * CHUNK;
     bool inside = column < s.N;
     if constexpr (P == Product::Swiglu) {
         column = n0 + chunk * CHUNK;
@@ -178,14 +182,14 @@ __device__ __forceinline__ void product(const LinearArgs& args) {
         column += warp % 2 * (s.N / 2);
     }
 #pragma unroll
-    for (int i = 0; i < WARP_TILE / STAGED_ROWS; ++i) {
+    for (int i = 0; i < T::WARP_M / STAGED_ROWS; ++i) {
         // SwiGLU's lanes read what the warp beside them staged.
         P == Product::Swiglu ? __syncthreads() : __syncwarp();
         stage(shared.staged[warp], sums[i]);
         P == Product::Swiglu ? __syncthreads() : __syncwarp();
 #pragma unroll
         for (int row = lane / 8; row < STAGED_ROWS; row += WARP / 8) {
-            const int r = m0 + warp_row() + i * STAGED_ROWS + row;
+            const int r = m0 + T::warp_row() + i * STAGED_ROWS + row;
             if (r >= s.M || !inside) continue;
             const auto own = staged_chunk(shared.staged[warp], row, chunk);
             auto other = own;
@@ -249,24 +253,29 @@ __device__ __forceinline__ void product_naive(const LinearArgs& args) {
     }
 }
 
-#define KERNEL(NAME, PRODUCT, A, E, BODY, BLOCKS)                                                            \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                            \
-        NAME##_##A(const __grid_constant__ LinearArgs args) {                                                \
-        BODY<Product::PRODUCT, E>(args);                                                                     \
+#define KERNEL(NAME, BLOCKS, ...)                                                                            \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ LinearArgs args) { \
+        __VA_ARGS__(args);                                                                                   \
     }
-#define KERNELS(SUFFIX, A, E, BODY, BLOCKS)                                                                  \
-    KERNEL(linear##SUFFIX, Linear, A, E, BODY, BLOCKS)                                                       \
-    KERNEL(linear_wide##SUFFIX, Wide, A, E, BODY, BLOCKS)                                                    \
-    KERNEL(linear_residual##SUFFIX, Residual, A, E, BODY, BLOCKS)                                            \
-    KERNEL(linear_rope##SUFFIX, Rope, A, E, BODY, BLOCKS)                                                    \
-    KERNEL(linear_swiglu##SUFFIX, Swiglu, A, E, BODY, BLOCKS)                                                \
-    KERNEL(linear_input_gradient##SUFFIX, InputGradient, A, E, BODY, BLOCKS)                                 \
-    KERNEL(linear_swiglu_backward##SUFFIX, SwigluBackward, A, E, BODY, BLOCKS)                               \
-    KERNEL(linear_weight_gradient##SUFFIX, WeightGradient, A, E, BODY, BLOCKS)
-KERNELS(_naive, f32, float, product_naive, 8)
-KERNELS(_naive, bf16, __nv_bfloat16, product_naive, 8)
-KERNELS(_naive, f16, __half, product_naive, 8)
-KERNELS(, f16, __half, product, 2)
+#define NAIVE(NAME, PRODUCT, A, E) KERNEL(NAME##_naive_##A, 8, product_naive<Product::PRODUCT, E>)
+#define ONE_TILE(NAME, PRODUCT, A, E) KERNEL(NAME##_##A, 2, product<Product::PRODUCT, E, Tile<128, 128>>)
+#define ALL_TILES(NAME, PRODUCT, A, E)                                                                       \
+    ONE_TILE(NAME, PRODUCT, A, E)                                                                            \
+    KERNEL(NAME##_128x64_##A, 3, product<Product::PRODUCT, E, Tile<128, 64>>)                                \
+    KERNEL(NAME##_64x64_##A, 4, product<Product::PRODUCT, E, Tile<64, 64>>)
+#define KERNELS(A, E, FEW_BLOCKS, MANY_BLOCKS)                                                               \
+    MANY_BLOCKS(linear, Linear, A, E)                                                                        \
+    MANY_BLOCKS(linear_wide, Wide, A, E)                                                                     \
+    MANY_BLOCKS(linear_swiglu, Swiglu, A, E)                                                                 \
+    FEW_BLOCKS(linear_residual, Residual, A, E)                                                              \
+    FEW_BLOCKS(linear_rope, Rope, A, E)                                                                      \
+    FEW_BLOCKS(linear_input_gradient, InputGradient, A, E)                                                   \
+    FEW_BLOCKS(linear_swiglu_backward, SwigluBackward, A, E)                                                 \
+    FEW_BLOCKS(linear_weight_gradient, WeightGradient, A, E)
+KERNELS(f32, float, NAIVE, NAIVE)
+KERNELS(bf16, __nv_bfloat16, NAIVE, NAIVE)
+KERNELS(f16, __half, NAIVE, NAIVE)
+KERNELS(f16, __half, ALL_TILES, ONE_TILE)
 #if __CUDA_ARCH__ >= 800
-KERNELS(, bf16, __nv_bfloat16, product, 2)
+KERNELS(bf16, __nv_bfloat16, ALL_TILES, ONE_TILE)
 #endif

@@ -4,10 +4,12 @@
 //! Kernels were compiled by build.rs: a cubin for the GPUs it names, PTX for all others.
 
 mod checks;
+mod cut;
 mod kernels;
 
 pub use checks::{dim_i32, dim_u32, expect, expect_aligned, expect_chunks, expect_dtype, expect_list};
-pub use kernels::{Kernels, Ladder, Rung};
+pub use cut::Tile;
+pub use kernels::{Kernels, Ladder, Product, Rung};
 
 use crate::arena::Tensor;
 use crate::dtype::DType;
@@ -126,6 +128,8 @@ pub struct Cuda {
     pub dtype: DType,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
+    /// Tile of the products, in place of the one that is best for the shape; for tests and benches.
+    pub tile: Option<Tile>,
     arena: CudaSlice<u8>,
     params: CudaSlice<u8>,
 }
@@ -150,7 +154,8 @@ impl Cuda {
             ),
             _ => Error::Cuda { op: "allocate the arena", source },
         })?;
-        Ok(Self { stream, kernels, dtype, multiprocessors: multiprocessors.unsigned_abs(), arena, params })
+        let multiprocessors = multiprocessors.unsigned_abs();
+        Ok(Self { stream, kernels, dtype, multiprocessors, tile: None, arena, params })
     }
 
     /// Copies host bytes to the front of a buffer.

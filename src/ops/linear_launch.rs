@@ -8,7 +8,7 @@
 
 use super::attention::Heads;
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Ladder, Rung, cuda, dim_i32, dim_u32, expect, expect_chunks};
+use crate::cuda::{Cuda, Product, Rung, Tile, cuda, dim_i32, dim_u32, expect, expect_chunks};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -16,9 +16,6 @@ use cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
 
 /// Threads of a block; also columns of the result per block of the naive kernels.
 const THREADS: u32 = 128;
-
-/// Rows and columns of the result per block of the production kernels.
-const TILE: u32 = 128;
 
 /// Largest second dimension of a grid.
 const MOST_BLOCKS_Y: u32 = 65_535;
@@ -246,19 +243,22 @@ impl Call {
         }
     }
 
-    fn launch(&self, device: &Cuda, ladder: &Ladder, rung: Rung) -> Result<()> {
+    fn launch(&self, device: &Cuda, product: &Product, rung: Rung) -> Result<()> {
         let op = self.op;
-        let function = ladder.rung(op, rung)?;
         expect_chunks(op, rung, "in", self.inputs)?;
         expect_chunks(op, rung, "out", self.outputs)?;
         let (m, n) = (dim_u32(op, "rows", self.c.rows)?, dim_u32(op, "columns", self.columns)?);
-        let grid = match rung {
-            Rung::Naive => (n.div_ceil(THREADS), m),
-            // The forward product of SwiGLU takes half a tile of gate and half a tile of up.
-            Rung::Production => (n.div_ceil(TILE), m.div_ceil(TILE)),
+        let (function, grid) = match rung {
+            Rung::Naive => (product.naive(), (n.div_ceil(THREADS), m)),
+            Rung::Production => {
+                let best = || Tile::best(product.tiles(), m, n, device.multiprocessors);
+                let tile = device.tile.unwrap_or_else(best);
+                // The forward product of SwiGLU takes half a tile of gate and half a tile of up.
+                (product.tile(op, tile)?, tile.grid(m, n))
+            }
         };
         if grid.1 > MOST_BLOCKS_Y {
-            let rule = "at most 65535 rows (naive) or 65535 tiles of 128";
+            let rule = "at most 65535 rows (naive) or tiles of them";
             return Err(Error::Unsupported { op, dim: "rows", got: m.to_string(), rule });
         }
         if m == 0 || n == 0 {
