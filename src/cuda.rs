@@ -8,7 +8,7 @@ mod cut;
 mod kernels;
 
 pub use checks::{dim_i32, dim_u32, expect, expect_aligned, expect_chunks, expect_dtype, expect_list};
-pub use cut::Tile;
+pub use cut::{Cut, Extent, Tile};
 pub use kernels::{Kernels, Ladder, Product, Rung};
 
 use crate::arena::Tensor;
@@ -128,8 +128,10 @@ pub struct Cuda {
     pub dtype: DType,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
-    /// Tile of the products, in place of the one that is best for the shape; for tests and benches.
-    pub tile: Option<Tile>,
+    /// How products are cut, in place of what is best for the shape; for tests and benches.
+    pub cut: Option<Cut>,
+    /// Room for the partial sums of weight gradients, f32; without it none is split.
+    pub workspace: Option<Tensor>,
     arena: CudaSlice<u8>,
     params: CudaSlice<u8>,
 }
@@ -155,7 +157,7 @@ impl Cuda {
             _ => Error::Cuda { op: "allocate the arena", source },
         })?;
         let multiprocessors = multiprocessors.unsigned_abs();
-        Ok(Self { stream, kernels, dtype, multiprocessors, tile: None, arena, params })
+        Ok(Self { stream, kernels, dtype, multiprocessors, cut: None, workspace: None, arena, params })
     }
 
     /// Copies host bytes to the front of a buffer.

@@ -43,7 +43,8 @@ impl CudaEngine {
     /// # Errors
     /// [`Error::Input`] without kernels for this GPU; [`Error::Run`] without enough memory; [`Error::Cuda`].
     pub fn new(gpu: &Gpu, plan: &Plan, dtype: DType, rung: Rung) -> Result<Self> {
-        let device = Cuda::new(gpu, plan.bytes(), dtype)?;
+        let mut device = Cuda::new(gpu, plan.bytes(), dtype)?;
+        device.workspace = plan.workspace();
         let loss = DeviceLoss::new(&device)?;
         let recorded = [Recorded::New, Recorded::New, Recorded::New];
         Ok(Self { recorded, device, rung, tokens: 0, loss, norm: None, weights: None })

@@ -127,6 +127,8 @@ pub struct Kernels {
     pub linear_swiglu_backward: Product,
     /// Of the weight.
     pub linear_weight_gradient: Product,
+    /// From partial sums.
+    pub linear_weight_gradient_finish: CudaFunction,
     /// `kernels/attention.cu`, for the activation type, as are all to `attention_backward_keys`.
     pub attention_forward: Ladder,
     /// New keys and values to the cache.
@@ -199,6 +201,7 @@ impl Kernels {
             linear_input_gradient: product("linear_input_gradient", &Tile::ALL)?,
             linear_swiglu_backward: product("linear_swiglu_backward", &Tile::ALL)?,
             linear_weight_gradient: product("linear_weight_gradient", &Tile::ALL)?,
+            linear_weight_gradient_finish: function(&gemm, "linear_weight_gradient_finish")?,
             attention_forward: on_tensor_cores(&attention, "attention_forward")?,
             attention_append: function(&attention, &format!("attention_append{typed}"))?,
             attention_cached: ladder(&attention, "attention_cached", &typed)?,

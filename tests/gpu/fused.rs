@@ -1,7 +1,7 @@
 //! Rotation and SwiGLU fused into the products of linear layers, on whole numbers: the products are exact, so the bounds
 //! count what comes after them.
 
-use super::linear::versions;
+use super::linear::{unsplit, versions};
 use super::{bits, common, open, params, read, set_params, widen, write};
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
@@ -79,12 +79,12 @@ fn swiglu_matches<E: Element>(unit: f32) {
             write(&mut cuda, w, &w_host);
             write(&mut cuda, down, &down_host);
             [gate_up, act, dgate_up].into_iter().for_each(|t| write_rows::<E>(&mut cuda, t, &[]));
-            cuda.tile = None; // the forward product has only the largest
+            cuda.cut = None; // the forward product has only the largest
             linear_launch::linear_swiglu(&cuda, rung, x, w, gate_up, act).unwrap();
             assert!(read_rows::<E>(&cuda, gate_up, t) == widen(&gate_up_want), "{}", name("gate_up"));
             close(&name("act"), &read_rows::<E>(&cuda, act, t), &widen(&act_want), FEW + narrow, |_| 0.0);
             write_rows::<E>(&mut cuda, act, &[]);
-            cuda.tile = tile;
+            cuda.cut = tile.map(unsplit);
             linear_launch::swiglu_backward(&cuda, rung, dy, down, gate_up, act, dgate_up).unwrap();
             close(&name("act again"), &read_rows::<E>(&cuda, act, t), &widen(&again), FEW + narrow, |_| 0.0);
             // s + silu(1 - s) cancels near its root: its error is relative to the larger of its terms, at most 1.3.
@@ -127,7 +127,7 @@ fn rope_matches<E: Element>(unit: f32) {
         let want: Vec<f32> = want.into_iter().map(|x| E::from_f32(x).to_f32()).collect();
         let mut of_tiles = Vec::new();
         for (rung, tile) in versions(E::DTYPE) {
-            cuda.tile = tile;
+            cuda.cut = tile.map(unsplit);
             tokens(&mut cuda, t);
             write_rows(&mut cuda, x, &x_host);
             write(&mut cuda, w, &w_host);

@@ -3,7 +3,7 @@
 use super::{bits, common, open, params, read, set_params, widen, write};
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::cuda::{Cuda, Device, Rung, Tile};
+use smolten::cuda::{Cuda, Cut, Device, Rung, Tile};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
 use smolten::ops::linear;
@@ -129,9 +129,9 @@ impl<E: Element> Host<E> {
         write(cuda, b.sum, &vec![7.0_f32; b.sum.len()]);
         let mut step = params(u32::try_from(t).unwrap(), bytemuck::Zeroable::zeroed());
         set_params(cuda, &step);
-        cuda.tile = None; // this one has only the largest
+        cuda.cut = None; // this one has only the largest
         linear_launch::linear(cuda, rung, b.x, b.w, b.y).unwrap();
-        cuda.tile = tile;
+        cuda.cut = tile.map(unsplit);
         linear_launch::linear_residual(cuda, rung, b.x, b.w, b.residual, b.sum).unwrap();
         linear_launch::input_gradient(cuda, rung, Rows::Tokens, b.dy, b.w, b.dx).unwrap();
         let dw = [0, 1].map(|accumulate| {
@@ -185,6 +185,11 @@ fn check<E: Element>(value: impl Fn(f32) -> f32 + Copy, compare: impl Fn(&str, [
 
 /// A version of a product: its rung, and the tile that the production rung is made to use.
 pub type Version = (Rung, Option<Tile>);
+
+/// Sums in one.
+pub fn unsplit(tile: Tile) -> Cut {
+    Cut { tile, splits: 1 }
+}
 
 /// Those that there are for a type of activations on this device.
 pub fn versions(dtype: DType) -> impl Iterator<Item = Version> {
@@ -266,7 +271,7 @@ fn what_does_not_fit_is_refused_before_the_launch() {
     let shifted = Tensor { offset: x.offset + 2, ..x };
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, shifted, w, y)), "x");
     let (x, w) = (Tensor { cols: 8, ..x }, Tensor { cols: 8, ..w });
-    cuda.tile = Some(Tile::ALL[2]);
+    cuda.cut = Some(unsplit(Tile::ALL[2]));
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Production, x, w, y)), "tile");
     let cuda = open(&plan, DType::F32);
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Production, x_f32, w_f32, y_f32)), "type");
