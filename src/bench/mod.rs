@@ -120,6 +120,7 @@ impl Bench {
     /// Times of one case on the same data, for each rung so many.
     fn time(&mut self, case: &Case, rungs: &[(Rung, usize)]) -> Result<Vec<Times>> {
         let mut setup = Setup::new(case, self.options.dtype);
+        self.cuda.workspace = setup.plan.workspace();
         setup.fill(&mut self.cuda)?;
         let times = rungs.iter().map(|&(rung, repeats)| {
             self.timer.time(&self.cuda, repeats, &mut |cuda| (setup.launch)(cuda, rung))

@@ -14,7 +14,7 @@ use crate::ops::adamw_8bit::BLOCK;
 use crate::ops::adamw_launch::DeviceWeights;
 use crate::ops::attention::Heads;
 use crate::ops::grad_norm::DeviceNorm;
-use crate::ops::linear_launch::{self, Rotation, Rows};
+use crate::ops::linear_launch::{self, Rotation, Rows, WORKSPACE_BYTES};
 use crate::ops::loss_scale::LossScale;
 use crate::ops::{attention_launch, cross_entropy_launch, embedding, rmsnorm, rows};
 
@@ -214,6 +214,7 @@ impl Buffers {
                 })
             }
             Product::WeightGradient => {
+                self.plan.reserve_workspace(WORKSPACE_BYTES);
                 let (dy, x) = (self.activation(t, outputs), self.activation(t, inputs));
                 Box::new(move |cuda, rung| linear_launch::weight_gradient(cuda, rung, rows, dy, x, w))
             }
