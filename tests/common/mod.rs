@@ -4,6 +4,7 @@
 pub mod bytes;
 pub mod engine;
 pub mod naive;
+pub mod place;
 pub mod real;
 
 /// Unit roundoff of f32.
@@ -45,11 +46,6 @@ pub fn uniform(n: usize, mut seed: u64) -> Vec<f32> {
     })
     .take(n)
     .collect()
-}
-
-/// The repository; or the folder that `scripts/gpu-check` packed the fixtures into.
-pub fn root() -> std::path::PathBuf {
-    std::env::var_os("SMOLTEN_TEST_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), Into::into)
 }
 
 /// The GGUF file of SmolLM2-135M-Instruct.

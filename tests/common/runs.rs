@@ -1,11 +1,14 @@
 //! Runs of the program on the tiny model, as a user starts them.
 
+#[path = "place.rs"]
+mod place;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A Llama of a few thousand weights with a tokenizer.
 pub fn tiny_model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-smollm.gguf")
+    place::root().join("tests/fixtures/tiny-smollm.gguf")
 }
 
 /// Twenty rows of prompt and response, as a file in `folder`.
@@ -19,7 +22,7 @@ pub fn sums(folder: &Path) -> PathBuf {
 
 /// The program; its caches lie in `folder`.
 pub fn program(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_smolten"));
+    let mut command = Command::new(place::program());
     command.env("SMOLTEN_CACHE", folder.join("cache")).env("HF_HOME", folder.join("hub"));
     command
 }

@@ -1,20 +1,14 @@
 //! The bench of the kernels: every operation at the smallest size, and the command.
 
+use super::common::place::program;
 use serde_json::Value;
 use smolten::bench::{Bench, Card, Operation, Options, SIZES, Size, cases};
 use smolten::cuda::Rung;
 use smolten::dtype::DType;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn tiny() -> &'static Size {
     SIZES.iter().find(|size| size.name == "tiny").unwrap()
-}
-
-/// The program: as cargo built it, or where the tests were packed beside it.
-fn program() -> PathBuf {
-    let built = Path::new(env!("CARGO_BIN_EXE_smolten"));
-    if built.exists() { built.to_owned() } else { std::env::current_exe().unwrap().with_file_name("smolten") }
 }
 
 fn bench(flags: &[&str]) -> Output {
