@@ -92,19 +92,19 @@ impl Bench {
     /// # Errors
     /// [`Error::Unsupported`] where a rung does not take the shape; [`Error::Cuda`].
     pub fn measure(&mut self, case: &Case) -> Result<Measured> {
-        let rung =
-            if self.options.rungs.contains(&Rung::Production) { Rung::Production } else { Rung::Naive };
-        let repeats = self.options.repeats;
-        let times = self.time(case, &[(rung, repeats)])?.remove(0);
-        if self.options.rungs.len() < 2 {
+        let (naive, repeats) = (self.options.repeats.min(MOST_NAIVE_REPEATS), self.options.repeats);
+        let both = [(Rung::Production, repeats), (Rung::Naive, naive)];
+        if let &[rung] = &self.options.rungs[..] {
+            let repeats = if rung == Rung::Naive { naive } else { repeats };
+            let times = self.time(case, &[(rung, repeats)])?[0];
             return Ok(Measured { case: case.clone(), rung, times, comparison: None });
         }
         let smaller = comparable(case, self.options.dtype);
-        let both = [(Rung::Production, repeats), (Rung::Naive, repeats.min(MOST_NAIVE_REPEATS))];
-        let both = self.time(&smaller, &both)?;
-        let ratio = both[1].median_us / both[0].median_us;
+        let compared = self.time(&smaller, &both)?;
+        let ratio = compared[1].median_us / compared[0].median_us;
+        let times = if smaller == *case { compared[0] } else { self.time(case, &both[..1])?[0] };
         let comparison = Some(Comparison { tokens: smaller.tokens, ratio });
-        Ok(Measured { case: case.clone(), rung, times, comparison })
+        Ok(Measured { case: case.clone(), rung: Rung::Production, times, comparison })
     }
 
     /// Whether the last step of an optimizer was skipped, as its gradient was not finite.

@@ -64,7 +64,7 @@ pub const FORWARD: f32 = 1000.0;
 
 /// The folder of one of the two tiny models.
 pub fn tiny(name: &str) -> PathBuf {
-    super::place::root().join("tests/fixtures").join(format!("tiny-llama-{name}"))
+    super::root().join("tests/fixtures").join(format!("tiny-llama-{name}"))
 }
 
 /// A model, its optimizer and the backend that holds them.

@@ -4,7 +4,6 @@
 pub mod bytes;
 pub mod engine;
 pub mod naive;
-pub mod place;
 pub mod real;
 
 /// Unit roundoff of f32.
@@ -46,6 +45,11 @@ pub fn uniform(n: usize, mut seed: u64) -> Vec<f32> {
     })
     .take(n)
     .collect()
+}
+
+/// The folder that has `tests/fixtures` in it: the repository, or what `scripts/gpu-check` packed.
+pub fn root() -> std::path::PathBuf {
+    std::env::var_os("SMOLTEN_TEST_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), Into::into)
 }
 
 /// The GGUF file of SmolLM2-135M-Instruct.

@@ -1,14 +1,14 @@
 //! Runs of the program on the tiny model, as a user starts them.
 
-#[path = "place.rs"]
-mod place;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A Llama of a few thousand weights with a tokenizer.
 pub fn tiny_model() -> PathBuf {
-    place::root().join("tests/fixtures/tiny-smollm.gguf")
+    // Set where scripts/gpu-check packed the tests.
+    let root = std::env::var_os("SMOLTEN_TEST_ROOT")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    root.join("tests/fixtures/tiny-smollm.gguf")
 }
 
 /// Twenty rows of prompt and response, as a file in `folder`.
@@ -20,9 +20,15 @@ pub fn sums(folder: &Path) -> PathBuf {
     path
 }
 
+/// As cargo built it, or where it was packed beside the tests.
+pub fn executable() -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_smolten"));
+    if built.exists() { built.to_owned() } else { std::env::current_exe().unwrap().with_file_name("smolten") }
+}
+
 /// The program; its caches lie in `folder`.
 pub fn program(folder: &Path) -> Command {
-    let mut command = Command::new(place::program());
+    let mut command = Command::new(executable());
     command.env("SMOLTEN_CACHE", folder.join("cache")).env("HF_HOME", folder.join("hub"));
     command
 }

@@ -1,6 +1,6 @@
 //! The bench of the kernels: every operation at the smallest size, and the command.
 
-use super::common::place::program;
+use super::runs::executable;
 use serde_json::Value;
 use smolten::bench::{Bench, Card, Operation, Options, SIZES, Size, cases};
 use smolten::cuda::Rung;
@@ -12,7 +12,7 @@ fn tiny() -> &'static Size {
 }
 
 fn bench(flags: &[&str]) -> Output {
-    Command::new(program()).args(["bench", "kernels"]).args(flags).output().unwrap()
+    Command::new(executable()).args(["bench", "kernels"]).args(flags).output().unwrap()
 }
 
 fn document(flags: &[&str]) -> Value {
