@@ -14,7 +14,11 @@
 // Mapping    attention_tiles.cuh: a block per 64 queries of one sequence and head, over tiles of 64 keys up to its
 //            own, scores and weights in registers (Dao 2023, arXiv:2307.08691). Blocks find their sequence in
 //            cu_seqlens. Softmax to base 2: log2(e)/sqrt(D) is one factor, ex2.approx the exponential.
-// Budget     168 registers and 32 KiB of shared memory: three blocks per multiprocessor (Turing: two).
+// Budget     attention_forward: 168 registers, 32768 bytes shared, 3 blocks of 128 threads (sm_75: 2)
+//            attention_append: 64 registers, 0 bytes shared, 8 blocks of 128 threads
+//            attention_cached: 128 registers, 5152 bytes shared, 4 blocks of 128 threads
+// Main loop  attention_forward: 112 HMMA, 63 LDSM. A warp's 16 rows against a tile of 64 keys and 64 values take D and
+//            D/2, its own rows D/16 more, for D 64, 32 and 16.
 // Bytes      per head 2*T*D of q and of out; per tile of 64 queries 4*D per key up to its end, mostly from L2; 4*T of
 //            lse. All but lse and cu_seqlens in 16-byte accesses.
 //            cached: a block per token and head, over 128 keys at a time.

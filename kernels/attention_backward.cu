@@ -16,8 +16,11 @@
 //            its own. keys: a block per 64 keys of one sequence and kv head, over the group's heads and the tiles of 64
 //            queries from its own on. p and ds in registers, where the next product takes them from. Scores and
 //            dout·v are computed in both: seven products instead of five, for a dq without atomics.
-// Budget     query: 168 registers, 32 KiB of shared memory, three blocks per multiprocessor (Turing: two). keys: 208
-//            registers, 33 KiB, two blocks (Turing: one).
+// Budget     attention_backward_query: 168 registers, 32768 bytes shared, 3 blocks of 128 threads (sm_75: 2)
+//            attention_backward_keys: 255 registers, 33792 bytes shared, 2 blocks of 128 threads (sm_75: 1)
+// Main loop  attention_backward_query: 84 HMMA, 56 LDSM. A warp's 16 rows against 32 of the other side take 3*D/4 and
+//            3*D/8, its own rows D/8 more, for D 64, 32 and 16.
+//            attention_backward_keys: 112 HMMA, 70 LDSM. D and D/2, and D/8 more.
 // Bytes      query: per head 2*T*D of q, dout, out and dq, and per tile of 64 queries 4*D per key up to its end; keys: per
 //            kv head 4*T*D of k and v, 4*T*D of dk and dv, and per tile of 64 keys 4*g*D per query from its own on; the
 //            tiles mostly from L2. 4*T*D of cos and sin per head. All but lse, delta, positions and cu_seqlens in

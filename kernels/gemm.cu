@@ -20,6 +20,9 @@
 // Mapping    gemm.cuh: 128×128 of C per block. linear_swiglu: 64 columns of gate and the same 64 of up.
 // Numerics   C in f32; residual or old gradient added in f32; one rounding to A per element, at the store, and where "A"
 //            stands above. expf, correctly rounded division.
+// Budget     linear*: 255 registers, 49152 bytes shared, 2 blocks of 128 threads (sm_75: 1)
+// Main loop  linear*: 64 HMMA, 16 LDSM. Per 16 of K a warp multiplies 4 fragments of A by 8 of B, two to a load; a stage
+//            is two of them.
 // Bytes      2*(M*K*ceil(N/128) + N*K*ceil(M/128)) read before L2, the outputs written once, in 16-byte accesses.
 // Ladder     v1 naive, one thread per element of C (rope: per pair; SwiGLU: per element of act).
 //            v2 tiles in shared memory, tensor cores: production.

@@ -13,6 +13,8 @@
 //            and s = 64..4 are shuffles. finish: one block of 256 threads.
 // Numerics   f64 throughout; g*g is exact there, so the fused multiply-add rounds as add(mul) does. The order
 //            of the additions is fixed: the same bits as src/ops/grad_norm.rs, on any GPU.
+// Budget     grad_norm_partials: 64 registers, 0 bytes shared, 4 blocks of 256 threads
+//            grad_norm_finish: 255 registers, 2048 bytes shared, 1 block of 256 threads
 // Bytes      4*n read, 8*n/4096 written and read.
 // Ladder     v1 naive, one block per chunk and one thread per lane, tree in shared memory: kept below.
 //            v2 one warp per chunk: production.

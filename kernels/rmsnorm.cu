@@ -19,6 +19,9 @@
 //            warps in order. Partials in ascending t, each operation rounded: the bits of src/ops/rmsnorm.rs. Their sum
 //            by groups (production). All orders are fixed. Correctly rounded root and division. One rounding to A per
 //            element, at the store.
+// Budget     rmsnorm_forward: 64 registers, 0 bytes shared, 8 blocks of 128 threads
+//            rmsnorm_backward: 128 registers, 128 bytes shared, 1 block of 512 threads: the widest rows, or more of fewer
+//            rmsnorm_backward_finish: 64 registers, 4096 bytes shared, 4 blocks of 256 threads
 // Bytes      forward: 4*T*C read, sizeof(A)*(T*C + C) + 4*T moved besides; the second read of x is served by L1 or L2.
 //            backward: (12 + 2*sizeof(A))*T*C + 4*T moved once (A not f32), 4*C*T/32 written and read for the partials.
 // Ladder     v1 naive, one thread per row: the GPU's oracle and the bench's baseline, for any C. Backwards one warp for
