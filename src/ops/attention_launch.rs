@@ -8,7 +8,7 @@
 
 use super::attention::Heads;
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
+use crate::cuda::{Cuda, Rung, cuda, dim_i32, dim_u32, expect};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -187,18 +187,6 @@ pub fn cached(
     };
     launch(OP, device, &device.kernels.attention_append, (tokens, 1, 1), args)?;
     launch(OP, device, device.kernels.attention_cached.rung(OP, rung)?, grid, args)
-}
-
-/// Shape, type and alignment.
-fn expect<const N: usize>(
-    op: &'static str,
-    tensors: [(&'static str, Tensor, [usize; 2], DType); N],
-) -> Result<()> {
-    tensors.into_iter().try_for_each(|(arg, t, shape, dtype)| {
-        t.expect(op, arg, shape)?;
-        expect_dtype(op, arg, t, dtype)?;
-        expect_aligned(op, arg, t)
-    })
 }
 
 /// Sequences that were planned for.

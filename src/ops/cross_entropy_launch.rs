@@ -4,7 +4,9 @@ use super::cross_entropy::{HeadGradients, LinearCrossEntropy};
 use super::linear_launch::{self, Rows};
 use super::rows;
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
+use crate::cuda::{
+    Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_chunks, expect_dtype, expect_list,
+};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -178,8 +180,7 @@ impl DeviceLoss {
 fn check(a: DType, rung: Rung, lists: [Tensor; 2], args: &LinearCrossEntropy) -> Result<()> {
     let (t, chunk, v) = (args.x.rows, args.logits.rows, args.w.rows);
     for (arg, list) in [("targets", lists[0]), ("loss_rows", lists[1])] {
-        list.expect(OP, arg, [1, list.cols.max(t)])?;
-        expect_dtype(OP, arg, list, DType::U32)?;
+        expect_list(OP, arg, list, t)?;
     }
     args.losses.expect(OP, "losses", [1, args.losses.cols.max(t)])?;
     expect_dtype(OP, "losses", args.losses, DType::F32)?;
@@ -200,8 +201,5 @@ fn check(a: DType, rung: Rung, lists: [Tensor; 2], args: &LinearCrossEntropy) ->
             expect_aligned(OP, arg, t)?;
         }
     }
-    if rung == Rung::Production && !v.is_multiple_of(8) {
-        return Err(Error::Unsupported { op: OP, dim: "V", got: v.to_string(), rule: "V % 8 == 0" });
-    }
-    Ok(())
+    expect_chunks(OP, rung, "V", v)
 }

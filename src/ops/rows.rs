@@ -6,8 +6,9 @@
 #![allow(missing_docs, reason = "errors of all functions are named above")]
 
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Ladder, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
-use crate::dtype::DType;
+use crate::cuda::{
+    Cuda, Ladder, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype, expect_list,
+};
 use crate::error::{Error, Result};
 use cudarc::driver::PushKernelArg;
 
@@ -71,8 +72,7 @@ impl Chunk {
     fn launch(&self, device: &Cuda, ladder: &Ladder, rung: Rung, [from, to]: [Tensor; 2]) -> Result<()> {
         let op = self.op;
         let (most, units) = (dim_u32(op, "rows", self.most)?, units_of_row(op, "from", rung, from)?);
-        self.rows.expect(op, "rows", [1, self.rows.cols])?;
-        expect_dtype(op, "rows", self.rows, DType::U32)?;
+        expect_list(op, "rows", self.rows, 0)?;
         to.expect(op, "to", [to.rows, from.cols])?;
         expect_dtype(op, "to", to, from.dtype)?;
         units_of_row(op, "to", rung, to)?;
