@@ -82,17 +82,27 @@ __device__ __forceinline__ bool fits(const AttentionArgs& args, int t) {
     return t < int(args.step->tokens) && t < args.capacity - args.past;
 }
 
-// Keys and values of the new tokens to their places in the cache: a block per token.
-template <typename E>
+// Keys and values of the new tokens to their places in the cache: a block per token, N elements at a time.
+template <typename E, int N>
 __device__ __forceinline__ void append(const AttentionArgs& args) {
     const int t = blockIdx.x, n = args.kv_heads * args.head_dim;
     if (!fits(args, t)) return;
     const E* k = static_cast<const E*>(args.qkv) + t * size_t(qkv_width(args)) + key_column(args, 0);
     const size_t to = size_t(args.past + t) * n;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
-        static_cast<E*>(args.keys)[to + i] = k[i];
-        static_cast<E*>(args.values)[to + i] = k[n + i];
+    for (int i = threadIdx.x * N; i < n; i += blockDim.x * N) {
+        store(static_cast<E*>(args.keys) + to + i, load<N>(k + i));
+        store(static_cast<E*>(args.values) + to + i, load<N>(k + n + i));
     }
+}
+
+template <typename E>
+__device__ __forceinline__ void append_chunks(const AttentionArgs& args) {
+    append<E, 16 / sizeof(E)>(args);
+}
+
+template <typename E>
+__device__ __forceinline__ void append_naive(const AttentionArgs& args) {
+    append<E, 1>(args);
 }
 
 template <typename E>
@@ -281,7 +291,8 @@ __device__ __forceinline__ void forward(const AttentionArgs& args) {
 
 #define KERNELS(A, E)                                                                                        \
     KERNEL(attention_forward_naive, A, E, forward_naive, 8)                                                  \
-    KERNEL(attention_append, A, E, append, 8)                                                                \
+    KERNEL(attention_append_naive, A, E, append_naive, 8)                                                    \
+    KERNEL(attention_append, A, E, append_chunks, 8)                                                         \
     KERNEL(attention_cached_naive, A, E, cached_naive, 8)                                                    \
     KERNEL(attention_cached, A, E, cached, 4)
 KERNELS(f32, float)
