@@ -5,19 +5,34 @@
 
 mod checks;
 mod kernels;
+mod nvtx;
+mod staging;
 
 pub use checks::{dim_i32, dim_u32, expect, expect_aligned, expect_chunks, expect_dtype, expect_list};
 pub use kernels::{Kernels, Ladder, Rung};
+pub use nvtx::range;
 
 use crate::arena::Tensor;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUdevice_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig};
+use cudarc::driver::{
+    CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PinnedHostSlice,
+};
+use staging::Staging;
 use std::sync::Arc;
 
-/// Bytes of the step's parameters on the device (`struct StepParams` of `kernels/common.cuh`).
-pub const PARAMS_BYTES: usize = 64;
+/// What a step keeps on the device besides its buffers, byte by byte: the host's part of `struct StepParams` of
+/// `kernels/common.cuh`, its loss scale, the sums of the losses, the gradients' norm. The engine has the types.
+pub const PARAMS_BYTES: usize = 60;
+/// Where the loss scale lies.
+pub const LOSS_SCALE_AT: usize = 60;
+/// Where the sums lie.
+pub const SUMS_AT: usize = 72;
+/// Where the norm lies.
+pub const NORM_AT: usize = 96;
+/// The end.
+pub const STEP_BYTES: usize = 112;
 
 /// Oldest compute capability with kernels.
 const OLDEST: u32 = 75;
@@ -127,7 +142,10 @@ pub struct Cuda {
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     arena: CudaSlice<u8>,
-    params: CudaSlice<u8>,
+    step: CudaSlice<u8>,
+    /// The step's bytes on the host.
+    report: PinnedHostSlice<u8>,
+    staging: Staging,
 }
 
 impl Cuda {
@@ -142,7 +160,11 @@ impl Cuda {
         let multiprocessors =
             device.context.attribute(multiprocessors).map_err(cuda("count the multiprocessors"))?;
         let kernels = Kernels::load(device, dtype)?;
-        let params = stream.alloc_zeros(PARAMS_BYTES).map_err(cuda("allocate memory"))?;
+        let step = stream.alloc_zeros(STEP_BYTES).map_err(cuda("allocate memory"))?;
+        // SAFETY: read only after a copy into it (`read_step`).
+        let report = unsafe { device.context.alloc_pinned_with_flags(STEP_BYTES, 0) };
+        let report = report.map_err(cuda("allocate page-locked memory"))?;
+        let staging = Staging::new(&stream)?;
         let arena = stream.alloc_zeros(bytes.max(1)).map_err(|source| match source.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::run(
                 format!("the GPU has no {} MiB of free memory", bytes.div_ceil(1 << 20)),
@@ -150,7 +172,8 @@ impl Cuda {
             ),
             _ => Error::Cuda { op: "allocate the arena", source },
         })?;
-        Ok(Self { stream, kernels, dtype, multiprocessors: multiprocessors.unsigned_abs(), arena, params })
+        let multiprocessors = multiprocessors.unsigned_abs();
+        Ok(Self { stream, kernels, dtype, multiprocessors, arena, step, report, staging })
     }
 
     /// Copies host bytes to the front of a buffer.
@@ -162,6 +185,10 @@ impl Cuda {
     /// If `bytes` is longer than the buffer, or the buffer lies outside the arena.
     pub fn upload(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= to.bytes(), "{} bytes for {to:?}", bytes.len());
+        if Staging::takes(bytes.len()) {
+            let to = self.address(to);
+            return self.staging.upload(to, bytes);
+        }
         let mut view = self.arena.slice_mut(to.offset..to.offset + bytes.len());
         self.stream.memcpy_htod(bytes, &mut view).map_err(cuda("copy to the GPU"))
     }
@@ -180,17 +207,34 @@ impl Cuda {
         self.stream.synchronize().map_err(cuda("wait for the GPU"))
     }
 
-    /// Sets the step's parameters, which every kernel reads from device memory.
+    /// Sets some of the step's bytes from `at` on; kernels read them from device memory.
     ///
     /// # Errors
     /// [`Error::Cuda`].
-    pub fn set_params(&mut self, params: &[u8; PARAMS_BYTES]) -> Result<()> {
-        self.stream.memcpy_htod(params, &mut self.params).map_err(cuda("copy the step's parameters"))
+    ///
+    /// # Panics
+    /// If they go beyond the end.
+    pub fn write_step(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+        assert!(at + bytes.len() <= STEP_BYTES, "{} bytes at {at}", bytes.len());
+        let to = self.step_address() + at as u64;
+        self.staging.upload(to, bytes)
     }
 
-    /// Device address of the step's parameters.
-    pub fn params_address(&self) -> u64 {
-        self.params.device_ptr(&self.stream).0
+    /// All of the step's bytes, after all work before it.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`], also for a fault of an earlier kernel.
+    pub fn read_step(&mut self) -> Result<&[u8; STEP_BYTES]> {
+        const OP: &str = "copy the step's report";
+        self.stream.memcpy_dtoh(&self.step, &mut self.report).map_err(cuda(OP))?;
+        self.stream.synchronize().map_err(cuda("wait for the GPU"))?;
+        let bytes = self.report.as_slice().map_err(cuda(OP))?;
+        Ok(bytes.try_into().expect("allocated with that length"))
+    }
+
+    /// Device address of the step's bytes: `const StepParams*` of the kernels.
+    pub fn step_address(&self) -> u64 {
+        self.step.device_ptr(&self.stream).0
     }
 
     /// Device address of a buffer.

@@ -231,7 +231,7 @@ fn grid(
 
 fn args(op: &'static str, device: &Cuda, heads: Heads) -> Result<AttentionArgs> {
     Ok(AttentionArgs {
-        step: device.params_address(),
+        step: device.step_address(),
         heads: dim_i32(op, "heads", heads.heads)?,
         kv_heads: dim_i32(op, "kv heads", heads.kv_heads)?,
         head_dim: dim_i32(op, "head_dim", heads.head_dim)?,

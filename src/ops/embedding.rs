@@ -93,7 +93,7 @@ pub fn launch_forward(device: &Cuda, rung: Rung, ids: Tensor, w: Tensor, x: Tens
         return Ok(()); // an empty grid is a launch error
     }
     let [ids, weight, x] = [ids, w, x].map(|t| device.address(t));
-    let (params, c) = (device.params_address(), dim_i32(OP, "C", w.cols)?);
+    let (params, c) = (device.step_address(), dim_i32(OP, "C", w.cols)?);
     let mut launch = device.stream.launch_builder(device.kernels.embedding_forward.rung(OP, rung)?);
     launch.arg(&params).arg(&ids).arg(&weight).arg(&x).arg(&c);
     // SAFETY: the five arguments match the kernel's parameters. Shapes, types and alignment were checked and the buffers
@@ -125,7 +125,7 @@ pub fn launch_backward(
     let (wide, c) = (DType::F32, dw.cols);
     expect(OP, [("dx", dx, [dx.rows, c], wide), ("dw", dw, [dw.rows, c], wide)])?;
     expect_chunks(OP, rung, "C", c)?;
-    let (params, n, c) = (device.params_address(), dw.len() as u64, dim_i32(OP, "C", c)?);
+    let (params, n, c) = (device.step_address(), dw.len() as u64, dim_i32(OP, "C", c)?);
     let [ids, by_id, id_starts, dx, dw] = [ids, by_id, id_starts, dx, dw].map(|t| device.address(t));
     if !tied {
         let mut launch = device.stream.launch_builder(device.kernels.embedding_clear.rung(OP, rung)?);

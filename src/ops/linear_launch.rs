@@ -287,7 +287,7 @@ impl Call {
         };
         let heads = self.rotation.map(|r| r.heads);
         Ok(LinearArgs {
-            step: device.params_address(),
+            step: device.step_address(),
             a: device.address(self.a),
             b: device.address(self.b),
             c: device.address(self.c),

@@ -23,7 +23,7 @@ pub fn zero(device: &Cuda, rung: Rung, t: Tensor) -> Result<()> {
     if rows == 0 {
         return Ok(()); // an empty grid is a launch error
     }
-    let (params, t) = (device.params_address(), device.address(t));
+    let (params, t) = (device.step_address(), device.address(t));
     let mut launch = device.stream.launch_builder(device.kernels.rows_zero.rung(OP, rung)?);
     launch.arg(&params).arg(&t).arg(&units);
     // SAFETY: the three arguments match the kernel's parameters. It writes rows below `step->tokens`, at most the planned
@@ -79,7 +79,7 @@ impl Chunk {
         if most == 0 {
             return Ok(()); // an empty grid is a launch error
         }
-        let (params, first) = (device.params_address(), dim_i32(op, "first", self.first)?);
+        let (params, first) = (device.step_address(), dim_i32(op, "first", self.first)?);
         let [rows, from, to] = [self.rows, from, to].map(|t| device.address(t));
         let mut launch = device.stream.launch_builder(ladder.rung(op, rung)?);
         launch.arg(&params).arg(&rows).arg(&first).arg(&most).arg(&from).arg(&to).arg(&units);
