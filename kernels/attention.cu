@@ -13,15 +13,18 @@
 //            sum that divides; one rounding to A at the store. Deterministic: every sum has a fixed order.
 // Mapping    attention_tiles.cuh: a block per 64 queries of one sequence and head, over tiles of 64 keys up to its
 //            own, scores and weights in registers (Dao 2023, arXiv:2307.08691). Blocks find their sequence in
-//            cu_seqlens. Softmax to base 2: log2(e)/sqrt(D) is one factor, ex2.approx the exponential.
+//            cu_seqlens. cached: a block per token and head, over 128 keys at a time. Softmax to base 2: log2(e)/sqrt(D) is one factor, ex2.approx the exponential.
 // Budget     attention_forward: 168 registers, 32768 bytes shared, 3 blocks of 128 threads (sm_75: 2)
 //            attention_append: 64 registers, 0 bytes shared, 8 blocks of 128 threads
-//            attention_cached: 128 registers, 5152 bytes shared, 4 blocks of 128 threads
+//            attention_cached: 128 registers, 5280 bytes shared, 4 blocks of 128 threads
 // Main loop  attention_forward: 112 HMMA, 63 LDSM. A warp's 16 rows against a tile of 64 keys and 64 values take D and
 //            D/2, its own rows D/16 more, for D 64, 32 and 16.
-// Bytes      per head 2*T*D of q and of out; per tile of 64 queries 4*D per key up to its end, mostly from L2; 4*T of
-//            lse. All but lse and cu_seqlens in 16-byte accesses.
-//            cached: a block per token and head, over 128 keys at a time.
+// Bytes      attention_forward: read H*(sizeof(A)*T*D + 2*sizeof(A)*keys*D), written H*(sizeof(A)*T*D + 4*T);
+//            attention_append: read 2*sizeof(A)*T*K*D, written 2*sizeof(A)*T*K*D;
+//            attention_cached: read H*(sizeof(A)*T*D + 2*sizeof(A)*seen*D), written sizeof(A)*T*H*D. `keys` is the sum
+//            over tiles of 64 queries of the keys up to the tile's end, `seen` that over tokens of positions up to each:
+//            more than once each, as no block has a whole sequence; L2 serves all but the first. All but lse, and q
+//            and out of cached, in 16-byte accesses.
 // Ladder     v1 naive, one warp per row and head, two passes over the keys.
 //            v2 tiles on tensor cores, running softmax; cached: 16-byte access, running softmax: production.
 #include "attention_tiles.cuh"
@@ -119,7 +122,8 @@ __device__ __forceinline__ void cached_naive(const AttentionArgs& args) {
 // What the threads of a block share while they go over a cache.
 struct CacheMemory {
     float q[WARP * MOST_COLUMNS], weights[WARPS * WARP], of_warp[2][WARPS];
-    float sums[WARPS * WARP][CHUNK];
+    float halves[2][WARPS * WARP * CHUNK / 2 + 16];  // of a thread's sums; 16 banks apart, so that reads do not collide
+    __device__ __forceinline__ float* sums(int thread, int i) { return halves[i / 4] + thread * 4 + i % 4; }
 };
 
 // A block per token and head, 128 keys at a time: a key per thread for the scores, then a chunk of columns of every so
@@ -169,11 +173,12 @@ __device__ __forceinline__ void cached(const AttentionArgs& args) {
     }
     total = warp_sum(total);
     if (thread % WARP == 0) memory.of_warp[1][warp] = total;
-    for (int i = 0; i < CHUNK; ++i) memory.sums[thread][i] = sums[i];
+    for (int i = 0; i < CHUNK; i += 4)
+        store(memory.sums(thread, i), Pack<float, 4>{sums[i], sums[i + 1], sums[i + 2], sums[i + 3]});
     __syncthreads();
     if (thread >= D) return;
     float sum = 0.0f;
-    for (int g = 0; g < groups; ++g) sum += memory.sums[g * chunks + thread / CHUNK][thread % CHUNK];
+    for (int g = 0; g < groups; ++g) sum += *memory.sums(g * chunks + thread / CHUNK, thread % CHUNK);
     total = 0.0f;
     for (int w = 0; w < WARPS; ++w) total += memory.of_warp[1][w];
     static_cast<E*>(args.out)[(size_t(t) * args.heads + h) * D + thread] = from_float<E>(sum * (1.0f / total));

@@ -23,7 +23,17 @@
 // Budget     linear*: 255 registers, 49152 bytes shared, 2 blocks of 128 threads (sm_75: 1)
 // Main loop  linear*: 64 HMMA, 16 LDSM. Per 16 of K a warp multiplies 4 fragments of A by 8 of B, two to a load; a stage
 //            is two of them.
-// Bytes      2*(M*K*ceil(N/128) + N*K*ceil(M/128)) read before L2, the outputs written once, in 16-byte accesses.
+// Bytes      linear: read sizeof(A)*(T*I*ceil(O/128) + O*I*ceil(T/128)), written sizeof(A)*T*O;
+//            linear_wide: read sizeof(A)*(T*I*ceil(O/128) + O*I*ceil(T/128)), written 4*T*O;
+//            linear_residual: read sizeof(A)*(T*I*ceil(O/128) + O*I*ceil(T/128)) + 4*T*O, written 4*T*O;
+//            linear_rope: read sizeof(A)*(T*I*ceil(O/128) + O*I*ceil(T/128)) + 4*T*R, written sizeof(A)*T*O;
+//            linear_swiglu: read sizeof(A)*(T*I*ceil(O/128) + O*I*ceil(T/128)), written sizeof(A)*(T*O + T*O/2);
+//            linear_input_gradient: read sizeof(A)*(T*O*ceil(I/128) + O*I*ceil(T/128)), written sizeof(A)*T*I;
+//            linear_swiglu_backward: read sizeof(A)*(T*O*ceil(I/128) + O*I*ceil(T/128) + 2*T*I), written
+//            3*sizeof(A)*T*I; linear_weight_gradient: read sizeof(A)*(T*O*ceil(I/128) + T*I*ceil(O/128)) + G*4*O*I,
+//            written 4*O*I. R columns are rotated, two by each 8 bytes of cos and sin; G is 1 where it adds, else 0. An
+//            operand is read once per tile of the other, as shared memory holds no more of it: L2 serves all but the
+//            first. All but positions in 16-byte accesses.
 // Ladder     v1 naive, one thread per element of C (rope: per pair; SwiGLU: per element of act).
 //            v2 tiles in shared memory, tensor cores: production.
 #include <type_traits>

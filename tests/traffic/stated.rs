@@ -32,6 +32,7 @@ fn of_header(source: &str) -> Vec<(String, Statement)> {
             bytes += line.strip_prefix(" Bytes ").unwrap_or(line);
         }
     }
+    let bytes = bytes.split_whitespace().collect::<Vec<_>>().join(" ");
     let statement = |text: &str| {
         let (name, rest) = text.split_once(": read ")?;
         let (read, written) = rest.split_once(", written ")?;
