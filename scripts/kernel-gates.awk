@@ -5,7 +5,7 @@
 # Main loop  NAMES: H HMMA, L LDSM                                                    in the whole kernel
 #
 # NAMES are kernels without the suffix of their type, a * stands for anything. Every kernel but the naive ones has a
-# budget, and one without a main loop has no HMMA.
+# budget and a statement of bytes (tests/traffic checks that), and one without a main loop has no HMMA.
 BEGIN {
     threads_of[75] = 1024; threads_of[80] = threads_of[90] = 2048; threads_of[86] = threads_of[89] = threads_of[120] = 1536
     blocks_of[75] = blocks_of[86] = 16; blocks_of[89] = 24; blocks_of[80] = blocks_of[90] = blocks_of[120] = 32
@@ -24,6 +24,13 @@ part == 1 && /^\/\/ .*: [0-9]+ (registers|HMMA), / {
         gsub(/\*/, ".*", name[i])
         stated[sort, ++patterns[sort]] = substr(text, index(text, ":") + 2)
         pattern[sort, patterns[sort]] = "^" name[i] "$"
+    }
+}
+part == 1 && /^\/\// {
+    text = $0
+    while (match(text, /[a-z0-9_]+: read /)) {
+        moves_stated[substr(text, RSTART, RLENGTH - 7)] = 1
+        text = substr(text, RSTART + RLENGTH)
     }
 }
 function statement(sort, kernel, i) {
@@ -90,6 +97,9 @@ END {
             if (budget == "") complain(kernel, "the header states no budget")
             else check_budget(kernel, budget)
             check_loop(kernel, statement("loop", kernel))
+            base = kernel
+            sub(/_(f32|bf16|f16)$/, "", base)
+            if (!(base in moves_stated)) complain(kernel, "the header states no bytes")
         }
         printf "sm_%-4s %-32s %3d registers, %5d bytes shared, blocks %2s, HMMA %3d, LDSM %2d, 128-bit %2d of %2d\n", arch,
             kernel, registers[kernel], shared[kernel], blocks, hmma[kernel], ldsm[kernel], wide[kernel], moves[kernel]

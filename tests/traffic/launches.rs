@@ -244,7 +244,7 @@ fn products(launches: &mut Launches, batch: &Batch, b: &Buffers) {
         linear::input_gradient(cuda, RUNG, all, b.gate_up[0], b.w_gate_up, x)
     });
     launches.add(&[("linear_swiglu_backward", &dims(hidden, WIDTH))], |cuda| {
-        linear::swiglu_backward(cuda, RUNG, y, b.w_down, b.gate_up[0], b.act[0], b.gate_up[1])
+        linear::swiglu_backward(cuda, RUNG, y, b.w_down, b.gate_up[0], Some(b.act[0]), b.gate_up[1])
     });
     let dw = b.gradient.head(width);
     launches.add(&[("linear_weight_gradient", &dims(WIDTH, width))], |cuda| {

@@ -130,7 +130,8 @@ fn check(
         return complaints;
     }
     let allowed = TOLERANCE * (read + written);
-    for (what, got, stated) in [("read", loads.bytes as f64, read), ("written", stores.bytes as f64, written)] {
+    for (what, got, stated) in [("read", loads.bytes as f64, read), ("written", stores.bytes as f64, written)]
+    {
         complain((got - stated).abs() > allowed, format!("{got} bytes {what}, stated {stated}"));
     }
     let is_listed = |list: &[(&str, &str)]| list.iter().any(|(name, _)| *name == kernel);
@@ -140,6 +141,9 @@ fn check(
     let (halves, most) = (is_listed(&HALF_SECTORS), if is_listed(&HALF_SECTORS) { 2 * wide } else { wide });
     complain(sectors > most, format!("{sectors} bytes of sectors for {wide}"));
     complain(halves && sectors == wide, "uses whole sectors, listed as if not".into());
-    complain(shared_wavefronts != shared_phases, format!("{shared_wavefronts} wavefronts for {shared_phases}"));
+    complain(
+        shared_wavefronts != shared_phases,
+        format!("{shared_wavefronts} wavefronts for {shared_phases}"),
+    );
     complaints
 }
