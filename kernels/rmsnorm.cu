@@ -24,9 +24,9 @@
 //            rmsnorm_backward_finish: 64 registers, 4096 bytes shared, 4 blocks of 256 threads
 // Bytes      rmsnorm_forward: read 8*T*C + sizeof(A)*T*C, written sizeof(A)*T*C + 4*T;
 //            rmsnorm_backward: read 8*T*C + sizeof(A)*(T*C + C*ceil(T/32)) + 4*T*ceil(C/256), written
-//            4*T*C + sizeof(A)*T*C + 4*C*ceil(T/32); rmsnorm_backward_finish: read 4*C*ceil(T/32) + 36*ceil(C/32),
+//            4*T*C + sizeof(A)*T*C + 4*C*ceil(T/32); rmsnorm_backward_finish: read 4*C*ceil(T/32) + 36*ceil(C/32) + G*4*C,
 //            written 4*C. Forward reads x twice and w once per row, of which L1 or L2 serve 4*T*C and all but w's first.
-//            All but rstd, and dw, in 16-byte accesses. Four bytes for each element of the residual stream and its
+//            G is 1 where it adds, else 0. All but rstd, and dw, in 16-byte accesses. Four bytes for each element of the residual stream and its
 //            gradient where a 16-bit stream would have two: they are f32 so that sums over layers are not rounded to A.
 // Ladder     v1 naive, one thread per row: the GPU's oracle and the bench's baseline, for any C. Backwards one warp for
 //            32 rows, a thread per row and then per column.

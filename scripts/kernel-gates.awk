@@ -99,6 +99,7 @@ END {
             check_loop(kernel, statement("loop", kernel))
             base = kernel
             sub(/_(f32|bf16|f16)$/, "", base)
+            sub(/_[0-9]+x[0-9]+$/, "", base)  # the tile of a product
             if (!(base in moves_stated)) complain(kernel, "the header states no bytes")
         }
         printf "sm_%-4s %-32s %3d registers, %5d bytes shared, blocks %2s, HMMA %3d, LDSM %2d, 128-bit %2d of %2d\n", arch,

@@ -5,7 +5,7 @@ use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{
     HeadGradients, LinearCrossEntropy, Moments, RmsNormBackward, StepParams, Trainable, UpdateRule,
 };
-use smolten::cuda::{Cuda, Device, LOSS_SCALE_AT, Rung};
+use smolten::cuda::{Cuda, Cut, Device, LOSS_SCALE_AT, Rung, Tile};
 use smolten::dtype::DType;
 use smolten::error::Result;
 use smolten::ops::adamw_launch::DeviceWeights;
@@ -27,26 +27,41 @@ const SUPERVISED: usize = 64;
 /// Positions in the cache before the tokens.
 const PAST: usize = 200;
 
-/// Lengths of the sequences of a batch: whole tiles; tails in each direction.
+/// Parts of a weight gradient.
+const SPLITS: usize = 3;
+
+/// Lengths of the sequences of a batch: whole tiles; tails in each direction, and gradients that are added to.
 pub const BATCHES: [&[usize]; 2] = [&[192, 64], &[100]];
 
 /// A launch, and the dimensions of its header's formulas.
 pub struct Expected {
-    pub kernel: &'static str,
+    /// Without the suffix of its type.
+    pub kernel: String,
     pub dims: Vec<(&'static str, usize)>,
 }
 
 /// What was launched, or would have been without a GPU.
 struct Launches {
     cuda: Option<Cuda>,
+    /// 1 where gradients are added to.
+    adds: usize,
     expected: Vec<Expected>,
 }
 
 impl Launches {
-    fn add(&mut self, kernels: &[(&'static str, &Dims)], run: impl FnOnce(&Cuda) -> Result<()>) {
-        self.expected.extend(kernels.iter().map(|&(kernel, dims)| Expected { kernel, dims: dims.to_vec() }));
+    fn add(&mut self, kernels: &[(&str, &Dims)], run: impl FnOnce(&Cuda) -> Result<()>) {
+        let expected =
+            kernels.iter().map(|&(kernel, dims)| Expected { kernel: kernel.to_owned(), dims: dims.to_vec() });
+        self.expected.extend(expected);
         if let Some(cuda) = &self.cuda {
             run(cuda).unwrap();
+        }
+    }
+
+    /// How products are cut from now on.
+    fn cut(&mut self, tile: Tile, splits: u32) {
+        if let Some(cuda) = &mut self.cuda {
+            cuda.cut = Some(Cut { tile, splits });
         }
     }
 }
@@ -92,8 +107,12 @@ pub fn all(device: Option<&Device>) -> Vec<Expected> {
     let batches = BATCHES.into_iter().flat_map(|lengths| {
         let mut plan = Plan::default();
         let (batch, b) = (Batch::new(&mut plan, lengths), Buffers::new(&mut plan, lengths.iter().sum(), a));
-        let cuda = device.map(|device| open(device, &plan, a, lengths, &batch));
-        let mut launches = Launches { cuda, expected: Vec::new() };
+        let adds = usize::from(lengths.len() == 1);
+        let mut cuda = device.map(|device| open(device, &plan, a, lengths, &batch));
+        if let Some(cuda) = &mut cuda {
+            cuda.workspace = Some(b.workspace);
+        }
+        let mut launches = Launches { cuda, adds, expected: Vec::new() };
         ends_of_a_layer(&mut launches, &batch, &b);
         products(&mut launches, &batch, &b);
         attend(&mut launches, &batch, &b, lengths);
@@ -113,6 +132,7 @@ fn open(device: &Device, plan: &Plan, a: DType, lengths: &[usize], batch: &Batch
         sequences: number(lengths.len()),
         supervised: number(SUPERVISED),
         distinct_ids: tokens.div_ceil(2),
+        accumulate: u32::from(lengths.len() == 1),
         ..bytemuck::Zeroable::zeroed()
     };
     cuda.write_step(0, bytemuck::bytes_of(&step)).unwrap();
@@ -145,6 +165,7 @@ struct Buffers {
     logits: Tensor,
     dlogits: Tensor,
     chunks: [Tensor; 2],
+    workspace: Tensor,
     weights: [Trainable; 2],
 }
 
@@ -174,6 +195,7 @@ impl Buffers {
             logits: of(SUPERVISED, VOCABULARY, f32),
             dlogits: of(SUPERVISED, VOCABULARY, a),
             chunks: [(); 2].map(|()| of(SUPERVISED, c, a)),
+            workspace: of(SPLITS, HEADS.qkv_width() * c, f32),
             weights,
         }
     }
@@ -196,7 +218,8 @@ fn trainable(plan: &mut Plan, a: DType, blockwise: bool) -> Trainable {
 /// Embedding and norms.
 fn ends_of_a_layer(launches: &mut Launches, batch: &Batch, b: &Buffers) {
     let ([x, dx], [y, dy], t) = (b.wide, b.narrow, b.wide[0].rows);
-    let dims: &Dims = &[("A", 2), ("T", t), ("C", WIDTH), ("V", VOCABULARY), ("U", t.div_ceil(2)), ("G", 0)];
+    let (adds, cleared) = (launches.adds, VOCABULARY * (1 - launches.adds));
+    let dims: &Dims = &[("A", 2), ("T", t), ("C", WIDTH), ("V", cleared), ("U", t.div_ceil(2)), ("G", adds)];
     launches.add(&[("embedding_forward", dims)], |cuda| {
         embedding::launch_forward(cuda, RUNG, batch.ids, b.w_head, x)
     });
@@ -222,34 +245,58 @@ fn ends_of_a_layer(launches: &mut Launches, batch: &Batch, b: &Buffers) {
     });
 }
 
-/// Linear layers and what is fused with them.
+/// Linear layers and what is fused with them: those that come in one tile, then the others in each.
 fn products(launches: &mut Launches, batch: &Batch, b: &Buffers) {
-    let ([x, y], [wide, _], t, all) = (b.narrow, b.wide, b.wide[0].rows, Rows::Tokens);
-    let dims = |i, o| [("A", 2), ("T", t), ("I", i), ("O", o), ("G", 0)];
-    let (width, hidden) = (HEADS.qkv_width(), HIDDEN);
+    let ([x, _], t, width) = (b.narrow, b.wide[0].rows, HEADS.qkv_width());
+    let dims = |i, o| [("A", 2), ("T", t), ("I", i), ("O", o)];
+    launches.cut(Tile::LARGEST, 1);
     launches.add(&[("linear", &dims(WIDTH, width))], |cuda| linear::linear(cuda, RUNG, x, b.w_qkv, b.qkv[0]));
+    launches.add(&[("linear_swiglu", &dims(WIDTH, 2 * HIDDEN))], |cuda| {
+        linear::linear_swiglu(cuda, RUNG, x, b.w_gate_up, b.gate_up[0], b.act[0])
+    });
+    for tile in Tile::ALL {
+        launches.cut(tile, 1);
+        let Tile { rows, columns } = tile;
+        let suffix = if tile == Tile::LARGEST { String::new() } else { format!("_{rows}x{columns}") };
+        products_in_all_tiles(launches, batch, b, &suffix);
+        weight_gradients(launches, b, tile, &suffix);
+    }
+    launches.cut(Tile::LARGEST, 1);
+}
+
+fn products_in_all_tiles(launches: &mut Launches, batch: &Batch, b: &Buffers, suffix: &str) {
+    let ([x, y], [wide, _], t, width) = (b.narrow, b.wide, b.wide[0].rows, HEADS.qkv_width());
+    let dims = |i, o| [("A", 2), ("T", t), ("I", i), ("O", o)];
+    let name = |product: &str| format!("linear_{product}{suffix}");
     let turned = ("R", (HEADS.heads + HEADS.kv_heads) * HEADS.head_dim);
     let rotation = Rotation { heads: HEADS, positions: batch.positions, cos: b.rope[0], sin: b.rope[1] };
     let rope = [&dims(WIDTH, width)[..], &[turned]].concat();
-    launches.add(&[("linear_rope", &rope)], |cuda| {
+    launches.add(&[(&name("rope"), &rope)], |cuda| {
         linear::linear_rope(cuda, RUNG, rotation, x, b.w_qkv, b.qkv[0])
     });
-    launches.add(&[("linear_swiglu", &dims(WIDTH, 2 * hidden))], |cuda| {
-        linear::linear_swiglu(cuda, RUNG, x, b.w_gate_up, b.gate_up[0], b.act[0])
-    });
-    launches.add(&[("linear_residual", &dims(hidden, WIDTH))], |cuda| {
+    launches.add(&[(&name("residual"), &dims(HIDDEN, WIDTH))], |cuda| {
         linear::linear_residual(cuda, RUNG, b.act[0], b.w_down, wide, wide)
     });
-    launches.add(&[("linear_input_gradient", &dims(WIDTH, 2 * hidden))], |cuda| {
-        linear::input_gradient(cuda, RUNG, all, b.gate_up[0], b.w_gate_up, x)
+    launches.add(&[(&name("input_gradient"), &dims(WIDTH, 2 * HIDDEN))], |cuda| {
+        linear::input_gradient(cuda, RUNG, Rows::Tokens, b.gate_up[0], b.w_gate_up, x)
     });
-    launches.add(&[("linear_swiglu_backward", &dims(hidden, WIDTH))], |cuda| {
+    launches.add(&[(&name("swiglu_backward"), &dims(HIDDEN, WIDTH))], |cuda| {
         linear::swiglu_backward(cuda, RUNG, y, b.w_down, b.gate_up[0], Some(b.act[0]), b.gate_up[1])
     });
-    let dw = b.gradient.head(width);
-    launches.add(&[("linear_weight_gradient", &dims(WIDTH, width))], |cuda| {
-        linear::weight_gradient(cuda, RUNG, all, b.qkv[0], x, dw)
-    });
+}
+
+/// Whole, and in parts.
+fn weight_gradients(launches: &mut Launches, b: &Buffers, tile: Tile, suffix: &str) {
+    let ([x, _], t, width) = (b.narrow, b.wide[0].rows, HEADS.qkv_width());
+    let (name, adds) = (format!("linear_weight_gradient{suffix}"), launches.adds);
+    let dims = |adds, parts| [("A", 2), ("T", t), ("I", WIDTH), ("O", width), ("G", adds), ("S", parts)];
+    let steps = t.div_ceil(32);
+    let parts = steps.div_ceil(steps.div_ceil(SPLITS));
+    let run =
+        |cuda: &Cuda| linear::weight_gradient(cuda, RUNG, Rows::Tokens, b.qkv[0], x, b.gradient.head(width));
+    launches.add(&[(&name, &dims(adds, 1))], run);
+    launches.cut(tile, u32::try_from(SPLITS).unwrap());
+    launches.add(&[(&name, &dims(0, parts)), ("linear_weight_gradient_finish", &dims(adds, parts))], run);
 }
 
 /// Attention both ways, and over a cache.
@@ -286,8 +333,9 @@ fn attend(launches: &mut Launches, batch: &Batch, b: &Buffers, lengths: &[usize]
 fn head(launches: &mut Launches, batch: &Batch, b: &Buffers) {
     let ([x, dx], [x_chunk, dx_chunk], r) = (b.narrow, b.chunks, SUPERVISED);
     let rows: &Dims = &[("T", x.rows), ("R", r), ("n", 2 * WIDTH), ("A", 2), ("V", VOCABULARY)];
-    let product: &Dims = &[("A", 2), ("T", r), ("I", WIDTH), ("O", VOCABULARY), ("G", 0)];
-    let nothing: &Dims = &[("A", 2), ("T", 0), ("R", 0), ("n", 0), ("I", 0), ("O", 0), ("V", 0), ("G", 0)];
+    let product: &Dims =
+        &[("A", 2), ("T", r), ("I", WIDTH), ("O", VOCABULARY), ("G", launches.adds), ("S", 1)];
+    let nothing: &Dims = &["A", "T", "R", "n", "I", "O", "V", "G", "S"].map(|name| (name, 0));
     let chunk = |rows, product| {
         [
             ("rows_gather", rows),

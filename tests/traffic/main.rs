@@ -102,14 +102,25 @@ fn kernels_move_what_their_headers_state() {
     for (launch, Expected { kernel, dims }) in report.launches.iter().zip(expected) {
         let name = ["_f32", "_bf16", "_f16"].iter().find_map(|a| launch.kernel.strip_suffix(a));
         assert_eq!(name.unwrap_or(&launch.kernel), kernel, "the order of launches");
-        let dims = [&dims[..], &[("B", launch.grid.iter().product())]].concat();
-        let found = check(kernel, &launch.counters, &statements, &dims);
+        let (name, [rows, columns]) = tile(&kernel);
+        let blocks = launch.grid.iter().product();
+        let dims = [&dims[..], &[("B", blocks), ("rows", rows), ("columns", columns)]].concat();
+        let found = check(name, &launch.counters, &statements, &dims);
         complaints.extend(found.into_iter().map(|text| format!("{kernel} {dims:?}: {text}")));
-        launched.insert(kernel);
+        launched.insert(name.to_owned());
     }
-    let never = statements.keys().filter(|kernel| !launched.contains(kernel.as_str()));
+    let never = statements.keys().filter(|kernel| !launched.contains(*kernel));
     complaints.extend(never.map(|kernel| format!("{kernel} is never launched")));
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+/// Name of a product without its tile, rows and columns of that.
+fn tile(kernel: &str) -> (&str, [usize; 2]) {
+    let [name, rows, columns] = ["_128x64", "_64x64"]
+        .iter()
+        .find_map(|tile| Some([kernel.strip_suffix(tile)?, tile.split_once('x')?.0, tile.split_once('x')?.1]))
+        .unwrap_or([kernel, "_128", "128"]);
+    (name, [&rows[1..], columns].map(|n| n.parse().unwrap()))
 }
 
 /// What is wrong with a launch.
