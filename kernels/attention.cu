@@ -13,7 +13,8 @@
 //            sum that divides; one rounding to A at the store. Deterministic: every sum has a fixed order.
 // Mapping    attention_tiles.cuh: a block per 64 queries of one sequence and head, over tiles of 64 keys up to its
 //            own, scores and weights in registers (Dao 2023, arXiv:2307.08691). Blocks find their sequence in
-//            cu_seqlens. cached: a block per token and head, over 128 keys at a time. Softmax to base 2: log2(e)/sqrt(D) is one factor, ex2.approx the exponential.
+//            cu_seqlens. Softmax to base 2: log2(e)/sqrt(D) is one factor, ex2.approx the exponential. cached: a block
+//            per token and head, over 128 keys at a time.
 // Budget     attention_forward: 168 registers, 32768 bytes shared, 3 blocks of 128 threads (sm_75: 2)
 //            attention_append: 64 registers, 0 bytes shared, 8 blocks of 128 threads
 //            attention_cached: 128 registers, 5280 bytes shared, 4 blocks of 128 threads
