@@ -23,7 +23,12 @@
 // Numerics   IEEE single, every operation rounded by itself (-fmad=false, no fmaf, correctly rounded division
 //            and root, denormals kept): the same bits as src/ops/adamw.rs and adamw_8bit.rs. A step with a
 //            norm that is not finite changes nothing.
-// Bytes      per element: 8 read and 4 written of p and g, 2 written of w, 4 (8-bit) or 16 (fp32) of moments.
+// Budget     adamw: 80 registers, 0 bytes shared, 3 blocks of 256 threads
+//            adamw_8bit: 80 registers, 34816 bytes shared, 3 blocks of 256 threads (sm_75: 1, sm_86: 2, sm_89: 2, sm_120: 2)
+// Bytes      adamw: read 16*n + 56*n/256, written 12*n + sizeof(A)*n;
+//            adamw_8bit: read 10*n + 80*n/256 + 34816*B, written 6*n + sizeof(A)*n + 8*n/256. n elements of all weights,
+//            A the type of w; per block of 256 its absmax and its entry of the table; the books once per thread block,
+//            of which there are B. All in 16-byte accesses but codes, which are 8 per lane, and those.
 // Ladder     v1 naive, one thread per block, nearest code by exhaustive search: the GPU's oracle, kept below.
 //            v2 one warp per block, 16-byte access, code by table look-up: production.
 #include "common.cuh"

@@ -13,11 +13,19 @@
 //            sum that divides; one rounding to A at the store. Deterministic: every sum has a fixed order.
 // Mapping    attention_tiles.cuh: a block per 64 queries of one sequence and head, over tiles of 64 keys up to its
 //            own, scores and weights in registers (Dao 2023, arXiv:2307.08691). Blocks find their sequence in
-//            cu_seqlens. Softmax to base 2: log2(e)/sqrt(D) is one factor, ex2.approx the exponential.
-// Budget     168 registers and 32 KiB of shared memory: three blocks per multiprocessor (Turing: two).
-// Bytes      per head 2*T*D of q and of out; per tile of 64 queries 4*D per key up to its end, mostly from L2; 4*T of
-//            lse. All but lse and cu_seqlens in 16-byte accesses.
-//            cached: a block per token and head, over 128 keys at a time.
+//            cu_seqlens. Softmax to base 2: log2(e)/sqrt(D) is one factor, ex2.approx the exponential. cached: a block
+//            per token and head, over 128 keys at a time.
+// Budget     attention_forward: 168 registers, 32768 bytes shared, 3 blocks of 128 threads (sm_75: 2)
+//            attention_append: 64 registers, 0 bytes shared, 8 blocks of 128 threads
+//            attention_cached: 128 registers, 5280 bytes shared, 4 blocks of 128 threads
+// Main loop  attention_forward: 112 HMMA, 63 LDSM. A warp's 16 rows against a tile of 64 keys and 64 values take D and
+//            D/2, its own rows D/16 more, for D 64, 32 and 16.
+// Bytes      attention_forward: read H*(sizeof(A)*T*D + 2*sizeof(A)*keys*D), written H*(sizeof(A)*T*D + 4*T);
+//            attention_append: read 2*sizeof(A)*T*K*D, written 2*sizeof(A)*T*K*D;
+//            attention_cached: read H*(sizeof(A)*T*D + 2*sizeof(A)*seen*D), written sizeof(A)*T*H*D. `keys` is the sum
+//            over tiles of 64 queries of the keys up to the tile's end, `seen` that over tokens of positions up to each:
+//            more than once each, as no block has a whole sequence; L2 serves all but the first. All but lse, and q
+//            and out of cached, in 16-byte accesses.
 // Ladder     v1 naive, one warp per row and head, two passes over the keys.
 //            v2 tiles on tensor cores, running softmax; cached: 16-byte access, running softmax: production.
 #include "attention_tiles.cuh"
@@ -78,17 +86,27 @@ __device__ __forceinline__ bool fits(const AttentionArgs& args, int t) {
     return t < int(args.step->tokens) && t < args.capacity - args.past;
 }
 
-// Keys and values of the new tokens to their places in the cache: a block per token.
-template <typename E>
+// Keys and values of the new tokens to their places in the cache: a block per token, N elements at a time.
+template <typename E, int N>
 __device__ __forceinline__ void append(const AttentionArgs& args) {
     const int t = blockIdx.x, n = args.kv_heads * args.head_dim;
     if (!fits(args, t)) return;
     const E* k = static_cast<const E*>(args.qkv) + t * size_t(qkv_width(args)) + key_column(args, 0);
     const size_t to = size_t(args.past + t) * n;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
-        static_cast<E*>(args.keys)[to + i] = k[i];
-        static_cast<E*>(args.values)[to + i] = k[n + i];
+    for (int i = threadIdx.x * N; i < n; i += blockDim.x * N) {
+        store(static_cast<E*>(args.keys) + to + i, load<N>(k + i));
+        store(static_cast<E*>(args.values) + to + i, load<N>(k + n + i));
     }
+}
+
+template <typename E>
+__device__ __forceinline__ void append_chunks(const AttentionArgs& args) {
+    append<E, 16 / sizeof(E)>(args);
+}
+
+template <typename E>
+__device__ __forceinline__ void append_naive(const AttentionArgs& args) {
+    append<E, 1>(args);
 }
 
 template <typename E>
@@ -105,7 +123,8 @@ __device__ __forceinline__ void cached_naive(const AttentionArgs& args) {
 // What the threads of a block share while they go over a cache.
 struct CacheMemory {
     float q[WARP * MOST_COLUMNS], weights[WARPS * WARP], of_warp[2][WARPS];
-    float sums[WARPS * WARP][CHUNK];
+    float halves[2][WARPS * WARP * CHUNK / 2 + 16];  // of a thread's sums; 16 banks apart, so that reads do not collide
+    __device__ __forceinline__ float* sums(int thread, int i) { return halves[i / 4] + thread * 4 + i % 4; }
 };
 
 // A block per token and head, 128 keys at a time: a key per thread for the scores, then a chunk of columns of every so
@@ -155,11 +174,12 @@ __device__ __forceinline__ void cached(const AttentionArgs& args) {
     }
     total = warp_sum(total);
     if (thread % WARP == 0) memory.of_warp[1][warp] = total;
-    for (int i = 0; i < CHUNK; ++i) memory.sums[thread][i] = sums[i];
+    for (int i = 0; i < CHUNK; i += 4)
+        store(memory.sums(thread, i), Pack<float, 4>{sums[i], sums[i + 1], sums[i + 2], sums[i + 3]});
     __syncthreads();
     if (thread >= D) return;
     float sum = 0.0f;
-    for (int g = 0; g < groups; ++g) sum += memory.sums[g * chunks + thread / CHUNK][thread % CHUNK];
+    for (int g = 0; g < groups; ++g) sum += *memory.sums(g * chunks + thread / CHUNK, thread % CHUNK);
     total = 0.0f;
     for (int w = 0; w < WARPS; ++w) total += memory.of_warp[1][w];
     static_cast<E*>(args.out)[(size_t(t) * args.heads + h) * D + thread] = from_float<E>(sum * (1.0f / total));
@@ -277,7 +297,8 @@ __device__ __forceinline__ void forward(const AttentionArgs& args) {
 
 #define KERNELS(A, E)                                                                                        \
     KERNEL(attention_forward_naive, A, E, forward_naive, 8)                                                  \
-    KERNEL(attention_append, A, E, append, 8)                                                                \
+    KERNEL(attention_append_naive, A, E, append_naive, 8)                                                    \
+    KERNEL(attention_append, A, E, append_chunks, 8)                                                         \
     KERNEL(attention_cached_naive, A, E, cached_naive, 8)                                                    \
     KERNEL(attention_cached, A, E, cached, 4)
 KERNELS(f32, float)

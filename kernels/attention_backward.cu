@@ -16,12 +16,16 @@
 //            its own. keys: a block per 64 keys of one sequence and kv head, over the group's heads and the tiles of 64
 //            queries from its own on. p and ds in registers, where the next product takes them from. Scores and
 //            dout·v are computed in both: seven products instead of five, for a dq without atomics.
-// Budget     query: 168 registers, 32 KiB of shared memory, three blocks per multiprocessor (Turing: two). keys: 208
-//            registers, 33 KiB, two blocks (Turing: one).
-// Bytes      query: per head 2*T*D of q, dout, out and dq, and per tile of 64 queries 4*D per key up to its end; keys: per
-//            kv head 4*T*D of k and v, 4*T*D of dk and dv, and per tile of 64 keys 4*g*D per query from its own on; the
-//            tiles mostly from L2. 4*T*D of cos and sin per head. All but lse, delta, positions and cu_seqlens in
-//            16-byte accesses.
+// Budget     attention_backward_query: 168 registers, 32768 bytes shared, 3 blocks of 128 threads (sm_75: 2)
+//            attention_backward_keys: 255 registers, 33792 bytes shared, 2 blocks of 128 threads (sm_75: 1)
+// Main loop  attention_backward_query: 84 HMMA, 56 LDSM. A warp's 16 rows against 32 of the other side take 3*D/4 and
+//            3*D/8, its own rows D/8 more, for D 64, 32 and 16.
+//            attention_backward_keys: 112 HMMA, 70 LDSM. D and D/2, and D/8 more.
+// Bytes      attention_backward_query: read H*(4*sizeof(A)*T*D + 2*sizeof(A)*keys*D + 4*T + 4*T*D), written
+//            H*(sizeof(A)*T*D + 4*T); attention_backward_keys: read K*(2*sizeof(A)*T*D + 4*T*D) +
+//            H*(2*sizeof(A)*queries*D + 8*queries), written 2*K*sizeof(A)*T*D. `keys` as in attention.cu, `queries` the
+//            sum over tiles of 64 keys of the queries from the tile's start on: the tiles mostly from L2. dout is read
+//            twice, for delta. 4*T*D are cos and sin. All but lse, delta, positions and cu_seqlens in 16-byte accesses.
 // Order      attention_backward_query writes dq and delta; attention_backward_keys, after it, reads delta.
 // Ladder     v1 naive, one warp per row and head.
 //            v2 tiles on tensor cores: production.

@@ -164,7 +164,7 @@ __device__ __forceinline__ void store_rows(E* to, int stride, int rows, const fl
             second.v[k] = from_float<E>(TURNED ? turned_second(x.v[k], y.v[k], cos.v[k], -sin.v[k]) : y.v[k]);
         }
         E* at = to + (own + row) * stride + pair * CHUNK;
-        store(at, first);
-        store(at + D / 2, second);
+        store_whole(at, first);
+        store_whole(at + D / 2, second);
     }
 }

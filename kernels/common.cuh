@@ -54,6 +54,15 @@ __device__ __forceinline__ void store(E* p, const Pack<E, N>& x) {
     *reinterpret_cast<Pack<E, N>*>(p) = x;
 }
 
+// 16 bytes to global memory in one access, where the compiler would split a plain store.
+template <typename E, int N>
+__device__ __forceinline__ void store_whole(E* p, const Pack<E, N>& x) {
+    static_assert(sizeof(x) == 16);
+    const uint4 words = *reinterpret_cast<const uint4*>(&x);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
+                 : "memory");
+}
+
 // A pointer that was itself read from memory; the compiler then knows that it is into global memory, which spares
 // the slower generic access. Not for null pointers.
 template <typename T>

@@ -19,7 +19,11 @@
 //            of minus infinity the exponential is zero, and zero it adds to the entropy. The
 //            sums of losses and entropies in f64: thread i adds losses i, i + 256, .. in order, then the threads by halving. The count is
 //            added up by integer atomics, whose order does not matter.
-// Bytes      per row 4*V read for the loss; for the gradient 4*V more, in part served by L2, and sizeof(A)*V written.
+// Budget     cross_entropy: 64 registers, 192 bytes shared, 2 blocks of 512 threads
+//            cross_entropy_finish: 255 registers, 4096 bytes shared, 1 block of 256 threads
+// Bytes      cross_entropy: read 8*R*V, written sizeof(A)*R*V + 8*R; cross_entropy_finish: read 8*R + 48, written 24. R
+//            rows; half of the reads are for the gradient, a second time, as a row is more than a block can hold: in
+//            part served by L2. All but those of finish in 16-byte accesses.
 // Ladder     v1 naive, one thread per row, three passes: any V. v2 one block per row, 16-byte access: production.
 #include <cfloat>
 

@@ -13,7 +13,10 @@
 //            covers as many as there can be, those beyond step->tokens and step->distinct_ids are left. clear:
 //            a fixed grid strides over dw.
 // Numerics   additions in f32, in ascending t, without atomics: the same bits as src/ops/embedding.rs.
-// Bytes      forward: (sizeof(A) + 4)*T*C. backward: 4*T*C read, 8*C per distinct id; clear: 4*V*C written.
+// Budget     embedding_*: 64 registers, 0 bytes shared, 8 blocks of 128 threads
+// Bytes      embedding_forward: read sizeof(A)*T*C + 8*T, written 4*T*C; embedding_clear: read 0, written 4*V*C;
+//            embedding_backward: read 4*T*C + 4*U*C + 4*ceil(C/128)*(2*T + 4*U), written 4*U*C. U distinct ids; the last
+//            term is the lists'. All but the lists in 16-byte accesses.
 // Ladder     v1 naive, one thread per token, per distinct id, per element: any C. v2 16-byte access: production.
 #include "common.cuh"
 

@@ -25,9 +25,27 @@
 //            linear_weight_gradient_finish adds up the parts that have rows, z ascending, then the old gradient.
 // Numerics   C in f32; residual or old gradient added in f32; one rounding to A per element, at the store, and where "A"
 //            stands above. expf, correctly rounded division.
-// Bytes      2*(M*K*ceil(N/columns) + N*K*ceil(M/rows)) read before L2, rows and columns those of the tile; the outputs
-//            written once, in 16-byte accesses. With splits, 4*splits*O*I more written and read.
-// Budget     __launch_bounds__ of 2, 3, 4 blocks an SM: at most 255 registers for 128×128, 168 for 128×64, 128 for 64×64.
+// Budget     linear*_128x64: 168 registers, 36864 bytes shared, 3 blocks of 128 threads (sm_75: 2, sm_86: 2, sm_89: 2, sm_120: 2)
+//            linear*_64x64: 128 registers, 24576 bytes shared, 4 blocks of 128 threads (sm_75: 3)
+//            linear_weight_gradient_finish: 64 registers, 0 bytes shared, 8 blocks of 128 threads
+//            linear*: 255 registers, 49152 bytes shared, 2 blocks of 128 threads
+// Main loop  linear*_128x64: 32 HMMA, 12 LDSM
+//            linear*_64x64: 16 HMMA, 10 LDSM
+//            linear_weight_gradient_finish: 0 HMMA, 0 LDSM
+//            linear*: 64 HMMA, 16 LDSM. Twice those per 16 of K in gemm.cuh, as a stage is two of them.
+// Bytes      linear: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)), written sizeof(A)*T*O;
+//            linear_wide: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)), written 4*T*O;
+//            linear_residual: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)) + 4*T*O, written 4*T*O;
+//            linear_rope: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)) + 4*T*R, written sizeof(A)*T*O;
+//            linear_swiglu: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)), written sizeof(A)*(T*O + T*O/2);
+//            linear_input_gradient: read sizeof(A)*(T*O*ceil(I/columns) + O*I*ceil(T/rows)), written sizeof(A)*T*I;
+//            linear_swiglu_backward: read sizeof(A)*(T*O*ceil(I/columns) + O*I*ceil(T/rows) + 2*T*I), written
+//            3*sizeof(A)*T*I; linear_weight_gradient: read sizeof(A)*(T*O*ceil(I/columns) + T*I*ceil(O/rows)) + G*4*O*I,
+//            written 4*S*O*I; linear_weight_gradient_finish: read 4*S*O*I + G*4*O*I, written 4*O*I. Rows and columns
+//            are those of the tile. R columns are rotated, two by each 8 bytes of cos and sin; G is 1 in the kernel that
+//            adds to an old gradient, else 0; S parts have rows. An operand is read once per tile of the other, as shared
+//            memory holds no more of it: L2 serves all but the first. All but positions in 16-byte accesses. Without act,
+//            swiglu_backward writes a third less.
 // Ladder     v1 naive, one thread per element of C (rope: per pair; SwiGLU: per element of act).
 //            v2 tiles in shared memory, tensor cores: production.
 #include <type_traits>

@@ -14,7 +14,10 @@
 //            and s = 64..4 are shuffles. finish: one block of 256 threads.
 // Numerics   f64 throughout; g*g is exact there, so the fused multiply-add rounds as add(mul) does. The order
 //            of the additions is fixed: the same bits as src/ops/grad_norm.rs, on any GPU.
-// Bytes      4*n read, 8*n/4096 written and read.
+// Budget     grad_norm_partials: 64 registers, 0 bytes shared, 4 blocks of 256 threads
+//            grad_norm_finish: 255 registers, 2048 bytes shared, 1 block of 256 threads
+// Bytes      grad_norm_partials: read 4*n, written 8*n/4096; grad_norm_finish: read 8*n/4096, written 32. All but the
+//            sums in 16-byte accesses.
 // Ladder     v1 naive, one block per chunk and one thread per lane, tree in shared memory: kept below.
 //            v2 one warp per chunk: production.
 #include "common.cuh"

@@ -19,8 +19,15 @@
 //            warps in order. Partials in ascending t, each operation rounded: the bits of src/ops/rmsnorm.rs. Their sum
 //            by groups (production). All orders are fixed. Correctly rounded root and division. One rounding to A per
 //            element, at the store.
-// Bytes      forward: 4*T*C read, sizeof(A)*(T*C + C) + 4*T moved besides; the second read of x is served by L1 or L2.
-//            backward: (12 + 2*sizeof(A))*T*C + 4*T moved once (A not f32), 4*C*T/32 written and read for the partials.
+// Budget     rmsnorm_forward: 64 registers, 0 bytes shared, 8 blocks of 128 threads
+//            rmsnorm_backward: 128 registers, 128 bytes shared, 1 block of 512 threads: the widest rows, or more of fewer
+//            rmsnorm_backward_finish: 64 registers, 4096 bytes shared, 4 blocks of 256 threads
+// Bytes      rmsnorm_forward: read 8*T*C + sizeof(A)*T*C, written sizeof(A)*T*C + 4*T;
+//            rmsnorm_backward: read 8*T*C + sizeof(A)*(T*C + C*ceil(T/32)) + 4*T*ceil(C/256), written
+//            4*T*C + sizeof(A)*T*C + 4*C*ceil(T/32); rmsnorm_backward_finish: read 4*C*ceil(T/32) + 36*ceil(C/32) + G*4*C,
+//            written 4*C. Forward reads x twice and w once per row, of which L1 or L2 serve 4*T*C and all but w's first.
+//            G is 1 where it adds, else 0. All but rstd, and dw, in 16-byte accesses. Four bytes for each element of the residual stream and its
+//            gradient where a 16-bit stream would have two: they are f32 so that sums over layers are not rounded to A.
 // Ladder     v1 naive, one thread per row: the GPU's oracle and the bench's baseline, for any C. Backwards one warp for
 //            32 rows, a thread per row and then per column.
 //            v2 as above, 16-byte access: production.

@@ -9,7 +9,9 @@
 //            Checked in src/ops/rows.rs, the entries by who fills them.
 // Mapping    one warp per row, 4 warps per block; the grid covers the most rows there can be.
 // Numerics   none: bits are copied.
-// Bytes      rows_zero: T*n written. The others: those of the rows, read and written, and 4 per row.
+// Budget     rows_*: 64 registers, 0 bytes shared, 8 blocks of 128 threads
+// Bytes      rows_zero: read 4*T, written T*n; rows_gather: read R*n + 8*R, written R*n; rows_scatter: read R*n + 8*R,
+//            written R*n. R rows of n bytes. All but rows and the step's parameters in 16-byte accesses.
 // Ladder     v1 naive, a byte per lane: any width. v2 16 bytes per lane: production.
 #include "common.cuh"
 

@@ -3,10 +3,51 @@
 use crate::fault::Fault;
 use crate::machine::LaunchConfig;
 use crate::program::Kernel;
+use crate::traffic;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+
+/// Accesses of warps to global memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Global {
+    /// Instructions.
+    pub requests: u64,
+    /// Sectors of 32 bytes they touched.
+    pub sectors: u64,
+    /// Bytes they touched; a byte that several lanes of an instruction touch counts once.
+    pub bytes: u64,
+    /// Of the sectors, those of instructions with 16 bytes or more per lane.
+    pub wide_sectors: u64,
+    /// Of the bytes, the same.
+    pub wide_bytes: u64,
+}
+
+impl Global {
+    /// Counts one instruction.
+    #[inline]
+    pub(crate) fn count(&mut self, lanes: u32, addresses: &[u64; 32], bytes: u32) {
+        let sectors = u64::from(traffic::sectors(lanes, addresses, bytes));
+        let touched = u64::from(traffic::bytes(lanes, addresses, bytes));
+        self.requests += 1;
+        self.sectors += sectors;
+        self.bytes += touched;
+        if bytes >= 16 {
+            self.wide_sectors += sectors;
+            self.wide_bytes += touched;
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        let Self { requests, sectors, bytes, wide_sectors, wide_bytes } = other;
+        self.requests += requests;
+        self.sectors += sectors;
+        self.bytes += bytes;
+        self.wide_sectors += wide_sectors;
+        self.wide_bytes += wide_bytes;
+    }
+}
 
 /// What is counted while instructions execute, besides how often each did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -17,21 +58,15 @@ pub struct Traffic {
     pub divergent_branches: u64,
     /// Arrivals of warps at barriers of the block.
     pub barriers: u64,
-    /// Load instructions of warps from global memory, copies included.
-    pub global_load_requests: u64,
-    /// Sectors of 32 bytes they touched.
-    pub global_load_sectors: u64,
-    /// Bytes they asked for.
-    pub global_load_bytes: u64,
-    /// Store instructions of warps to global memory.
-    pub global_store_requests: u64,
-    /// Sectors of 32 bytes they touched.
-    pub global_store_sectors: u64,
-    /// Bytes they wrote.
-    pub global_store_bytes: u64,
+    /// Loads of warps from global memory, copies to shared memory included.
+    pub global_loads: Global,
+    /// Stores of warps to global memory.
+    pub global_stores: Global,
     /// Accesses of warps to shared memory.
     pub shared_requests: u64,
-    /// Wavefronts they took: more than one per 128 bytes are bank conflicts.
+    /// Wavefronts they take at best: one per 32 lanes of up to 4 bytes, 16 of 8 or 8 of 16, if any of them takes part.
+    pub shared_phases: u64,
+    /// Wavefronts they took: more are bank conflicts.
     pub shared_wavefronts: u64,
     /// Atomic instructions of warps.
     pub atomics: u64,
@@ -57,31 +92,33 @@ pub struct Counters {
 }
 
 impl Traffic {
+    /// Counts an access to shared memory.
+    #[inline]
+    pub(crate) fn count_shared(&mut self, lanes: u32, addresses: &[u32; 32], bytes: u32) {
+        self.shared_requests += 1;
+        self.shared_phases += u64::from(traffic::phases(lanes, bytes));
+        self.shared_wavefronts += u64::from(traffic::wavefronts(lanes, addresses, bytes));
+    }
+
     fn add(&mut self, other: &Self) {
         let Self {
             active_lanes,
             divergent_branches,
             barriers,
-            global_load_requests,
-            global_load_sectors,
-            global_load_bytes,
-            global_store_requests,
-            global_store_sectors,
-            global_store_bytes,
+            global_loads,
+            global_stores,
             shared_requests,
+            shared_phases,
             shared_wavefronts,
             atomics,
         } = other;
         self.active_lanes += active_lanes;
         self.divergent_branches += divergent_branches;
         self.barriers += barriers;
-        self.global_load_requests += global_load_requests;
-        self.global_load_sectors += global_load_sectors;
-        self.global_load_bytes += global_load_bytes;
-        self.global_store_requests += global_store_requests;
-        self.global_store_sectors += global_store_sectors;
-        self.global_store_bytes += global_store_bytes;
+        self.global_loads.add(global_loads);
+        self.global_stores.add(global_stores);
         self.shared_requests += shared_requests;
+        self.shared_phases += shared_phases;
         self.shared_wavefronts += shared_wavefronts;
         self.atomics += atomics;
     }
@@ -196,8 +233,8 @@ impl Report {
                 "{kernel:<32} {times:>8} {:>13} {:>11} {:>8} {:>8} {:>9} {:>9} {:>8}\n",
                 c.warp_instructions,
                 c.mma,
-                per(t.global_load_sectors, t.global_load_requests),
-                per(t.global_store_sectors, t.global_store_requests),
+                per(t.global_loads.sectors, t.global_loads.requests),
+                per(t.global_stores.sectors, t.global_stores.requests),
                 per(t.shared_wavefronts, t.shared_requests),
                 t.barriers,
                 t.divergent_branches,

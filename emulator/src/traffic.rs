@@ -9,6 +9,18 @@ const BANKS: usize = 32;
 /// Sectors of 32 bytes that the lanes of `lanes` touch with `bytes` bytes each: one request of a warp.
 #[inline]
 pub fn sectors(lanes: u32, addresses: &[u64; 32], bytes: u32) -> u32 {
+    touched::<SECTOR>(lanes, addresses, bytes)
+}
+
+/// Bytes that they touch.
+#[inline]
+pub fn bytes(lanes: u32, addresses: &[u64; 32], bytes: u32) -> u32 {
+    touched::<1>(lanes, addresses, bytes)
+}
+
+/// Units of `UNIT` bytes that they touch.
+#[inline]
+fn touched<const UNIT: u64>(lanes: u32, addresses: &[u64; 32], bytes: u32) -> u32 {
     let (first, bytes) = (addresses[0], u64::from(bytes));
     let (mut differ, mut expected) = (u64::from(!lanes) | u64::from(bytes == 0), first);
     for &address in addresses {
@@ -18,9 +30,9 @@ pub fn sectors(lanes: u32, addresses: &[u64; 32], bytes: u32) -> u32 {
     if differ == 0
         && let Some(last) = first.checked_add(32 * bytes - 1)
     {
-        return narrow(last / SECTOR - first / SECTOR + 1);
+        return narrow(last / UNIT - first / UNIT + 1);
     }
-    scattered_sectors(lanes, addresses, bytes)
+    scattered::<UNIT>(lanes, addresses, bytes)
 }
 
 fn narrow(count: u64) -> u32 {
@@ -33,12 +45,12 @@ pub(crate) fn active(lanes: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |lane| lanes >> lane & 1 != 0)
 }
 
-fn scattered_sectors(lanes: u32, addresses: &[u64; 32], bytes: u64) -> u32 {
+fn scattered<const UNIT: u64>(lanes: u32, addresses: &[u64; 32], bytes: u64) -> u32 {
     if bytes == 0 {
         return 0;
     }
-    let span = |lane: usize| (addresses[lane] / SECTOR, addresses[lane].saturating_add(bytes - 1) / SECTOR);
-    // Mostly they ascend. Then a sector is new if it is above all before.
+    let span = |lane: usize| (addresses[lane] / UNIT, addresses[lane].saturating_add(bytes - 1) / UNIT);
+    // Mostly they ascend. Then a unit is new if it is above all before.
     let mut count = 0;
     let mut previous: Option<(u64, u64)> = None;
     let ascend = active(lanes).all(|lane| {
@@ -66,6 +78,24 @@ fn scattered_sectors(lanes: u32, addresses: &[u64; 32], bytes: u64) -> u32 {
     narrow(count)
 }
 
+/// Lanes that shared memory serves together.
+#[inline]
+fn lanes_of_phase(bytes: u32) -> usize {
+    match bytes {
+        0..=4 => 32,
+        5..=8 => 16,
+        _ => 8,
+    }
+}
+
+/// Wavefronts of a shared-memory request without bank conflicts: groups of lanes of which any takes part.
+#[inline]
+pub fn phases(lanes: u32, bytes: u32) -> u32 {
+    let size = lanes_of_phase(bytes);
+    let group = u32::MAX >> (32 - size);
+    (0..32).step_by(size).map(|lane| u32::from(lanes >> lane & group != 0)).sum()
+}
+
 /// Wavefronts of a shared-memory request: lanes in groups (32 lanes for up to 4 bytes, 16 for 8, 8 for 16), each
 /// group as many wavefronts as the bank (4 bytes wide, 32 of them) with the most distinct words needs.
 #[inline]
@@ -80,11 +110,7 @@ pub fn wavefronts(lanes: u32, addresses: &[u32; 32], bytes: u32) -> u32 {
         // From a word's start on, a group touches each of the banks at most once.
         return bytes.div_ceil(4);
     }
-    let group = match bytes {
-        0..=4 => 32,
-        5..=8 => 16,
-        _ => 8,
-    };
+    let group = lanes_of_phase(bytes);
     let groups = addresses.chunks_exact(group).zip((0..32).step_by(group));
     groups.map(|(addresses, lane)| wavefronts_of_group(lanes >> lane, addresses, bytes)).sum()
 }

@@ -320,7 +320,7 @@ fn counters_do_not_depend_on_order_or_threads() {
     let first = run(&body, 8, 128, &settings(Order::Early, 1)).result.unwrap();
     assert_eq!((first.blocks, first.traffic.barriers), (8, 8 * 4));
     // Four warps of a block load and store 128 bytes each: four sectors.
-    assert_eq!(first.traffic.global_load_sectors, 8 * 4 * 4);
+    assert_eq!(first.traffic.global_loads.sectors, 8 * 4 * 4);
     assert_eq!(first.traffic.shared_wavefronts, first.traffic.shared_requests);
     for order in ORDERS {
         assert_eq!(run(&body, 8, 128, &settings(order, 2)).result.unwrap(), first, "{order:?}");

@@ -1,6 +1,6 @@
 //! Sectors and wavefronts against sets.
 
-use cuda_emulator::traffic::{sectors, wavefronts};
+use cuda_emulator::traffic::{bytes as bytes_touched, phases, sectors, wavefronts};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,11 +8,11 @@ fn is_active(lanes: u32, lane: usize) -> bool {
     (lanes >> lane) & 1 == 1
 }
 
-fn naive_sectors(lanes: u32, addresses: &[u64; 32], bytes: u32) -> u32 {
+fn naive_units(unit: u64, lanes: u32, addresses: &[u64; 32], bytes: u32) -> u32 {
     let mut touched = HashSet::new();
     for lane in (0..32).filter(|&lane| is_active(lanes, lane)) {
         for byte in 0..u64::from(bytes) {
-            touched.insert((addresses[lane] + byte) / 32);
+            touched.insert((addresses[lane] + byte) / unit);
         }
     }
     u32::try_from(touched.len()).unwrap()
@@ -62,7 +62,8 @@ proptest! {
         prop_assert_eq!(wavefronts(lanes, &addresses, bytes), naive_wavefronts(lanes, &addresses, bytes));
         let base = if high { 0x1000_0000_0000 } else { 0 };
         let addresses = addresses.map(|address| base + u64::from(address));
-        prop_assert_eq!(sectors(lanes, &addresses, bytes), naive_sectors(lanes, &addresses, bytes));
+        prop_assert_eq!(bytes_touched(lanes, &addresses, bytes), naive_units(1, lanes, &addresses, bytes));
+        prop_assert_eq!(sectors(lanes, &addresses, bytes), naive_units(32, lanes, &addresses, bytes));
     }
 }
 
@@ -76,6 +77,12 @@ fn known_patterns() {
     assert_eq!(sectors(u32::MAX, &wide(linear(128)), 4), 32);
     assert_eq!(sectors(u32::MAX, &wide(linear(0)), 4), 1);
     assert_eq!(sectors(0, &wide(linear(4)), 4), 0);
+    assert_eq!(bytes_touched(u32::MAX, &wide(linear(0)), 4), 4);
+    assert_eq!(bytes_touched(u32::MAX, &wide(linear(8)), 4), 128);
+    // A phase for every group of lanes of which any takes part.
+    assert_eq!([4, 8, 16].map(|bytes| phases(u32::MAX, bytes)), [1, 2, 4]);
+    assert_eq!([4, 8, 16].map(|bytes| phases(0x8000_0001, bytes)), [1, 2, 2]);
+    assert_eq!(phases(0, 16), 0);
     // A 32 x 32 matrix of floats: rows are free, columns 32 ways in conflict, padded columns free.
     assert_eq!(wavefronts(u32::MAX, &linear(4), 4), 1);
     assert_eq!(wavefronts(u32::MAX, &linear(128), 4), 32);

@@ -179,7 +179,7 @@ mod tests {
         let all = cases(&SIZES[2], 8192);
         // fp32 moments, master weight and gradient of 1.7 billion weights, and their bf16.
         let bytes = room(&all, DType::BF16, 0, usize::MAX).unwrap();
-        assert!(bytes >= 18 * 1_711_376_384 && bytes < 19 * 1_711_376_384, "{bytes}");
+        assert_eq!(bytes / 1_711_376_384, 18, "{bytes}");
         assert_eq!(room(&all, DType::BF16, 100, bytes + 100).unwrap(), bytes);
         let error = room(&all, DType::BF16, 100, bytes + 99).unwrap_err();
         assert_eq!(error.exit_code(), 2);

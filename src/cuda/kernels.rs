@@ -132,7 +132,7 @@ pub struct Kernels {
     /// `kernels/attention.cu`, for the activation type, as are all to `attention_backward_keys`.
     pub attention_forward: Ladder,
     /// New keys and values to the cache.
-    pub attention_append: CudaFunction,
+    pub attention_append: Ladder,
     /// Over the cache.
     pub attention_cached: Ladder,
     /// `kernels/attention_backward.cu`: of the queries.
@@ -203,7 +203,7 @@ impl Kernels {
             linear_weight_gradient: product("linear_weight_gradient", &Tile::ALL)?,
             linear_weight_gradient_finish: function(&gemm, "linear_weight_gradient_finish")?,
             attention_forward: on_tensor_cores(&attention, "attention_forward")?,
-            attention_append: function(&attention, &format!("attention_append{typed}"))?,
+            attention_append: ladder(&attention, "attention_append", &typed)?,
             attention_cached: ladder(&attention, "attention_cached", &typed)?,
             attention_backward_query: on_tensor_cores(&backward, "attention_backward_query")?,
             attention_backward_keys: on_tensor_cores(&backward, "attention_backward_keys")?,

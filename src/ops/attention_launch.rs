@@ -185,7 +185,7 @@ pub fn cached(
         Rung::Naive => grid(OP, rung, t, 0, heads.heads)?,
         Rung::Production => (tokens, dim_u32(OP, "heads", heads.heads)?, 1),
     };
-    launch(OP, device, &device.kernels.attention_append, (tokens, 1, 1), args)?;
+    launch(OP, device, device.kernels.attention_append.rung(OP, rung)?, (tokens, 1, 1), args)?;
     launch(OP, device, device.kernels.attention_cached.rung(OP, rung)?, grid, args)
 }
 

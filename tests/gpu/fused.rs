@@ -122,8 +122,8 @@ fn rope_matches<E: Element>(unit: f32) {
         let (cos, sin) = (of(50, half, DType::F32), of(50, half, DType::F32));
         let mut cuda = open(&plan, E::DTYPE);
         let (x_host, w_host) = (whole::<E>(t * inputs, 1, 4.0), whole::<E>(width * inputs, 2, 4.0));
-        let at: Vec<u32> = (0..rows as u32).map(|i| i * 7 % 50).collect();
-        let frequencies: Vec<f64> = (0..half).map(|i| 1.0 / f64::from(1 + i as u32)).collect();
+        let at: Vec<u32> = (0..).map(|i| i * 7 % 50).take(rows).collect();
+        let frequencies: Vec<f64> = (0..half).map(|i| 1.0 / (1 + i) as f64).collect();
         let (cos_host, sin_host) = rope::table(&frequencies, 50);
         let mut product = vec![0.0f32; t * width];
         linear::forward::<E, f32>(&x_host, &w_host, &mut product, t, inputs);

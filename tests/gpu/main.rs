@@ -106,7 +106,10 @@ fn uploads_arrive_whatever_their_size() {
     let mut plan = Plan::default();
     let tensors = sizes.map(|n| plan.tensor(Category::Batch, 1, n, DType::U8));
     let mut cuda = open(&plan, DType::F32);
-    let bytes = |i: usize| (0..sizes[i]).map(|k| (k * (2 * i + 1) + k / 251 + i) as u8).collect::<Vec<_>>();
+    let bytes = |i: usize| {
+        let byte = |k: usize| u8::try_from((k * (2 * i + 1) + k / 251 + i) % 256).unwrap();
+        (0..sizes[i]).map(byte).collect::<Vec<_>>()
+    };
     tensors.iter().enumerate().for_each(|(i, &t)| cuda.upload(t, &bytes(i)).unwrap());
     for (i, &t) in tensors.iter().enumerate() {
         assert!(read::<u8>(&cuda, t) == bytes(i), "{} bytes", sizes[i]);

@@ -7,7 +7,6 @@ use super::watch::distinct;
 use super::{Stop, window};
 use crate::fault::FaultKind;
 use crate::program::op::{Access, Instr, Reg, Space};
-use crate::traffic;
 use crate::traffic::active as lanes;
 
 type Result<T> = std::result::Result<T, Box<Stop>>;
@@ -138,9 +137,7 @@ impl Core<'_> {
         let checks = self.launch.settings.checks;
         let narrow = u32::try_from(N).expect("at most 32");
         if CHECKED && checks.counters {
-            self.traffic.global_load_requests += 1;
-            self.traffic.global_load_sectors += u64::from(traffic::sectors(place.mask, &place.at, narrow));
-            self.traffic.global_load_bytes += u64::from(place.mask.count_ones()) * N as u64;
+            self.traffic.global_loads.count(place.mask, &place.at, narrow);
         }
         if contiguous(place, N)
             && let Some((allocation, offset)) =
@@ -235,9 +232,7 @@ impl Core<'_> {
     ) -> Result<()> {
         let narrow = u32::try_from(N).expect("at most 32");
         if CHECKED && self.launch.settings.checks.counters {
-            self.traffic.global_store_requests += 1;
-            self.traffic.global_store_sectors += u64::from(traffic::sectors(place.mask, &place.at, narrow));
-            self.traffic.global_store_bytes += u64::from(place.mask.count_ones()) * N as u64;
+            self.traffic.global_stores.count(place.mask, &place.at, narrow);
         }
         if contiguous(place, N)
             && let Some((allocation, offset)) =

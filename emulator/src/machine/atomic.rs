@@ -10,7 +10,6 @@ use crate::fault::FaultKind;
 use crate::program::lanes::LaneOp;
 use crate::program::op::{Access, Instr, Kind, NONE, Op, Space};
 use crate::settings::Order;
-use crate::traffic;
 use crate::traffic::active as lanes;
 use std::sync::atomic::Ordering;
 
@@ -241,12 +240,9 @@ impl Core<'_> {
         if self.launch.settings.checks.counters {
             let reads =
                 lanes(m).filter(|&lane| copy.read[lane] > 0).fold(0u32, |reads, lane| reads | 1 << lane);
-            self.traffic.global_load_requests += 1;
-            self.traffic.global_load_sectors +=
-                u64::from(traffic::sectors(reads, &source.at, u32::from(bytes)));
-            self.traffic.global_load_bytes += lanes(m).map(|lane| u64::from(copy.read[lane])).sum::<u64>();
-            self.traffic.shared_requests += 1;
-            self.traffic.shared_wavefronts += u64::from(traffic::wavefronts(m, &at, u32::from(bytes)));
+            // A lane that reads some of the bytes and fills up with zeros counts as if it read all.
+            self.traffic.global_loads.count(reads, &source.at, u32::from(bytes));
+            self.traffic.count_shared(m, &at, u32::from(bytes));
         }
         if self.shadowed {
             let found = self.shadow.issue_async(warp.id, m, &at, u32::from(bytes));

@@ -126,8 +126,7 @@ impl Core<'_> {
     fn count_rows(&mut self, at: &[u32; 32], rows: usize) {
         if self.launch.settings.checks.counters {
             let mask = if rows == 32 { FULL } else { (1 << rows) - 1 };
-            self.traffic.shared_requests += 1;
-            self.traffic.shared_wavefronts += u64::from(crate::traffic::wavefronts(mask, at, 16));
+            self.traffic.count_shared(mask, at, 16);
         }
     }
 

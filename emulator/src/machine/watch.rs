@@ -5,7 +5,6 @@ use super::block::Core;
 use super::warp::FULL;
 use crate::program::op::Access;
 use crate::shadow;
-use crate::traffic;
 use crate::traffic::active as lanes;
 
 type Result<T> = std::result::Result<T, Box<Stop>>;
@@ -59,8 +58,7 @@ impl Core<'_> {
     #[inline(always)]
     fn count_shared(&mut self, mask: u32, at: &[u32; 32], bytes: usize) {
         if self.launch.settings.checks.counters {
-            self.traffic.shared_requests += 1;
-            self.traffic.shared_wavefronts += u64::from(traffic::wavefronts(mask, at, width(bytes)));
+            self.traffic.count_shared(mask, at, width(bytes));
         }
     }
 }
