@@ -43,7 +43,7 @@ pub fn samples() -> Vec<Sample> {
             case(kernel, &Step { plain: 0, ..step() }, &[256]),
             case(kernel, &Step { scalars: FORGETFUL, scale: 1.0, ..step() }, &[512]),
         ];
-        Sample { name, file: "kernels/adamw.cu", target: 80, stage: None, cases }
+        Sample::new(name, "kernels/adamw.cu", 80, cases)
     };
     vec![sample("adamw 8-bit", "adamw_8bit", true), sample("adamw", "adamw", false)]
 }

@@ -6,19 +6,56 @@ use super::sample::{Argument, Buffer, Case, Launched, Sample};
 use super::small::{bytes_bf16, bytes_f16, bytes_f32, noise, whole};
 
 /// `StepParams` of `kernels/common.cuh`, up to the scalars of AdamW.
-fn step_params(tokens: u32, supervised: u32, accumulate: bool) -> Vec<u8> {
-    let mut bytes = [tokens, 1, supervised, 1, u32::from(accumulate)].map(u32::to_le_bytes).concat();
-    bytes.extend(bytes_f32(&[1.0, LOSS_SCALE, MAX_GRAD_NORM]));
-    bytes.resize(64, 0);
-    bytes
+#[derive(Clone, Copy)]
+pub struct Step {
+    /// Of the micro-batch.
+    pub tokens: usize,
+    /// Of the micro-batch.
+    pub sequences: usize,
+    /// Of the micro-batch.
+    pub supervised: usize,
+    /// Of the micro-batch.
+    pub distinct_ids: usize,
+    /// Gradients are added to what is there.
+    pub accumulate: bool,
 }
 
-const LOSS_SCALE: f32 = 2.0;
+impl Default for Step {
+    fn default() -> Self {
+        Self { tokens: 1, sequences: 1, supervised: 1, distinct_ids: 1, accumulate: false }
+    }
+}
+
+impl Step {
+    /// As it lies in memory.
+    pub fn input(self) -> Buffer {
+        let counts = [self.tokens, self.sequences, self.supervised, self.distinct_ids];
+        let mut bytes = counts.map(|n| word(n).to_le_bytes()).concat();
+        bytes.extend(u32::from(self.accumulate).to_le_bytes());
+        bytes.extend(bytes_f32(&[INVERSE_DENOMINATOR, LOSS_SCALE, MAX_GRAD_NORM]));
+        bytes.resize(64, 0);
+        Buffer::input(bytes)
+    }
+}
+
+/// A small number.
+pub fn word(n: usize) -> u32 {
+    u32::try_from(n).expect("small")
+}
+
+fn step_params(tokens: u32, supervised: u32, accumulate: bool) -> Buffer {
+    Step { tokens: tokens as usize, supervised: supervised as usize, accumulate, ..Step::default() }.input()
+}
+
+/// One over the number of positions in the loss.
+pub const INVERSE_DENOMINATOR: f32 = 0.375;
+/// Of all losses.
+pub const LOSS_SCALE: f32 = 2.0;
 const MAX_GRAD_NORM: f32 = 1.5;
 
 /// All of them.
 pub fn samples() -> Vec<Sample> {
-    let sample = |name, file, target, cases| Sample { name, file, target, stage: None, cases };
+    let sample = Sample::new;
     // A turn of a warp is 256 columns, and four turns are unrolled: all remainders of both.
     let norms = |kernel, bf16| {
         [(6, 576), (5, 1288), (4, 1024), (4, 768), (3, 8)].map(|(t, c)| rmsnorm(kernel, 4, bf16, t, c)).into()
@@ -93,7 +130,7 @@ fn rmsnorm(kernel: &'static str, rows: u32, bf16: bool, t: u32, c: u32) -> Case 
     };
     Case {
         buffers: vec![
-            Buffer::input(step_params(t, 1, false)),
+            step_params(t, 1, false),
             Buffer::input(bytes_f32(&x)),
             Buffer::input(bytes(&w)),
             Buffer::output(bytes(&y)),
@@ -134,7 +171,7 @@ fn grad_norm_finish(chunks: u32) -> Case {
     };
     let sums = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
     Case {
-        buffers: vec![Buffer::input(step_params(1, 1, false)), Buffer::input(sums), Buffer::output(out)],
+        buffers: vec![step_params(1, 1, false), Buffer::input(sums), Buffer::output(out)],
         launches: vec![launched],
     }
 }
@@ -199,7 +236,7 @@ fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool, first: i32
     };
     Case {
         buffers: vec![
-            Buffer::input(step_params(tokens, supervised, accumulate)),
+            step_params(tokens, supervised, accumulate),
             Buffer::input(elements(&a)),
             Buffer::input(elements(&b)),
             old,

@@ -3,14 +3,18 @@
 //! are not stand in README.md, each with the reason.
 
 mod adamw;
+mod attention;
+mod attention_backward;
 mod compile;
 mod engine;
 mod mutant;
+mod near;
 mod operators;
 mod sample;
 mod small;
 mod statement;
 mod table;
+mod values;
 
 use mutant::{Mutant, Text, Verdict};
 use sample::Sample;
@@ -21,14 +25,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use table::Tables;
 
 /// All verdicts, in the order of the mutants.
-fn verdicts(sample: &Sample, mutants: &[Mutant]) -> Vec<Verdict> {
+fn verdicts(sample: &Sample, text: &Text, mutants: &[Mutant]) -> Vec<Verdict> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     let work = || {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(mutant) = mutants.get(index) else { break };
-            let verdict = mutant.verdict(sample);
+            let verdict = mutant.verdict(sample, text);
             done.lock().expect("no worker panics with the lock").push((index, verdict));
         }
     };
@@ -62,21 +66,38 @@ fn compare(tables: &Tables) {
 fn every_mutant_is_found() {
     let nvcc = compile::find_nvcc();
     let mut compiled = BTreeMap::new();
+    let only = std::env::var("MUTANTS_OF").ok();
     let mut tables = Tables::default();
     let mut complaints = Vec::new();
-    for sample in small::samples().into_iter().chain(engine::samples()).chain(adamw::samples()) {
+    for sample in small::samples()
+        .into_iter()
+        .chain(engine::samples())
+        .chain(adamw::samples())
+        .chain(attention::samples())
+        .chain(attention_backward::samples())
+    {
+        if only.as_ref().is_some_and(|only| !sample.name.contains(only)) {
+            continue;
+        }
+        let start = std::time::Instant::now();
         let file = (sample.file, sample.target);
         let ptx = compiled.entry(file).or_insert_with(|| compile::compile(&nvcc, file.0, file.1));
         let text = Text::of(&sample, ptx);
         sample.check(&text.lines.join("\n"));
         let mutants = text.mutants(&sample);
-        for (mutant, verdict) in mutants.iter().zip(verdicts(&sample, &mutants)) {
+        for (mutant, verdict) in mutants.iter().zip(verdicts(&sample, &text, &mutants)) {
             tables.add(sample.name, mutant, &verdict);
             complaints.extend(mutant.complaint(&verdict).map(|text| format!("{}, {text}", sample.name)));
+            if only.is_some() && matches!(verdict, Verdict::Survived) {
+                println!("{}", mutant.survived(sample.name));
+            }
         }
+        println!("{}: {} mutants, {} s", sample.name, mutants.len(), start.elapsed().as_secs_f64());
     }
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
-    if compile::version(&nvcc) == compile::VERSION {
+    if only.is_some() {
+        println!("{}", tables.summary().join("\n"));
+    } else if compile::version(&nvcc) == compile::VERSION {
         compare(&tables);
     } else {
         println!("this nvcc is not {}: its survivors are not compared with README.md", compile::VERSION);

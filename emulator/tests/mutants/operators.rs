@@ -2,6 +2,7 @@
 //! fault are those of the unchanged text.
 
 use super::statement::Statement;
+use super::values;
 use cuda_emulator::fault::FaultKind::{self, *};
 
 /// Line and what it becomes.
@@ -63,9 +64,9 @@ pub const OPERATORS: &[Operator] = &[
     operator("barrier or wait too late", UNEQUAL, sync_later),
     operator("barrier or wait too early", UNEQUAL, sync_earlier),
     operator("copy to another place", ASTRAY, copy_moved),
-    operator("copy dropped", &[Uninitialised], |lines, at, _| {
+    or_numbers(operator("copy dropped", &[Uninitialised], |lines, at, _| {
         drop_if(lines, at, |s| s.is(&["cp.async.c"]) && s.address().is_some())
-    }),
+    })),
     or_numbers(operator("store dropped", &[Uninitialised], |lines, at, _| {
         drop_if(lines, at, |s| s.is(&["st.", "red.", "atom."]) && !s.opcode.contains(".param"))
     })),
@@ -74,16 +75,24 @@ pub const OPERATORS: &[Operator] = &[
     or_numbers(operator("comparison", BEYOND, comparison)),
     or_numbers(operator("bound off by one", BEYOND, bound)),
     or_numbers(operator("guard dropped", BEYOND, guard_dropped)),
+    or_numbers(operator("condition inverted", BEYOND, values::condition_inverted)),
+    or_numbers(operator("condition dropped", BEYOND, values::condition_dropped)),
+    or_numbers(operator("clamp dropped", BEYOND, values::clamp_dropped)),
+    or_numbers(operator("zero fill dropped", ASTRAY, values::zero_fill_dropped)),
+    or_numbers(operator("factor dropped", &[], values::factor_dropped)),
+    or_numbers(operator("factor changed", &[], values::factor_changed)),
     at_its_place(operator("misaligned vector", &[Misaligned, OutOfBounds], misaligned)),
     operator("widened access", &[Misaligned, OutOfBounds, Uninitialised, Race, InFlight], widened),
     operator("shared memory too small", &[OutOfBounds, Race], shared_smaller),
 ];
 
-fn statement(lines: &[String], at: usize) -> Option<Statement<'_>> {
+/// The instruction of a line.
+pub fn statement(lines: &[String], at: usize) -> Option<Statement<'_>> {
     Statement::of(&lines[at])
 }
 
-fn replaced(at: usize, text: impl Into<String>) -> Vec<Vec<Edit>> {
+/// The one edit that makes this of a line.
+pub fn replaced(at: usize, text: impl Into<String>) -> Vec<Vec<Edit>> {
     vec![vec![(at, text.into())]]
 }
 
