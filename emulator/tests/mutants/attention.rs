@@ -40,15 +40,20 @@ pub struct Shape {
 /// apart that only the very maximum keeps their exponentials finite; ends in each part of a tile; nothing at all; and a
 /// head of another width.
 pub fn over_tiles(name: &'static str, kernel: &'static str, element: Element, of: OfShape) -> Sample {
-    let sizes: [([usize; 3], &[usize], f32); 8] = [
-        ([1, 1, 64], &[130, 0, 1], 4.0),
+    let one = [1, 1, 64];
+    let sizes: [([usize; 3], &[usize], f32); 12] = [
+        (one, &[130, 0, 1], 4.0),
         ([4, 2, 64], &[6, 1], 4.0),
-        ([1, 1, 64], &[21], 4.0),
-        ([1, 1, 64], &[41], 4.0),
-        ([1, 1, 64], &[61], 4.0),
-        ([1, 1, 64], &[], 4.0),
+        (one, &[21], 4.0),
+        (one, &[41], 4.0),
+        (one, &[61], 4.0),
+        (one, &[], 4.0),
         ([1, 1, 32], &[3], 4.0),
+        (one, &[85], 4.0),
+        (one, &[105], 4.0),
+        (one, &[125], 4.0),
         ([2, 1, 64], &[128], 32.0),
+        ([2, 1, 64], &[61], 32.0),
     ];
     let case = |([heads, kv_heads, head_dim], lengths, loud): ([usize; 3], _, _)| {
         of(kernel, &Shape { element, heads, kv_heads, head_dim, lengths, loud })
@@ -103,7 +108,7 @@ pub fn activations(seed: u32, size: [usize; 3], of: impl Fn(usize) -> Loudness) 
     let element = |(i, n): (usize, u32)| {
         let (row, head, column) = (i / head_dim / heads, i / head_dim % heads, i % head_dim);
         let Loudness { others, zeros, loud, step } = of(head);
-        if column == (row * step + 3 * head) % head_dim {
+        if column == (row * step + 5 * head) % head_dim {
             return loud[0] + loud[1] * [0.0, 1.0, 2.0, 3.0, 4.0][row / 32 % 5];
         }
         let (sign, is_zero) = (n % 2 == 0, n / 2 % 8 < zeros);

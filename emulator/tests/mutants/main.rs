@@ -7,6 +7,8 @@ mod attention;
 mod attention_backward;
 mod compile;
 mod engine;
+mod head;
+mod layers;
 mod mutant;
 mod near;
 mod operators;
@@ -69,13 +71,16 @@ fn every_mutant_is_found() {
     let only = std::env::var("MUTANTS_OF").ok();
     let mut tables = Tables::default();
     let mut complaints = Vec::new();
-    for sample in small::samples()
-        .into_iter()
-        .chain(engine::samples())
-        .chain(adamw::samples())
-        .chain(attention::samples())
-        .chain(attention_backward::samples())
-    {
+    let all = [
+        small::samples,
+        engine::samples,
+        adamw::samples,
+        attention::samples,
+        attention_backward::samples,
+        layers::samples,
+        head::samples,
+    ];
+    for sample in all.iter().flat_map(|samples| samples()) {
         if only.as_ref().is_some_and(|only| !sample.name.contains(only)) {
             continue;
         }
