@@ -16,13 +16,20 @@ struct AdamWScalars {  // src/ops/adamw.rs
 };
 static_assert(sizeof(AdamWScalars) == 32, "AdamWScalars differs from src/ops/adamw.rs");
 
-struct StepParams {  // src/backend/mod.rs
+struct LossScale {  // src/ops/loss_scale.rs
+    float value;
+    uint32_t good_steps, growth_interval;
+};
+static_assert(sizeof(LossScale) == 12, "LossScale differs from src/ops/loss_scale.rs");
+
+struct StepParams {  // src/backend/mod.rs, up to where the device keeps its own
     uint32_t tokens, sequences, supervised, distinct_ids;
     uint32_t accumulate;
-    float inverse_denominator, loss_scale, max_grad_norm;
+    float inverse_denominator, max_grad_norm;
     AdamWScalars adamw;
+    LossScale loss_scale;  // changed by grad_norm_finish
 };
-static_assert(sizeof(StepParams) == 64 && offsetof(StepParams, adamw) == 32, "StepParams: see src/backend");
+static_assert(offsetof(StepParams, adamw) == 28 && offsetof(StepParams, loss_scale) == 60, "StepParams: see src/backend");
 
 struct GradNorm {  // src/ops/grad_norm.rs
     double norm;

@@ -5,6 +5,7 @@
 //   norm  = sqrt(sum) / loss_scale
 //   scale = f32(min(1, max_grad_norm / (norm + 1e-6))) / loss_scale
 //   skip  = norm is NaN or infinite
+//   the next step's loss_scale: halved where skip, doubled after growth_interval steps without (src/ops/loss_scale.rs)
 //
 // Shapes     g [n] f32; sums [ceil(n/4096)] f64; out one GradNorm.
 // Requires   16-byte aligned g (production rung). Checked in src/ops/grad_norm.rs.
@@ -75,14 +76,22 @@ grad_norm_partials(const float* __restrict__ g, uint64_t n, double* __restrict__
 }
 
 extern "C" __global__ void __launch_bounds__(LANES)
-grad_norm_finish(const StepParams* step, const double* __restrict__ sums, uint32_t chunks, GradNorm* out) {
+grad_norm_finish(StepParams* step, const double* __restrict__ sums, uint32_t chunks, GradNorm* out) {
     double lane = 0.0;
     for (uint32_t i = threadIdx.x; i < chunks; i += LANES) lane += sums[i];
     const double sum = halve(lane);
     if (threadIdx.x != 0) return;
-    const double norm = sqrt(sum) / double(step->loss_scale);
+    LossScale& scale = step->loss_scale;
+    const double norm = sqrt(sum) / double(scale.value);
     const float clip = float(fmin(double(step->max_grad_norm) / (norm + 1e-6), 1.0));
     out->norm = norm;
-    out->scale = clip * (1.0f / step->loss_scale);
+    out->scale = clip * (1.0f / scale.value);
     out->skip = isfinite(norm) ? 0 : 1;
+    if (scale.growth_interval == 0) return;
+    const bool grows = scale.good_steps + 1 >= scale.growth_interval;
+    if (!isfinite(norm)) {
+        scale = {scale.value * 0.5f, 0, scale.growth_interval};
+    } else {
+        scale = {grows ? scale.value * 2.0f : scale.value, grows ? 0 : scale.good_steps + 1, scale.growth_interval};
+    }
 }

@@ -3,124 +3,39 @@
 //! libcuda is opened when a GPU is asked for, never before, so one binary runs on machines with and without it.
 //! Kernels were compiled by build.rs: a cubin for the GPUs it names, PTX for all others.
 
+mod checks;
+mod kernels;
+mod nvtx;
+mod staging;
+
+pub use checks::{dim_i32, dim_u32, expect, expect_aligned, expect_chunks, expect_dtype, expect_list};
+pub use kernels::{Kernels, Ladder, Rung};
+pub use nvtx::range;
+
 use crate::arena::Tensor;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUdevice_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
+    CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig, PinnedHostSlice,
 };
-use cudarc::nvrtc::Ptx;
+use staging::Staging;
 use std::sync::Arc;
 
-/// What build.rs made of one kernel file for one PTX target.
-struct Image {
-    file: &'static str,
-    /// Target (80 for compute_80) and text.
-    ptx: (u32, &'static str),
-    /// Architecture (86 for sm_86) and machine code, made from that text.
-    cubins: &'static [(u32, &'static [u8])],
-}
-
-include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
-
-/// Bytes of the step's parameters on the device (`struct StepParams` of `kernels/common.cuh`).
-pub const PARAMS_BYTES: usize = 64;
+/// What a step keeps on the device besides its buffers, byte by byte: the host's part of `struct StepParams` of
+/// `kernels/common.cuh`, its loss scale, the sums of the losses, the gradients' norm. The engine has the types.
+pub const PARAMS_BYTES: usize = 60;
+/// Where the loss scale lies.
+pub const LOSS_SCALE_AT: usize = 60;
+/// Where the sums lie.
+pub const SUMS_AT: usize = 72;
+/// Where the norm lies.
+pub const NORM_AT: usize = 96;
+/// The end.
+pub const STEP_BYTES: usize = 112;
 
 /// Oldest compute capability with kernels.
 const OLDEST: u32 = 75;
-
-/// A step of a kernel's ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rung {
-    /// The first, plain version: oracle of the tests, baseline of the benches.
-    Naive,
-    /// The fast one.
-    Production,
-}
-
-/// Both versions of one kernel.
-pub struct Ladder {
-    naive: CudaFunction,
-    /// `None` where the type has no tensor cores: f32, and bf16 on Turing.
-    production: Option<CudaFunction>,
-}
-
-impl Ladder {
-    /// The function of one rung.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] when the type of activations has no such kernel.
-    pub fn rung(&self, op: &'static str, rung: Rung) -> Result<&CudaFunction> {
-        match rung {
-            Rung::Naive => Ok(&self.naive),
-            Rung::Production => self.production.as_ref().ok_or_else(|| {
-                let rule = "f16, or bf16 from compute capability 8.0";
-                Error::Unsupported { op, dim: "type", got: "one without tensor cores".into(), rule }
-            }),
-        }
-    }
-}
-
-/// All kernels, resolved at start-up: a missing one fails here, not in step 3 of a run.
-pub struct Kernels {
-    /// `kernels/rows.cu`.
-    pub rows_zero: Ladder,
-    /// `kernels/rows.cu`.
-    pub rows_gather: Ladder,
-    /// `kernels/rows.cu`.
-    pub rows_scatter: Ladder,
-    /// `kernels/embedding.cu`, for the activation type.
-    pub embedding_forward: Ladder,
-    /// `kernels/embedding.cu`.
-    pub embedding_clear: Ladder,
-    /// `kernels/embedding.cu`.
-    pub embedding_backward: Ladder,
-    /// `kernels/rmsnorm.cu`, for the activation type.
-    pub rmsnorm_forward: Ladder,
-    /// `kernels/rmsnorm.cu`, for the activation type.
-    pub rmsnorm_backward: Ladder,
-    /// `kernels/rmsnorm.cu`.
-    pub rmsnorm_backward_finish: Ladder,
-    /// `kernels/cross_entropy.cu`, for the activation type.
-    pub cross_entropy: Ladder,
-    /// `kernels/cross_entropy.cu`.
-    pub cross_entropy_finish: CudaFunction,
-    /// `kernels/gemm.cu`, for the activation type, as are all to `linear_weight_gradient`.
-    pub linear: Ladder,
-    /// With an f32 result.
-    pub linear_wide: Ladder,
-    /// With the residual.
-    pub linear_residual: Ladder,
-    /// With the rotation of q and k.
-    pub linear_rope: Ladder,
-    /// With SwiGLU.
-    pub linear_swiglu: Ladder,
-    /// Of the input.
-    pub linear_input_gradient: Ladder,
-    /// Of the input, and through SwiGLU.
-    pub linear_swiglu_backward: Ladder,
-    /// Of the weight.
-    pub linear_weight_gradient: Ladder,
-    /// `kernels/attention.cu`, for the activation type, as are all to `attention_backward_keys`.
-    pub attention_forward: Ladder,
-    /// New keys and values to the cache.
-    pub attention_append: CudaFunction,
-    /// Over the cache.
-    pub attention_cached: Ladder,
-    /// `kernels/attention_backward.cu`: of the queries.
-    pub attention_backward_query: Ladder,
-    /// Of keys and values.
-    pub attention_backward_keys: Ladder,
-    /// `kernels/grad_norm.cu`.
-    pub grad_norm_partials: Ladder,
-    /// `kernels/grad_norm.cu`.
-    pub grad_norm_finish: CudaFunction,
-    /// `kernels/adamw.cu`, torch's rule.
-    pub adamw: Ladder,
-    /// `kernels/adamw.cu`, the blockwise rule.
-    pub adamw_8bit: Ladder,
-}
 
 /// Refuses a binary without kernels, for which it makes no difference what GPU there is.
 fn check_kernels(images: usize, ordinal: usize) -> Result<()> {
@@ -157,7 +72,7 @@ impl Device {
             let found = format!("the driver sees {count} GPU(s)");
             return Err(Error::input(asked(), found, "name a GPU from cuda:0 on, or use --device cpu"));
         }
-        check_kernels(IMAGES.len(), ordinal)?;
+        check_kernels(kernels::images(), ordinal)?;
         let context = CudaContext::new(ordinal).map_err(cuda("open the GPU"))?;
         let (major, minor) = context.compute_capability().map_err(cuda("ask for the compute capability"))?;
         let capability = (10 * major + minor).unsigned_abs();
@@ -227,7 +142,10 @@ pub struct Cuda {
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     arena: CudaSlice<u8>,
-    params: CudaSlice<u8>,
+    step: CudaSlice<u8>,
+    /// The step's bytes on the host.
+    report: PinnedHostSlice<u8>,
+    staging: Staging,
 }
 
 impl Cuda {
@@ -242,7 +160,11 @@ impl Cuda {
         let multiprocessors =
             device.context.attribute(multiprocessors).map_err(cuda("count the multiprocessors"))?;
         let kernels = Kernels::load(device, dtype)?;
-        let params = stream.alloc_zeros(PARAMS_BYTES).map_err(cuda("allocate memory"))?;
+        let step = stream.alloc_zeros(STEP_BYTES).map_err(cuda("allocate memory"))?;
+        // SAFETY: read only after a copy into it (`read_step`).
+        let report = unsafe { device.context.alloc_pinned_with_flags(STEP_BYTES, 0) };
+        let report = report.map_err(cuda("allocate page-locked memory"))?;
+        let staging = Staging::new(&stream)?;
         let arena = stream.alloc_zeros(bytes.max(1)).map_err(|source| match source.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::run(
                 format!("the GPU has no {} MiB of free memory", bytes.div_ceil(1 << 20)),
@@ -250,7 +172,8 @@ impl Cuda {
             ),
             _ => Error::Cuda { op: "allocate the arena", source },
         })?;
-        Ok(Self { stream, kernels, dtype, multiprocessors: multiprocessors.unsigned_abs(), arena, params })
+        let multiprocessors = multiprocessors.unsigned_abs();
+        Ok(Self { stream, kernels, dtype, multiprocessors, arena, step, report, staging })
     }
 
     /// Copies host bytes to the front of a buffer.
@@ -262,6 +185,10 @@ impl Cuda {
     /// If `bytes` is longer than the buffer, or the buffer lies outside the arena.
     pub fn upload(&mut self, to: Tensor, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= to.bytes(), "{} bytes for {to:?}", bytes.len());
+        if Staging::takes(bytes.len()) {
+            let to = self.address(to);
+            return self.staging.upload(to, bytes);
+        }
         let mut view = self.arena.slice_mut(to.offset..to.offset + bytes.len());
         self.stream.memcpy_htod(bytes, &mut view).map_err(cuda("copy to the GPU"))
     }
@@ -280,17 +207,34 @@ impl Cuda {
         self.stream.synchronize().map_err(cuda("wait for the GPU"))
     }
 
-    /// Sets the step's parameters, which every kernel reads from device memory.
+    /// Sets some of the step's bytes from `at` on; kernels read them from device memory.
     ///
     /// # Errors
     /// [`Error::Cuda`].
-    pub fn set_params(&mut self, params: &[u8; PARAMS_BYTES]) -> Result<()> {
-        self.stream.memcpy_htod(params, &mut self.params).map_err(cuda("copy the step's parameters"))
+    ///
+    /// # Panics
+    /// If they go beyond the end.
+    pub fn write_step(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+        assert!(at + bytes.len() <= STEP_BYTES, "{} bytes at {at}", bytes.len());
+        let to = self.step_address() + at as u64;
+        self.staging.upload(to, bytes)
     }
 
-    /// Device address of the step's parameters.
-    pub fn params_address(&self) -> u64 {
-        self.params.device_ptr(&self.stream).0
+    /// All of the step's bytes, after all work before it.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`], also for a fault of an earlier kernel.
+    pub fn read_step(&mut self) -> Result<&[u8; STEP_BYTES]> {
+        const OP: &str = "copy the step's report";
+        self.stream.memcpy_dtoh(&self.step, &mut self.report).map_err(cuda(OP))?;
+        self.stream.synchronize().map_err(cuda("wait for the GPU"))?;
+        let bytes = self.report.as_slice().map_err(cuda(OP))?;
+        Ok(bytes.try_into().expect("allocated with that length"))
+    }
+
+    /// Device address of the step's bytes: `const StepParams*` of the kernels.
+    pub fn step_address(&self) -> u64 {
+        self.step.device_ptr(&self.stream).0
     }
 
     /// Device address of a buffer.
@@ -304,99 +248,6 @@ impl Cuda {
     }
 }
 
-impl Kernels {
-    fn load(device: &Device, dtype: DType) -> Result<Self> {
-        let a = match dtype {
-            DType::F32 => "f32",
-            DType::BF16 => "bf16",
-            DType::F16 => "f16",
-            other => panic!("{other:?} is no type of activations"),
-        };
-        let (rmsnorm, grad_norm) = (module(device, "rmsnorm")?, module(device, "grad_norm")?);
-        let (adamw, gemm) = (module(device, "adamw")?, module(device, "gemm")?);
-        let (rows, embedding) = (module(device, "rows")?, module(device, "embedding")?);
-        let cross_entropy = module(device, "cross_entropy")?;
-        let typed = format!("_{a}");
-        let tensor_cores = dtype == DType::F16 || (dtype == DType::BF16 && device.capability >= 80);
-        let on_tensor_cores = |module, name| {
-            let naive = function(module, &format!("{name}_naive{typed}"))?;
-            let production =
-                if tensor_cores { Some(function(module, &format!("{name}{typed}"))?) } else { None };
-            Ok(Ladder { naive, production })
-        };
-        let product = |name| on_tensor_cores(&gemm, name);
-        let (attention, backward) = (module(device, "attention")?, module(device, "attention_backward")?);
-        Ok(Self {
-            rows_zero: ladder(&rows, "rows_zero", "")?,
-            rows_gather: ladder(&rows, "rows_gather", "")?,
-            rows_scatter: ladder(&rows, "rows_scatter", "")?,
-            embedding_forward: ladder(&embedding, "embedding_forward", &typed)?,
-            embedding_clear: ladder(&embedding, "embedding_clear", "")?,
-            embedding_backward: ladder(&embedding, "embedding_backward", "")?,
-            rmsnorm_forward: ladder(&rmsnorm, "rmsnorm_forward", &typed)?,
-            rmsnorm_backward: ladder(&rmsnorm, "rmsnorm_backward", &typed)?,
-            rmsnorm_backward_finish: ladder(&rmsnorm, "rmsnorm_backward_finish", "")?,
-            cross_entropy: ladder(&cross_entropy, "cross_entropy", &typed)?,
-            cross_entropy_finish: function(&cross_entropy, "cross_entropy_finish")?,
-            linear: product("linear")?,
-            linear_wide: product("linear_wide")?,
-            linear_residual: product("linear_residual")?,
-            linear_rope: product("linear_rope")?,
-            linear_swiglu: product("linear_swiglu")?,
-            linear_input_gradient: product("linear_input_gradient")?,
-            linear_swiglu_backward: product("linear_swiglu_backward")?,
-            linear_weight_gradient: product("linear_weight_gradient")?,
-            attention_forward: on_tensor_cores(&attention, "attention_forward")?,
-            attention_append: function(&attention, &format!("attention_append{typed}"))?,
-            attention_cached: ladder(&attention, "attention_cached", &typed)?,
-            attention_backward_query: on_tensor_cores(&backward, "attention_backward_query")?,
-            attention_backward_keys: on_tensor_cores(&backward, "attention_backward_keys")?,
-            grad_norm_partials: ladder(&grad_norm, "grad_norm_partials", "")?,
-            grad_norm_finish: function(&grad_norm, "grad_norm_finish")?,
-            adamw: ladder(&adamw, "adamw", "")?,
-            adamw_8bit: ladder(&adamw, "adamw_8bit", "")?,
-        })
-    }
-}
-
-fn function(module: &Arc<CudaModule>, name: &str) -> Result<CudaFunction> {
-    module.load_function(name).map_err(cuda("find a kernel"))
-}
-
-/// `{name}_naive{suffix}` and `{name}{suffix}`.
-fn ladder(module: &Arc<CudaModule>, name: &str, suffix: &str) -> Result<Ladder> {
-    let naive = function(module, &format!("{name}_naive{suffix}"))?;
-    Ok(Ladder { naive, production: Some(function(module, &format!("{name}{suffix}"))?) })
-}
-
-/// Loads one kernel file: the cubin for this GPU if there is one and the driver takes it, else the PTX.
-fn module(device: &Device, file: &'static str) -> Result<Arc<CudaModule>> {
-    let images = IMAGES.iter().filter(|image| image.file == file);
-    let images: Vec<&Image> = images.filter(|image| image.ptx.0 <= device.capability).collect();
-    let (major, minor) = device.compute_capability();
-    let refused = |why: &str| {
-        let found =
-            format!("{file}.cu does not run on compute capability {major}.{minor} with this driver: {why}");
-        let remedy = "update the NVIDIA driver (580 or newer), or use --device cpu";
-        Error::input(format!("--device cuda:{}", device.ordinal), found, remedy)
-    };
-    if let Some(cubin) = best_cubin(&images, device.capability)
-        && let Ok(module) = device.context.load_module(Ptx::from_binary(cubin.to_vec()))
-    {
-        return Ok(module);
-    }
-    let newest =
-        images.iter().max_by_key(|image| image.ptx.0).ok_or_else(|| refused("no image is old enough"))?;
-    device.context.load_module(Ptx::from_src(newest.ptx.1)).map_err(|e| refused(&e.to_string()))
-}
-
-/// The newest cubin that runs on this GPU: of the same major version, not of a later minor one.
-fn best_cubin(images: &[&Image], capability: u32) -> Option<&'static [u8]> {
-    let cubins = images.iter().flat_map(|image| image.cubins);
-    let fitting = cubins.filter(|(arch, _)| *arch <= capability && arch / 10 == capability / 10);
-    fitting.max_by_key(|(arch, _)| *arch).map(|(_, code)| *code)
-}
-
 /// `blocks` blocks of `threads` threads in a row.
 pub fn blocks_of(threads: u32, blocks: u32) -> LaunchConfig {
     LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
@@ -405,82 +256,4 @@ pub fn blocks_of(threads: u32, blocks: u32) -> LaunchConfig {
 /// For `map_err`: [`Error::Cuda`] that names the operation.
 pub fn cuda(op: &'static str) -> impl FnOnce(DriverError) -> Error {
     move |source| Error::Cuda { op, source }
-}
-
-/// `usize` dimension to the `int` a kernel takes.
-///
-/// # Errors
-/// [`Error::Unsupported`] above `i32::MAX`.
-pub fn dim_i32(op: &'static str, dim: &'static str, n: usize) -> Result<i32> {
-    i32::try_from(n).map_err(|_| too_large(op, dim, n))
-}
-
-/// The same for `unsigned` parameters and grid sizes, which end at `i32::MAX` too.
-///
-/// # Errors
-/// [`Error::Unsupported`] above `i32::MAX`.
-pub fn dim_u32(op: &'static str, dim: &'static str, n: usize) -> Result<u32> {
-    dim_i32(op, dim, n).map(i32::unsigned_abs)
-}
-
-fn too_large(op: &'static str, dim: &'static str, n: usize) -> Error {
-    Error::Unsupported { op, dim, got: n.to_string(), rule: "a dimension of at most 2147483647" }
-}
-
-/// Checks the type of a buffer's elements.
-///
-/// # Errors
-/// [`Error::Unsupported`] naming the argument.
-pub fn expect_dtype(op: &'static str, arg: &'static str, t: Tensor, want: DType) -> Result<()> {
-    if t.dtype == want {
-        return Ok(());
-    }
-    let got = format!("{:?}", t.dtype);
-    Err(Error::Unsupported { op, dim: arg, got, rule: "the type that was planned for it" })
-}
-
-/// Checks that a buffer starts on a multiple of 16 bytes, as 16-byte accesses require.
-///
-/// # Errors
-/// [`Error::Unsupported`] naming the argument.
-pub fn expect_aligned(op: &'static str, arg: &'static str, t: Tensor) -> Result<()> {
-    if t.offset.is_multiple_of(16) {
-        return Ok(()); // the arena itself starts on a multiple of 256
-    }
-    Err(Error::Unsupported {
-        op,
-        dim: arg,
-        got: format!("offset {}", t.offset),
-        rule: "a multiple of 16 bytes",
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_newest_fitting_cubin_is_chosen() {
-        let turing = Image { file: "x", ptx: (75, ""), cubins: &[(75, b"75")] };
-        let ampere = Image {
-            file: "x",
-            ptx: (80, ""),
-            cubins: &[(80, b"80"), (86, b"86"), (89, b"89"), (90, b"90"), (120, b"120")],
-        };
-        let images = [&turing, &ampere];
-        for (capability, want) in [
-            (75, Some("75")),
-            (80, Some("80")),
-            (86, Some("86")),
-            (87, Some("86")),
-            (89, Some("89")),
-            (90, Some("90")),
-            (100, None),
-            (120, Some("120")),
-            (121, Some("120")),
-        ] {
-            let got = best_cubin(&images, capability).map(|code| std::str::from_utf8(code).unwrap());
-            assert_eq!(got, want, "compute capability {capability}");
-        }
-    }
 }

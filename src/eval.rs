@@ -44,7 +44,7 @@ pub fn evaluate(
     backend: &mut dyn Backend,
     batches: impl IntoIterator<Item = impl Borrow<MicroBatch>>,
 ) -> Result<Evaluation> {
-    let mut params = StepParams { loss_scale: 1.0, ..bytemuck::Zeroable::zeroed() };
+    let mut params: StepParams = bytemuck::Zeroable::zeroed();
     let (mut tokens, mut supervised) = (0, 0);
     for batch in batches {
         let batch = batch.borrow();

@@ -122,7 +122,7 @@ impl Decoder {
             cu_seqlens: vec![0, count(chunk.len())],
             targets: vec![NO_TARGET; chunk.len()],
         };
-        let mut params = StepParams { loss_scale: 1.0, ..bytemuck::Zeroable::zeroed() };
+        let mut params: StepParams = bytemuck::Zeroable::zeroed();
         model.feed(backend, &Feed::new(&batch), &mut params)?;
         model.extend(backend, past, &self.caches)?;
         self.cached.extend(chunk);

@@ -27,6 +27,8 @@ pub struct StepRecord {
     pub padded_tokens: usize,
     /// Share of the supervised tokens that had the largest logit.
     pub mean_token_accuracy: f64,
+    /// Mean entropy of the predictions at those tokens, in nats.
+    pub entropy: f64,
     /// Tokens divided by the seconds of the whole step, optimizer and host work included.
     pub tokens_per_second: f64,
     /// Seconds of the whole step.
@@ -206,6 +208,7 @@ mod tests {
             supervised_tokens: 5,
             padded_tokens: 0,
             mean_token_accuracy: 0.4,
+            entropy: 1.5,
             tokens_per_second: 100.0,
             step_seconds: 0.1,
             peak_memory_bytes: None,
@@ -217,7 +220,7 @@ mod tests {
         assert_eq!(lines.len(), 2);
         let keys: Vec<&String> = lines[0].as_object().unwrap().keys().collect();
         let contract = "step epoch loss grad_norm learning_rate tokens supervised_tokens padded_tokens \
-                        mean_token_accuracy tokens_per_second step_seconds peak_memory_bytes";
+                        mean_token_accuracy entropy tokens_per_second step_seconds peak_memory_bytes";
         assert_eq!(keys, contract.split(' ').collect::<Vec<_>>());
         assert!(lines[0]["grad_norm"].is_null());
     }

@@ -91,7 +91,6 @@ impl Training {
         #[expect(clippy::cast_possible_truncation, reason = "the kernels take fp32")]
         let mut params = StepParams {
             inverse_denominator: (1.0 / labels) as f32,
-            loss_scale: 1.0,
             max_grad_norm: 1.0,
             adamw: self.optimizer.scalars(&config, window.step as u64 + 1),
             ..bytemuck::Zeroable::zeroed()

@@ -17,11 +17,10 @@ fn step_params_are_laid_out_as_the_kernels_read_them() {
         offset_of!(StepParams, distinct_ids),
         offset_of!(StepParams, accumulate),
         offset_of!(StepParams, inverse_denominator),
-        offset_of!(StepParams, loss_scale),
         offset_of!(StepParams, max_grad_norm),
         offset_of!(StepParams, adamw),
     ];
-    assert_eq!(params, [0, 4, 8, 12, 16, 20, 24, 28, 32]);
+    assert_eq!(params, [0, 4, 8, 12, 16, 20, 24, 28]);
     assert_eq!(size_of::<StepParams>(), PARAMS_BYTES);
     let scalars = [
         offset_of!(AdamWScalars, beta1),

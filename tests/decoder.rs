@@ -47,7 +47,6 @@ impl Training {
         let supervised: usize = window.iter().map(MicroBatch::supervised).sum();
         let mut params = StepParams {
             inverse_denominator: 1.0 / supervised as f32,
-            loss_scale: 1.0,
             max_grad_norm: 1.0,
             adamw: self.optimizer.scalars(&config, t),
             ..bytemuck::Zeroable::zeroed()

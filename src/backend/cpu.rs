@@ -18,6 +18,7 @@ pub struct Cpu {
     params: StepParams,
     output: StepOutput,
     norm: GradNorm,
+    loss_scale: LossScale,
 }
 
 impl Cpu {
@@ -32,6 +33,7 @@ impl Cpu {
             params: bytemuck::Zeroable::zeroed(),
             output: StepOutput::default(),
             norm: GradNorm { norm: 0.0, scale: 1.0, skip: 0 },
+            loss_scale: LossScale::default(),
         })
     }
 
@@ -85,7 +87,13 @@ impl Backend for Cpu {
     }
 
     fn take_output(&mut self) -> Result<StepOutput> {
-        Ok(std::mem::take(&mut self.output))
+        let output = std::mem::take(&mut self.output);
+        Ok(StepOutput { loss_scale: self.loss_scale, ..output })
+    }
+
+    fn set_loss_scale(&mut self, scale: LossScale) -> Result<()> {
+        self.loss_scale = scale;
+        Ok(())
     }
 
     fn run(&mut self, _: Part, operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>) -> Result<()> {
@@ -337,8 +345,8 @@ impl Backend for Cpu {
 
     fn gradient_norm(&mut self, grads: Tensor) -> Result<()> {
         let sum = grad_norm::sum_of_squares(self.memory.get(grads));
-        let p = &self.params;
-        self.norm = GradNorm::new(sum, p.loss_scale, f64::from(p.max_grad_norm));
+        self.norm = GradNorm::new(sum, self.loss_scale.value, f64::from(self.params.max_grad_norm));
+        self.loss_scale = self.loss_scale.after(self.norm.skip != 0);
         self.output.grad_norm = self.norm.norm;
         self.output.skipped = self.norm.skip != 0;
         Ok(())

@@ -2,17 +2,35 @@
 //! first run is recorded at its second, as a graph, and replayed from then on.
 
 use super::*;
-use crate::cuda::{Cuda, Device as Gpu, PARAMS_BYTES, Rung, cuda};
+use crate::cuda::{
+    Cuda, Device as Gpu, LOSS_SCALE_AT, NORM_AT, PARAMS_BYTES, Rung, STEP_BYTES, SUMS_AT, cuda,
+};
 use crate::ops::adamw_launch::DeviceWeights;
 use crate::ops::attention_launch;
-use crate::ops::cross_entropy_launch::{DeviceLoss, HeadRungs};
-use crate::ops::grad_norm::DeviceNorm;
+use crate::ops::cross_entropy_launch::{self, HeadRungs, LossSums};
+use crate::ops::grad_norm::{DeviceNorm, GradNorm};
 use crate::ops::linear_launch::{self, Rotation, Rows};
 use crate::ops::{embedding, rmsnorm, rows};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
-const _: () = assert!(size_of::<StepParams>() == PARAMS_BYTES, "as in kernels/common.cuh");
+/// What a step keeps on the device: `struct StepParams` of `kernels/common.cuh`, then where the head adds up and where
+/// the norm goes.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct DeviceStep {
+    params: StepParams,
+    loss_scale: LossScale,
+    sums: LossSums,
+    norm: GradNorm,
+}
+
+const _: () = {
+    assert!(size_of::<StepParams>() == PARAMS_BYTES && size_of::<DeviceStep>() == STEP_BYTES);
+    assert!(std::mem::offset_of!(DeviceStep, loss_scale) == LOSS_SCALE_AT);
+    assert!(std::mem::offset_of!(DeviceStep, sums) == SUMS_AT);
+    assert!(std::mem::offset_of!(DeviceStep, norm) == NORM_AT);
+};
 
 /// How far a part of the step is.
 enum Recorded {
@@ -32,7 +50,6 @@ pub struct CudaEngine {
     rung: Rung,
     /// Of the present parameters, for [`Backend::logits`]; everything else reads them on the device.
     tokens: usize,
-    loss: DeviceLoss,
     norm: Option<DeviceNorm>,
     weights: Option<DeviceWeights>,
 }
@@ -44,9 +61,10 @@ impl CudaEngine {
     /// [`Error::Input`] without kernels for this GPU; [`Error::Run`] without enough memory; [`Error::Cuda`].
     pub fn new(gpu: &Gpu, plan: &Plan, dtype: DType, rung: Rung) -> Result<Self> {
         let device = Cuda::new(gpu, plan.bytes(), dtype)?;
-        let loss = DeviceLoss::new(&device)?;
         let recorded = [Recorded::New, Recorded::New, Recorded::New];
-        Ok(Self { recorded, device, rung, tokens: 0, loss, norm: None, weights: None })
+        let mut engine = Self { recorded, device, rung, tokens: 0, norm: None, weights: None };
+        engine.set_loss_scale(LossScale::default())?;
+        Ok(engine)
     }
 
     /// Captures operations as a graph instead of executing them.
@@ -82,14 +100,23 @@ impl Backend for CudaEngine {
     }
     fn set_params(&mut self, params: &StepParams) -> Result<()> {
         self.tokens = params.tokens as usize;
-        self.device.set_params(bytemuck::cast_ref(params))
+        self.device.write_step(0, bytemuck::bytes_of(params))
+    }
+    fn set_loss_scale(&mut self, scale: LossScale) -> Result<()> {
+        self.device.write_step(LOSS_SCALE_AT, bytemuck::bytes_of(&scale))
     }
     fn take_output(&mut self) -> Result<StepOutput> {
-        let sums = self.loss.take(&self.device)?;
-        let output = StepOutput { loss_sum: sums.loss_sum, correct: sums.correct, ..StepOutput::default() };
-        let Some(norm) = &self.norm else { return Ok(output) };
-        let norm = norm.download(&self.device)?;
-        Ok(StepOutput { grad_norm: norm.norm, skipped: norm.skip != 0, ..output })
+        let step: DeviceStep = bytemuck::pod_read_unaligned(self.device.read_step()?);
+        // The next window starts at nothing, also one without an update.
+        self.device.write_step(SUMS_AT, &[0; STEP_BYTES - SUMS_AT])?;
+        Ok(StepOutput {
+            loss_sum: step.sums.loss_sum,
+            entropy_sum: step.sums.entropy_sum,
+            correct: step.sums.correct,
+            grad_norm: step.norm.norm,
+            skipped: step.norm.skip != 0,
+            loss_scale: step.loss_scale,
+        })
     }
     fn zero(&mut self, t: Tensor) -> Result<()> {
         rows::zero(&self.device, self.rung, t)
@@ -193,7 +220,7 @@ impl Backend for CudaEngine {
     }
     fn linear_cross_entropy(&mut self, batch: &BatchBuffers, args: LinearCrossEntropy) -> Result<()> {
         let rungs = HeadRungs { rows: self.rung, products: self.products() };
-        self.loss.launch(&self.device, rungs, [batch.targets, batch.loss_rows], &args)
+        cross_entropy_launch::launch(&self.device, rungs, [batch.targets, batch.loss_rows], &args)
     }
     fn logits(&mut self, x: Tensor, w: Tensor, logits: Tensor) -> Result<()> {
         let n = logits.rows.min(self.tokens);
@@ -212,10 +239,10 @@ impl Backend for CudaEngine {
             Some(table) => table,
             None => DeviceWeights::new(&self.device, rule, weights)?,
         };
-        let Some(norm) = &self.norm else {
+        if self.norm.is_none() {
             let rule = "gradient_norm before it";
             return Err(Error::Unsupported { op: "adamw", dim: "order", got: "no norm".into(), rule });
-        };
-        self.weights.insert(weights).launch(&self.device, self.rung, norm)
+        }
+        self.weights.insert(weights).launch(&self.device, self.rung)
     }
 }

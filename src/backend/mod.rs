@@ -15,6 +15,7 @@ mod cuda;
 pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
 pub use crate::ops::attention_launch::AttentionBackward;
 pub use crate::ops::cross_entropy::{HeadGradients, LinearCrossEntropy};
+pub use crate::ops::loss_scale::LossScale;
 pub use crate::ops::rmsnorm::RmsNormBackward;
 pub use cpu::Cpu;
 pub use cuda::CudaEngine;
@@ -27,7 +28,8 @@ use crate::ops::adamw::AdamWScalars;
 use crate::ops::attention::Heads;
 use crate::recipe::{Device, Precision};
 
-/// What changes from step to step. Mirrored by `struct StepParams` in `kernels/common.cuh`.
+/// What the host changes from step to step. Mirrored by `struct StepParams` in `kernels/common.cuh`, which goes on with
+/// what the device keeps itself.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct StepParams {
@@ -43,8 +45,6 @@ pub struct StepParams {
     pub accumulate: u32,
     /// One over the supervised tokens of the whole accumulation window.
     pub inverse_denominator: f32,
-    /// Factor on the loss gradient so that fp16 does not lose it; a power of two, 1 unless fp16.
-    pub loss_scale: f32,
     /// Gradients are scaled so that their global L2 norm is at most this.
     pub max_grad_norm: f32,
     /// Learning rate, bias corrections and decay of this optimizer step.
@@ -56,12 +56,16 @@ pub struct StepParams {
 pub struct StepOutput {
     /// Sum of the token losses over the window, in nats.
     pub loss_sum: f64,
+    /// Sum over the same tokens of the entropy of what was predicted, in nats.
+    pub entropy_sum: f64,
     /// Supervised tokens whose target had the largest logit.
     pub correct: u64,
     /// Global L2 norm of the gradient before clipping, loss scale taken out.
     pub grad_norm: f64,
     /// The norm was not finite, so neither weights nor optimizer state changed.
     pub skipped: bool,
+    /// For the next step.
+    pub loss_scale: LossScale,
 }
 
 /// Where a micro-batch lies on the device; capacities are those of the plan.
@@ -145,6 +149,8 @@ pub trait Backend {
     fn download(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()>;
     /// Sets what the operations after this read.
     fn set_params(&mut self, params: &StepParams) -> Result<()>;
+    /// Sets the factor on the loss gradient, which every later step changes as it ends; 1 and fixed before.
+    fn set_loss_scale(&mut self, scale: LossScale) -> Result<()>;
     /// Waits for the step's work and takes its report; the sums start again at zero.
     fn take_output(&mut self) -> Result<StepOutput>;
     /// Runs `operations`, which must be the same at every call with this `part`: a device may record them and replay the
@@ -220,7 +226,8 @@ pub trait Backend {
     /// Logits of the last `logits.rows` tokens, f32, for generation and tests.
     fn logits(&mut self, x: Tensor, w: Tensor, logits: Tensor) -> Result<()>;
 
-    /// Global norm of all gradients, the clip factor that follows from it, and whether the step is skipped.
+    /// Global norm of all gradients, the clip factor that follows from it, whether the step is skipped, and the next
+    /// step's loss scale.
     /// `grads` is the one flat buffer f32 `[1, n]` they lie in.
     fn gradient_norm(&mut self, grads: Tensor) -> Result<()>;
     /// One AdamW step over all weights, unless the step is skipped.

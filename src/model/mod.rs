@@ -79,11 +79,12 @@ struct Kept {
 /// Buffers that every block uses in turn.
 #[derive(Clone, Copy, Debug)]
 struct Scratch {
-    norm: Tensor,   // A [T, C]: output of a norm, then gradient of it
-    act: Tensor,    // A [T, F]
-    last: Tensor,   // f32 [T, C]: residual stream after the last block
-    rstd: Tensor,   // f32 [1, T]: of the last norm
-    losses: Tensor, // f32 [1, T]
+    norm: Tensor,      // A [T, C]: output of a norm, then gradient of it
+    act: Tensor,       // A [T, F]
+    last: Tensor,      // f32 [T, C]: residual stream after the last block
+    rstd: Tensor,      // f32 [1, T]: of the last norm
+    losses: Tensor,    // f32 [1, T]
+    entropies: Tensor, // f32 [1, T]
     x_chunk: Tensor,
     logits: Tensor,
 }
@@ -251,6 +252,7 @@ impl Model {
             x: self.scratch.norm,
             w: self.head.w,
             losses: self.scratch.losses,
+            entropies: self.scratch.entropies,
             gradients: self.backward.filter(|_| training).map(|b| b.head),
             x_chunk: self.scratch.x_chunk,
             logits: self.scratch.logits,

@@ -104,6 +104,7 @@ pub(super) fn scratch(plan: &mut Plan, n: &ModelConfig, dtype: DType, capacity: 
         last: of(t, c, DType::F32),
         rstd: of(1, t, DType::F32),
         losses: of(1, t, DType::F32),
+        entropies: of(1, t, DType::F32),
         x_chunk: of(rows, c, dtype),
         logits: of(rows, n.vocab_size, DType::F32),
     }

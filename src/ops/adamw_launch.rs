@@ -3,9 +3,8 @@
 use super::adamw::{Moments, Trainable, UpdateRule};
 use super::adamw_8bit::BLOCK;
 use super::codebook::{SIGNED, UNSIGNED};
-use super::grad_norm::DeviceNorm;
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, cuda, dim_u32, expect_aligned, expect_dtype};
+use crate::cuda::{Cuda, NORM_AT, Rung, cuda, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -75,12 +74,12 @@ impl DeviceWeights {
         Ok(Self { rule, entries, books, count, blocks, w_is_f16 })
     }
 
-    /// Launches one step over all weights, with the scalars of the step's parameters, and returns at once. Where
-    /// `norm` says so the step is skipped.
+    /// Launches one step over all weights, with the scalars of the step's parameters, and returns at once. Where the norm
+    /// behind those says so the step is skipped.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the driver refuses the launch.
-    pub fn launch(&mut self, device: &Cuda, rung: Rung, norm: &DeviceNorm) -> Result<()> {
+    pub fn launch(&mut self, device: &Cuda, rung: Rung) -> Result<()> {
         if self.blocks == 0 {
             return Ok(()); // an empty grid is a launch error
         }
@@ -96,7 +95,7 @@ impl DeviceWeights {
             }
         };
         let config = LaunchConfig { grid_dim: (grid, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-        let (params, norm) = (device.params_address(), norm.address(device));
+        let (params, norm) = (device.step_address(), device.step_address() + NORM_AT as u64);
         let (entries, books) =
             (self.entries.device_ptr(&device.stream).0, self.books.device_ptr(&device.stream).0);
         let mut launch = device.stream.launch_builder(ladder.rung(OP, rung)?);

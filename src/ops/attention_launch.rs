@@ -8,7 +8,7 @@
 
 use super::attention::Heads;
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
+use crate::cuda::{Cuda, Rung, cuda, dim_i32, dim_u32, expect};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -189,18 +189,6 @@ pub fn cached(
     launch(OP, device, device.kernels.attention_cached.rung(OP, rung)?, grid, args)
 }
 
-/// Shape, type and alignment.
-fn expect<const N: usize>(
-    op: &'static str,
-    tensors: [(&'static str, Tensor, [usize; 2], DType); N],
-) -> Result<()> {
-    tensors.into_iter().try_for_each(|(arg, t, shape, dtype)| {
-        t.expect(op, arg, shape)?;
-        expect_dtype(op, arg, t, dtype)?;
-        expect_aligned(op, arg, t)
-    })
-}
-
 /// Sequences that were planned for.
 fn expect_sequences(op: &'static str, cu_seqlens: Tensor) -> Result<usize> {
     expect(op, [("cu_seqlens", cu_seqlens, [1, cu_seqlens.cols.max(1)], DType::U32)])?;
@@ -243,7 +231,7 @@ fn grid(
 
 fn args(op: &'static str, device: &Cuda, heads: Heads) -> Result<AttentionArgs> {
     Ok(AttentionArgs {
-        step: device.params_address(),
+        step: device.step_address(),
         heads: dim_i32(op, "heads", heads.heads)?,
         kv_heads: dim_i32(op, "kv heads", heads.kv_heads)?,
         head_dim: dim_i32(op, "head_dim", heads.head_dim)?,

@@ -1,6 +1,6 @@
 //! Softmax cross-entropy over rows of logits: loss, gradient in place, and whether the best logit is the target's.
 
-use super::math::{exp, max, simd, sum};
+use super::math::{exp, max, simd, sums};
 use crate::arena::Tensor;
 use rayon::prelude::*;
 
@@ -13,6 +13,8 @@ pub struct LinearCrossEntropy {
     pub w: Tensor,
     /// Token losses in the order of `loss_rows`, f32 `[1, T]`.
     pub losses: Tensor,
+    /// Entropies of the predictions in the same order, f32 `[1, T]`.
+    pub entropies: Tensor,
     /// Gradients, when training.
     pub gradients: Option<HeadGradients>,
     /// Supervised rows of one chunk of `x`, A `[chunk, C]`.
@@ -39,6 +41,8 @@ pub struct HeadGradients {
 pub struct RowLoss {
     /// `lse − logit[target]`, in nats.
     pub loss: f32,
+    /// `−Σ p·ln p` of the softmax, in nats.
+    pub entropy: f32,
     /// No logit is larger than the target's, and none before it equal.
     pub correct: bool,
 }
@@ -57,19 +61,45 @@ fn one_row(row: &mut [f32], target: usize, weight: Option<f32>) -> RowLoss {
     let highest = max(row);
     let best = row[target];
     let correct = best == highest && row[..target].iter().all(|&l| l != highest);
-    let total;
-    if let Some(weight) = weight {
-        for l in row.iter_mut() {
-            *l = exp(*l - highest);
+    // Where e^d vanishes d may be minus infinity, and must not make the product NaN.
+    let [total, weighted] = sums(row.len(), |i| {
+        let d = row[i] - highest;
+        let e = exp(d);
+        if weight.is_some() {
+            row[i] = e;
         }
-        total = sum(row.len(), |i| row[i]);
+        [e, e * d.max(LEAST)]
+    });
+    if let Some(weight) = weight {
         let factor = weight / total;
         for l in row.iter_mut() {
             *l *= factor;
         }
         row[target] -= weight;
-    } else {
-        total = sum(row.len(), |i| exp(row[i] - highest));
     }
-    RowLoss { loss: total.ln() - (best - highest), correct }
+    RowLoss { loss: total.ln() - (best - highest), entropy: total.ln() - weighted / total, correct }
+}
+
+/// A logarithm whose exponential is zero in f32.
+const LEAST: f32 = -200.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entropy_is_that_of_the_softmax() {
+        let uniform = rows(&mut [0.5; 96], 96, &[3], None)[0].entropy;
+        assert!((uniform - 96f32.ln()).abs() <= 4.0 * f32::EPSILON, "{uniform}");
+        let mut sure = [-30.0; 48];
+        sure[7] = 80.0;
+        sure[9] = f32::NEG_INFINITY;
+        assert!(rows(&mut sure, 48, &[7], Some(1.0))[0].entropy == 0.0);
+        let two = |p: f32| rows(&mut [p.ln(), (1.0 - p).ln()], 2, &[0], None)[0].entropy;
+        for p in [0.5f32, 0.25, 0.01] {
+            let want = -(p * p.ln() + (1.0 - p) * (1.0 - p).ln());
+            assert!((two(p) - want).abs() <= 4.0 * f32::EPSILON, "{p}: {} for {want}", two(p));
+        }
+        assert!(rows(&mut [f32::NAN, 0.0], 2, &[1], None)[0].entropy.is_nan());
+    }
 }

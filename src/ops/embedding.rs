@@ -2,7 +2,7 @@
 
 use super::math::simd;
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
+use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect, expect_chunks, expect_list};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use cudarc::driver::PushKernelArg;
@@ -86,13 +86,14 @@ pub fn launch_forward(device: &Cuda, rung: Rung, ids: Tensor, w: Tensor, x: Tens
     const OP: &str = "embedding_forward";
     let rows = dim_u32(OP, "T", x.rows)?;
     expect_list(OP, "ids", ids, x.rows)?;
-    expect(OP, rung, [("w", w, [w.rows, w.cols], device.dtype), ("x", x, [x.rows, w.cols], DType::F32)])?;
+    expect(OP, [("w", w, [w.rows, w.cols], device.dtype), ("x", x, [x.rows, w.cols], DType::F32)])?;
+    expect_chunks(OP, rung, "C", w.cols)?;
     let per_block = if rung == Rung::Production { THREADS / 32 } else { THREADS };
     if rows == 0 {
         return Ok(()); // an empty grid is a launch error
     }
     let [ids, weight, x] = [ids, w, x].map(|t| device.address(t));
-    let (params, c) = (device.params_address(), dim_i32(OP, "C", w.cols)?);
+    let (params, c) = (device.step_address(), dim_i32(OP, "C", w.cols)?);
     let mut launch = device.stream.launch_builder(device.kernels.embedding_forward.rung(OP, rung)?);
     launch.arg(&params).arg(&ids).arg(&weight).arg(&x).arg(&c);
     // SAFETY: the five arguments match the kernel's parameters. Shapes, types and alignment were checked and the buffers
@@ -122,8 +123,9 @@ pub fn launch_backward(
     expect_list(OP, "by_id", by_id, dx.rows)?;
     expect_list(OP, "id_starts", id_starts, dx.rows + 1)?;
     let (wide, c) = (DType::F32, dw.cols);
-    expect(OP, rung, [("dx", dx, [dx.rows, c], wide), ("dw", dw, [dw.rows, c], wide)])?;
-    let (params, n, c) = (device.params_address(), dw.len() as u64, dim_i32(OP, "C", c)?);
+    expect(OP, [("dx", dx, [dx.rows, c], wide), ("dw", dw, [dw.rows, c], wide)])?;
+    expect_chunks(OP, rung, "C", c)?;
+    let (params, n, c) = (device.step_address(), dw.len() as u64, dim_i32(OP, "C", c)?);
     let [ids, by_id, id_starts, dx, dw] = [ids, by_id, id_starts, dx, dw].map(|t| device.address(t));
     if !tied {
         let mut launch = device.stream.launch_builder(device.kernels.embedding_clear.rung(OP, rung)?);
@@ -151,29 +153,4 @@ pub fn launch_backward(
     // thread per column writes. One stream, so nothing else touches the buffers at the time.
     unsafe { launch.launch(blocks_of(THREADS, blocks)) }.map_err(cuda(OP))?;
     Ok(())
-}
-
-/// A list u32 `[1, n]` or longer.
-fn expect_list(op: &'static str, arg: &'static str, list: Tensor, n: usize) -> Result<()> {
-    list.expect(op, arg, [1, list.cols.max(n)])?;
-    expect_dtype(op, arg, list, DType::U32)
-}
-
-/// Shape and type; for the production rung, what 16-byte accesses require.
-fn expect<const N: usize>(
-    op: &'static str,
-    rung: Rung,
-    tensors: [(&'static str, Tensor, [usize; 2], DType); N],
-) -> Result<()> {
-    tensors.into_iter().try_for_each(|(arg, t, shape, dtype)| {
-        t.expect(op, arg, shape)?;
-        expect_dtype(op, arg, t, dtype)?;
-        if rung == Rung::Naive {
-            return Ok(());
-        }
-        if !t.cols.is_multiple_of(8) {
-            return Err(Error::Unsupported { op, dim: "C", got: t.cols.to_string(), rule: "C % 8 == 0" });
-        }
-        expect_aligned(op, arg, t)
-    })
 }

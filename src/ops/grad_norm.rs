@@ -4,11 +4,11 @@
 //! a GPU give the same bits.
 
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Rung, cuda, dim_u32, expect_aligned, expect_dtype};
+use crate::cuda::{Cuda, NORM_AT, Rung, cuda, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::DType;
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
-use cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg};
 use rayon::prelude::*;
 
 /// Gradients of one partial sum.
@@ -91,10 +91,9 @@ const OP: &str = "grad_norm";
 /// Threads of a block of `kernels/grad_norm.cu`; also its lanes.
 const THREADS: u32 = 256;
 
-/// The norm on a GPU, where the optimizer reads it, and room for the chunks' sums.
+/// Room for the chunks' sums on a GPU. The [`GradNorm`] lies behind the step's parameters.
 pub struct DeviceNorm {
     sums: CudaSlice<f64>,
-    norm: CudaSlice<u8>,
 }
 
 impl DeviceNorm {
@@ -103,12 +102,11 @@ impl DeviceNorm {
     /// # Errors
     /// [`Error::Cuda`](crate::error::Error::Cuda).
     pub fn new(device: &Cuda, n: usize) -> Result<Self> {
-        let sums = device.stream.alloc_zeros(n.div_ceil(CHUNK).max(1)).map_err(cuda(OP))?;
-        let norm = device.stream.alloc_zeros(size_of::<GradNorm>()).map_err(cuda(OP))?;
-        Ok(Self { sums, norm })
+        Ok(Self { sums: device.stream.alloc_zeros(n.div_ceil(CHUNK).max(1)).map_err(cuda(OP))? })
     }
 
-    /// Launches [`sum_of_squares`] over `grads`, f32 `[1, n]`, and [`GradNorm::new`] with the step's parameters.
+    /// Launches [`sum_of_squares`] over `grads`, f32 `[1, n]`, [`GradNorm::new`] with the step's parameters, and
+    /// [`LossScale::after`](super::loss_scale::LossScale::after).
     ///
     /// # Errors
     /// [`Error::Unsupported`](crate::error::Error::Unsupported) before anything is launched;
@@ -123,7 +121,8 @@ impl DeviceNorm {
         expect_aligned(OP, "grads", grads)?;
         let chunks = dim_u32(OP, "chunks", chunks)?;
         let per_block = if rung == Rung::Production { THREADS / 32 } else { 1 };
-        let (g, n, params) = (device.address(grads), grads.len() as u64, device.params_address());
+        let (g, n) = (device.address(grads), grads.len() as u64);
+        let (step, norm) = (device.step_address(), device.step_address() + NORM_AT as u64);
         let config = |blocks| LaunchConfig {
             grid_dim: (blocks, 1, 1),
             block_dim: (THREADS, 1, 1),
@@ -139,26 +138,10 @@ impl DeviceNorm {
             unsafe { partials.launch(config(chunks.div_ceil(per_block))) }.map_err(cuda(OP))?;
         }
         let mut finish = device.stream.launch_builder(&device.kernels.grad_norm_finish);
-        finish.arg(&params).arg(&self.sums).arg(&chunks).arg(&mut self.norm);
+        finish.arg(&step).arg(&self.sums).arg(&chunks).arg(&norm);
         // SAFETY: the four arguments match the kernel's parameters; it reads the `chunks` sums written before on the
-        // same stream and the step's parameters, and writes one GradNorm, the size of `norm`.
+        // same stream and the step's parameters, and writes the loss scale and the GradNorm behind them.
         unsafe { finish.launch(config(1)) }.map_err(cuda(OP))?;
         Ok(())
-    }
-
-    /// The result, after all work before it.
-    ///
-    /// # Errors
-    /// [`Error::Cuda`](crate::error::Error::Cuda).
-    pub fn download(&self, device: &Cuda) -> Result<GradNorm> {
-        let mut norm = GradNorm::zeroed();
-        device.stream.memcpy_dtoh(&self.norm, bytemuck::bytes_of_mut(&mut norm)).map_err(cuda(OP))?;
-        device.stream.synchronize().map_err(cuda(OP))?;
-        Ok(norm)
-    }
-
-    /// Device address of the [`GradNorm`].
-    pub fn address(&self, device: &Cuda) -> u64 {
-        self.norm.device_ptr(&device.stream).0
     }
 }

@@ -8,7 +8,7 @@
 
 use super::attention::Heads;
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Ladder, Rung, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
+use crate::cuda::{Cuda, Ladder, Rung, cuda, dim_i32, dim_u32, expect, expect_chunks};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -207,26 +207,6 @@ pub fn weight_gradient(
     call.launch(device, &device.kernels.linear_weight_gradient, rung)
 }
 
-/// Shape, type and alignment.
-fn expect<const N: usize>(
-    op: &'static str,
-    tensors: [(&'static str, Tensor, [usize; 2], DType); N],
-) -> Result<()> {
-    tensors.into_iter().try_for_each(|(arg, t, shape, dtype)| {
-        t.expect(op, arg, shape)?;
-        expect_dtype(op, arg, t, dtype)?;
-        expect_aligned(op, arg, t)
-    })
-}
-
-/// The production kernels move 16 bytes at a time.
-fn expect_chunks(op: &'static str, rung: Rung, dim: &'static str, n: usize) -> Result<()> {
-    if rung == Rung::Naive || n.is_multiple_of(8) {
-        return Ok(());
-    }
-    Err(Error::Unsupported { op, dim, got: n.to_string(), rule: "a multiple of 8" })
-}
-
 /// `c = a·b` of buffers that were checked.
 #[derive(Clone, Copy)]
 struct Call {
@@ -307,7 +287,7 @@ impl Call {
         };
         let heads = self.rotation.map(|r| r.heads);
         Ok(LinearArgs {
-            step: device.params_address(),
+            step: device.step_address(),
             a: device.address(self.a),
             b: device.address(self.b),
             c: device.address(self.c),

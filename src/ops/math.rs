@@ -49,26 +49,41 @@ pub fn rounded<E: Element>(x: f32) -> f32 {
 /// `Σ f(i)` over `0..n`: lane `i mod 16` adds its terms in ascending order, then the lanes are halved together.
 #[inline(always)]
 pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+    let [sum] = sums(n, |i| [f(i)]);
+    sum
+}
+
+/// Several sums over the same `i`, each in the order of [`sum`].
+#[inline(always)]
+pub fn sums<const N: usize>(n: usize, mut f: impl FnMut(usize) -> [f32; N]) -> [f32; N] {
+    let mut lanes = [[0.0f32; LANES]; N];
     let whole = n - n % LANES;
     let mut i = 0;
     while i < whole {
-        for (l, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(i + l);
+        for l in 0..LANES {
+            let terms = f(i + l);
+            for (lanes, term) in lanes.iter_mut().zip(terms) {
+                lanes[l] += term;
+            }
         }
         i += LANES;
     }
-    for (l, lane) in lanes.iter_mut().enumerate().take(n - whole) {
-        *lane += f(whole + l);
+    for l in 0..n - whole {
+        let terms = f(whole + l);
+        for (lanes, term) in lanes.iter_mut().zip(terms) {
+            lanes[l] += term;
+        }
     }
     let mut half = LANES / 2;
     while half > 0 {
-        for l in 0..half {
-            lanes[l] += lanes[l + half];
+        for lanes in &mut lanes {
+            for l in 0..half {
+                lanes[l] += lanes[l + half];
+            }
         }
         half /= 2;
     }
-    lanes[0]
+    lanes.map(|lanes| lanes[0])
 }
 
 /// Sum of squares of floats in f64, in the lanes of [`sum`].

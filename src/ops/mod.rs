@@ -30,6 +30,8 @@ pub mod cross_entropy_launch;
 
 pub mod grad_norm;
 
+pub mod loss_scale;
+
 pub mod codebook;
 
 pub mod adamw;

@@ -147,7 +147,7 @@ pub fn launch_forward(
     }
     let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
     let [x, w, y, rstd] = [x, w, y, rstd].map(|t| device.address(t));
-    let (params, c) = (device.params_address(), dim_i32(OP, "C", c)?);
+    let (params, c) = (device.step_address(), dim_i32(OP, "C", c)?);
     let mut launch = device.stream.launch_builder(device.kernels.rmsnorm_forward.rung(OP, rung)?);
     launch.arg(&params).arg(&x).arg(&w).arg(&eps).arg(&y).arg(&rstd).arg(&c);
     // SAFETY: the seven arguments match the kernel's parameters in order and type. The buffers lie inside the arena
@@ -175,7 +175,7 @@ pub fn launch_backward(device: &Cuda, rung: Rung, args: &RmsNormBackward) -> Res
     let [x, w, rstd, dy] = [args.x, args.w, args.rstd, args.dy].map(|t| device.address(t));
     let [dx, dw, partials] = [args.dx, args.dw, args.partials].map(|t| device.address(t));
     let rounded = args.dx_rounded.map_or(0, |t| device.address(t));
-    let (params, c) = (device.params_address(), dim_i32(OP, "C", args.w.cols)?);
+    let (params, c) = (device.step_address(), dim_i32(OP, "C", args.w.cols)?);
     let (threads, finish) = match rung {
         Rung::Naive => (32, blocks_of(128, columns.div_ceil(128))),
         Rung::Production => {

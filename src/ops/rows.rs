@@ -6,8 +6,9 @@
 #![allow(missing_docs, reason = "errors of all functions are named above")]
 
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Ladder, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
-use crate::dtype::DType;
+use crate::cuda::{
+    Cuda, Ladder, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype, expect_list,
+};
 use crate::error::{Error, Result};
 use cudarc::driver::PushKernelArg;
 
@@ -22,7 +23,7 @@ pub fn zero(device: &Cuda, rung: Rung, t: Tensor) -> Result<()> {
     if rows == 0 {
         return Ok(()); // an empty grid is a launch error
     }
-    let (params, t) = (device.params_address(), device.address(t));
+    let (params, t) = (device.step_address(), device.address(t));
     let mut launch = device.stream.launch_builder(device.kernels.rows_zero.rung(OP, rung)?);
     launch.arg(&params).arg(&t).arg(&units);
     // SAFETY: the three arguments match the kernel's parameters. It writes rows below `step->tokens`, at most the planned
@@ -71,15 +72,14 @@ impl Chunk {
     fn launch(&self, device: &Cuda, ladder: &Ladder, rung: Rung, [from, to]: [Tensor; 2]) -> Result<()> {
         let op = self.op;
         let (most, units) = (dim_u32(op, "rows", self.most)?, units_of_row(op, "from", rung, from)?);
-        self.rows.expect(op, "rows", [1, self.rows.cols])?;
-        expect_dtype(op, "rows", self.rows, DType::U32)?;
+        expect_list(op, "rows", self.rows, 0)?;
         to.expect(op, "to", [to.rows, from.cols])?;
         expect_dtype(op, "to", to, from.dtype)?;
         units_of_row(op, "to", rung, to)?;
         if most == 0 {
             return Ok(()); // an empty grid is a launch error
         }
-        let (params, first) = (device.params_address(), dim_i32(op, "first", self.first)?);
+        let (params, first) = (device.step_address(), dim_i32(op, "first", self.first)?);
         let [rows, from, to] = [self.rows, from, to].map(|t| device.address(t));
         let mut launch = device.stream.launch_builder(ladder.rung(op, rung)?);
         launch.arg(&params).arg(&rows).arg(&first).arg(&most).arg(&from).arg(&to).arg(&units);

@@ -88,6 +88,7 @@ impl Run {
             None => Log::create(&folder.path)?,
         };
         let saver = Saver::new(self, &folder.path);
+        backend.set_loss_scale(state.loss_scale)?;
         let mut running = Running { backend: &mut *backend, log, observer, saver, state };
         let interrupted = self.steps(&mut running, interrupt).map_err(|e| running.saver.explain(e))?;
         if interrupted.is_none() {
@@ -150,7 +151,6 @@ impl Run {
         #[allow(clippy::cast_possible_truncation, reason = "the kernels take fp32")]
         let mut params = StepParams {
             inverse_denominator: (1.0 / counted as f64) as f32,
-            loss_scale: state.loss_scale.value,
             max_grad_norm: if r.clip == 0.0 { f32::INFINITY } else { r.clip as f32 },
             adamw: self.optimizer.scalars(&config, window.step as u64 + 1),
             ..bytemuck::Zeroable::zeroed()
@@ -173,11 +173,12 @@ impl Run {
             supervised_tokens: supervised,
             padded_tokens: self.rows.padded_tokens(&window.examples),
             mean_token_accuracy: output.correct as f64 / supervised as f64,
+            entropy: output.entropy_sum / supervised as f64,
             tokens_per_second: tokens as f64 / seconds,
             step_seconds: seconds,
             peak_memory_bytes: peak_memory_bytes(),
         };
-        state.stepped(&record, output.skipped);
+        state.stepped(&record, &output);
         running.log.write(&record)?;
         let rows = window.examples.iter().filter(|_| output.skipped);
         let rows: Vec<String> = rows.map(|&example| self.rows.data.place(example)).collect();

@@ -1,12 +1,11 @@
 //! How far a run has come: with weights and optimizer state, all that it needs to go on.
 
+use crate::backend::StepOutput;
 use crate::dtype::DType;
 use crate::eval::Evaluation;
 use crate::metrics::{StepRecord, nan_if_null};
+use crate::ops::loss_scale::LossScale;
 use serde::{Deserialize, Serialize};
-
-/// Steps after which fp16's loss scale is doubled, none having overflowed (as `torch.amp.GradScaler`).
-const GROWTH_INTERVAL: usize = 2000;
 
 /// `trainer_state.json` of a checkpoint. The rows of every later step follow from `step`, the seed and the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,7 +18,7 @@ pub struct State {
     pub seed: u64,
     /// Type of weights and activations in the step.
     pub precision: DType,
-    /// Factor on the loss.
+    /// Factor on the loss, for the next step.
     pub loss_scale: LossScale,
     /// Steps left out because their gradient was not finite.
     pub skipped: usize,
@@ -56,13 +55,13 @@ impl State {
     }
 
     /// Takes in a step.
-    pub fn stepped(&mut self, record: &StepRecord, skipped: bool) {
+    pub fn stepped(&mut self, record: &StepRecord, output: &StepOutput) {
         self.step = record.step;
         self.first_loss = if record.step == 1 { record.loss } else { self.first_loss };
         self.last_loss = record.loss;
-        self.skipped += usize::from(skipped);
-        self.skipped_in_a_row = if skipped { self.skipped_in_a_row + 1 } else { 0 };
-        self.loss_scale.update(skipped);
+        self.skipped += usize::from(output.skipped);
+        self.skipped_in_a_row = if output.skipped { self.skipped_in_a_row + 1 } else { 0 };
+        self.loss_scale = output.loss_scale;
     }
 
     /// Takes in an evaluation; whether it is the best so far.
@@ -77,57 +76,9 @@ impl State {
     }
 }
 
-/// Factor on fp16's loss, so that small gradients do not vanish; 1 in the other precisions.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LossScale {
-    /// The factor, a power of two.
-    pub value: f32,
-    dynamic: bool,
-    good_steps: usize,
-}
-
-impl LossScale {
-    fn new(dtype: DType) -> Self {
-        let dynamic = dtype == DType::F16;
-        Self { value: if dynamic { 65_536.0 } else { 1.0 }, dynamic, good_steps: 0 }
-    }
-
-    /// Halved when a step overflowed, doubled after many that did not; powers of two, so scaling rounds nothing.
-    pub fn update(&mut self, skipped: bool) {
-        if !self.dynamic {
-            return;
-        }
-        self.good_steps = if skipped { 0 } else { self.good_steps + 1 };
-        if skipped {
-            self.value /= 2.0;
-        } else if self.good_steps.is_multiple_of(GROWTH_INTERVAL) {
-            self.value *= 2.0;
-        }
-    }
-
-    /// Skipping is part of finding the scale, until there is none left to take away.
-    pub fn excuses_skipping(&self) -> bool {
-        self.dynamic && self.value >= 1.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_loss_scale_halves_on_overflow_and_doubles_after_many_good_steps() {
-        let mut scale = LossScale::new(DType::F16);
-        scale.update(true);
-        assert_eq!(scale.value, 32_768.0);
-        (0..GROWTH_INTERVAL).for_each(|_| scale.update(false));
-        assert_eq!(scale.value, 65_536.0);
-        (0..17).for_each(|_| scale.update(true));
-        assert!(!scale.excuses_skipping());
-        let mut fixed = LossScale::new(DType::BF16);
-        fixed.update(true);
-        assert!(fixed.value == 1.0 && !fixed.excuses_skipping());
-    }
 
     #[test]
     fn the_best_evaluation_is_the_lowest_after_the_first_step() {

@@ -156,7 +156,7 @@ impl<B: Backend> Engine<B> {
             Ok(())
         };
         model.load(&mut backend, read).unwrap();
-        let params = StepParams { loss_scale: 1.0, max_grad_norm: 1.0, ..bytemuck::Zeroable::zeroed() };
+        let params = StepParams { max_grad_norm: 1.0, ..bytemuck::Zeroable::zeroed() };
         Self { model, optimizer, backend, params, logits, state, steps: 0 }
     }
 

@@ -3,7 +3,7 @@
 //! Inputs are quarters, so that every logit is exact in any order of summing, and the best logit is often there twice.
 
 use super::common::real::{Real, assert_allowed, reals};
-use super::{RUNGS, common, filled};
+use super::{LOSS_SCALE, RUNGS, common, filled};
 use half::f16;
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{
@@ -79,6 +79,7 @@ impl<E: Element> Head<E> {
             x: of(planned, c, E::DTYPE),
             w: of(v, c, E::DTYPE),
             losses: of(1, planned, DType::F32),
+            entropies: of(1, planned, DType::F32),
             gradients: Some(gradients),
             x_chunk: of(chunk, c, E::DTYPE),
             logits,
@@ -125,7 +126,9 @@ impl<E: Element> Head<E> {
         for scratch in [args.x_chunk, args.logits, g.dlogits, g.dx_chunk, g.dw] {
             engine.upload(scratch, &vec![0xff; scratch.bytes()]).unwrap();
         }
-        put(engine, args.losses, &vec![7.0_f32; args.losses.len()]);
+        for list in [args.losses, args.entropies] {
+            put(engine, list, &vec![7.0_f32; list.len()]);
+        }
         put(engine, g.dx, &vec![E::from_f32(7.0); g.dx.len()]);
     }
 
@@ -137,10 +140,10 @@ impl<E: Element> Head<E> {
             supervised: u32::try_from(supervised).unwrap(),
             accumulate,
             inverse_denominator: 0.125,
-            loss_scale: 4.0,
             ..zero
         };
         engine.set_params(&step).unwrap();
+        engine.set_loss_scale(LOSS_SCALE).unwrap();
     }
 
     fn reference(&self) -> Reference {
@@ -148,13 +151,20 @@ impl<E: Element> Head<E> {
         // A term goes through at most as many changes of the maximum as a thread has chunks of 8 columns, then through
         // five joins of lanes and one per warp; each multiplies by an exponential.
         let raises = (v.div_ceil(8 * 512) + 5 + 16) as f64;
-        let mut reference = Reference { losses: Vec::new(), correct: 0, dlogits: Vec::new() };
+        let mut reference =
+            Reference { losses: Vec::new(), entropies: Vec::new(), correct: 0, dlogits: Vec::new() };
         for &row in &self.rows {
             let (target, logits) = (self.targets[row as usize] as usize, self.logits(row as usize));
             let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let exps: Vec<Real> = logits.iter().map(|l| Real::exact(l - best).exp()).collect();
             let mut total = Real::sum(exps.iter().copied());
             total.error += raises * 5.0 * f64::from(common::U_F32) * total.value;
+            // Of its terms, and of the shift at every change of the maximum.
+            let terms = || exps.iter().zip(&logits).filter(|(e, _)| e.value > 0.0);
+            let mut weighted = Real::sum(terms().map(|(&e, l)| e * Real::exact(l - best)));
+            let size: f64 = terms().map(|(e, l)| e.value * (l - best).abs()).sum::<f64>() + total.value;
+            weighted.error += raises * 9.0 * f64::from(common::U_F32) * size;
+            reference.entropies.push(total.ln() - weighted / total);
             reference.losses.push(total.ln() - Real::exact(logits[target] - best));
             reference.correct += u64::from(logits.iter().position(|&l| l == best) == Some(target));
             let weight = Real::exact(WEIGHT);
@@ -218,18 +228,24 @@ impl<E: Element> Head<E> {
         let (n, losses) = (self.rows.len(), get::<f32>(engine, self.args.losses));
         assert!(losses[n..].iter().all(|&l| l == 7.0), "a loss that is not in use was written");
         assert_allowed("losses", &losses[..n], &reference.losses);
-        let (got, sum) =
-            (engine.take_output().unwrap(), losses[..n].iter().map(|&l| f64::from(l)).sum::<f64>());
+        let entropies = get::<f32>(engine, self.args.entropies);
+        assert!(entropies[n..].iter().all(|&e| e == 7.0), "an entropy that is not in use was written");
+        assert_allowed("entropies", &entropies[..n], &reference.entropies);
+        let got = engine.take_output().unwrap();
         assert_eq!(got.correct, times as u64 * reference.correct);
-        // Fewer than 2^29 terms of f64, each within a unit of 2^-53.
-        let want = times as f64 * sum;
-        assert!((got.loss_sum - want).abs() <= (times * n) as f64 * f64::EPSILON * want, "{got:?}, {want}");
-        assert_eq!(engine.take_output().unwrap(), StepOutput::default(), "the sums start again");
+        for (got, terms) in [(got.loss_sum, losses), (got.entropy_sum, entropies)] {
+            // Fewer than 2^29 terms of f64, each within a unit of 2^-53.
+            let want = times as f64 * terms[..n].iter().map(|&l| f64::from(l)).sum::<f64>();
+            assert!((got - want).abs() <= (times * n) as f64 * f64::EPSILON * want.abs(), "{got}, {want}");
+        }
+        let nothing = StepOutput { loss_scale: LOSS_SCALE, ..StepOutput::default() };
+        assert_eq!(engine.take_output().unwrap(), nothing, "the sums start again");
     }
 }
 
 struct Reference {
     losses: Vec<Real>,
+    entropies: Vec<Real>,
     correct: u64,
     /// `[supervised, V]`
     dlogits: Vec<Real>,

@@ -1,6 +1,6 @@
 //! A part of the step captured as a graph and replayed, through the engine: norm, linear layers, gradients, optimizer.
 
-use super::{CONFIG, common, params};
+use super::{CONFIG, LOSS_SCALE, common, params};
 use half::f16;
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{self, Backend, CudaEngine, Moments, StepParams, Trainable, UpdateRule};
@@ -83,6 +83,7 @@ impl Part {
             ..params(u32::try_from(ROWS as u64 - 7 * t).unwrap(), AdamWScalars::adamw_8bit(&CONFIG, t))
         };
         engine.set_params(&step).unwrap();
+        engine.set_loss_scale(LOSS_SCALE).unwrap();
         upload(engine, self.x, &common::uniform(ROWS * WIDTH, 10 + t));
         upload(engine, self.dout, &narrow(&common::uniform(ROWS * WIDTH, 20 + t)));
     }

@@ -23,7 +23,7 @@ pub fn arena<E: Element, T>(lay_out: impl FnOnce(&mut Layout) -> T) -> (Arena<E>
         // All bits set is a NaN in each of the three types.
         cpu.upload(t, &vec![0xff; t.bytes()]).unwrap();
     }
-    let params = StepParams { loss_scale: 1.0, max_grad_norm: 1.0, ..bytemuck::Zeroable::zeroed() };
+    let params = StepParams { max_grad_norm: 1.0, ..bytemuck::Zeroable::zeroed() };
     (Arena { cpu, params, _of: std::marker::PhantomData }, tensors)
 }
 

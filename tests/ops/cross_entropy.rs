@@ -20,11 +20,20 @@ fn check(logits: &[f32], vocab: usize, targets: &[u32]) {
             softmax(&logits[r * vocab..][..vocab]).1 - (best - Real::of(highest(r)))
         })
         .collect();
+    let entropy = |r: usize| {
+        let row = &logits[r * vocab..][..vocab];
+        let (p, log_sum) = softmax(row);
+        let terms = p.into_iter().zip(row).filter(|(p, _)| p.value > 0.0);
+        log_sum - Real::sum(terms.map(|(p, &l)| p * (Real::of(l) - Real::of(highest(r)))))
+    };
+    let want_entropies: Vec<Real> = (0..n).map(entropy).collect();
     for weight in [None, Some(1.0f32), Some(0.037)] {
         let mut work = logits.to_vec();
         let got = rows(&mut work, vocab, targets, weight);
         let losses: Vec<f32> = got.iter().map(|r| r.loss).collect();
         assert_allowed("loss", &losses, &want);
+        let entropies: Vec<f32> = got.iter().map(|r| r.entropy).collect();
+        assert_allowed("entropy", &entropies, &want_entropies);
         for (r, row) in got.iter().enumerate() {
             let row_logits = &logits[r * vocab..][..vocab];
             let first_best = row_logits.iter().position(|&l| l == highest(r)).unwrap();

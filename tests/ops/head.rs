@@ -6,6 +6,7 @@ use smolten::arena::Tensor;
 use smolten::backend::{Backend, BatchBuffers, HeadGradients, LinearCrossEntropy, StepOutput};
 use smolten::batch::NO_TARGET;
 use smolten::dtype::{DType, Element};
+use smolten::ops::loss_scale::LossScale;
 
 const V: usize = 37;
 const C: usize = 12;
@@ -32,12 +33,8 @@ impl<E: Element> Head<E> {
             let (dw, dx) = (l.wide(V, C), l.narrow(t + 3, C));
             let gradients = train.then(|| HeadGradients { dx, dw, dlogits, dx_chunk: l.narrow(CHUNK, C) });
             let (x, w, losses) = (l.narrow(t + 3, C), l.narrow(V, C), l.wide(1, t + 3));
-            (
-                l.batch(),
-                LinearCrossEntropy { x, w, losses, gradients, x_chunk: l.narrow(CHUNK, C), logits },
-                dw,
-                dx,
-            )
+            let (entropies, x_chunk) = (l.wide(1, t + 3), l.narrow(CHUNK, C));
+            (l.batch(), LinearCrossEntropy { x, w, losses, entropies, gradients, x_chunk, logits }, dw, dx)
         });
         let (x, w) = (values::<E>(t * C, 2.0, 1), values::<E>(V * C, 1.0, 2));
         let target = |p: usize| if in_loss(p) { u32::try_from((p * 17 + 3) % V).unwrap() } else { NO_TARGET };
@@ -49,7 +46,7 @@ impl<E: Element> Head<E> {
         arena.put(batch.loss_rows, &rows);
         arena.params.supervised = u32::try_from(rows.len()).unwrap();
         arena.params.inverse_denominator = 0.125;
-        arena.params.loss_scale = 4.0;
+        arena.cpu.set_loss_scale(LossScale::fixed(4.0)).unwrap();
         Self { arena, batch, args, dw, dx, x, w, targets }
     }
 
@@ -112,10 +109,13 @@ impl Reference {
     }
 }
 
-fn check_output(got: StepOutput, want: &Reference, times: usize, losses: &[f32]) {
+fn check_output(got: StepOutput, want: &Reference, times: usize, losses: &[f32], entropies: &[f32]) {
     assert_eq!(got.correct, times as u64 * want.correct);
-    let sum: f64 = losses.iter().map(|&l| f64::from(l)).sum();
-    assert!((got.loss_sum - times as f64 * sum).abs() <= 1e-12 * sum, "{} {sum}", got.loss_sum);
+    for (got, terms) in [(got.loss_sum, losses), (got.entropy_sum, entropies)] {
+        let sum: f64 = terms.iter().map(|&x| f64::from(x)).sum();
+        assert!((got - times as f64 * sum).abs() <= 1e-12 * sum, "{got} {sum}");
+        assert!(sum > 0.0 || terms.is_empty());
+    }
 }
 
 fn trains<E: Element>() {
@@ -137,8 +137,10 @@ fn trains<E: Element>() {
         }
         let losses = head.arena.get::<f32>(head.args.losses)[..supervised].to_vec();
         assert_allowed("losses", &losses, &want.losses);
-        check_output(head.arena.cpu.take_output().unwrap(), &want, 2, &losses);
-        assert_eq!(head.arena.cpu.take_output().unwrap(), StepOutput::default(), "sums start again");
+        let entropies = head.arena.get::<f32>(head.args.entropies)[..supervised].to_vec();
+        check_output(head.arena.cpu.take_output().unwrap(), &want, 2, &losses, &entropies);
+        let nothing = StepOutput { loss_scale: LossScale::fixed(4.0), ..StepOutput::default() };
+        assert_eq!(head.arena.cpu.take_output().unwrap(), nothing, "sums start again");
     }
 }
 
@@ -166,7 +168,8 @@ fn evaluates<E: Element>() {
     head.run(0);
     let losses = head.arena.get::<f32>(head.args.losses)[..48].to_vec();
     assert_allowed("losses", &losses, &want.losses);
-    check_output(head.arena.cpu.take_output().unwrap(), &want, 1, &losses);
+    let entropies = head.arena.get::<f32>(head.args.entropies)[..want.rows.len()].to_vec();
+    check_output(head.arena.cpu.take_output().unwrap(), &want, 1, &losses, &entropies);
     assert!(head.arena.untouched_behind(head.dw, 0) && head.arena.untouched_behind(head.dx, 0));
 }
 

@@ -39,7 +39,7 @@ impl Cpu {
         let (n, w) = (rows.len(), args.w);
         let (v, c) = (w.rows, w.cols);
         let (x_chunk, logits) = (args.x_chunk.head(n), args.logits.head(n));
-        let weight = args.gradients.map(|_| self.params.inverse_denominator * self.params.loss_scale);
+        let weight = args.gradients.map(|_| self.params.inverse_denominator * self.loss_scale.value);
         let ([x, head], [gathered, logits_out]) = self.memory.lend([args.x, w], [x_chunk, logits]);
         let (x, gathered, scores) = (x.get::<E>(), gathered.get::<E>(), logits_out.get::<f32>());
         for (to, &row) in gathered.chunks_exact_mut(c).zip(rows) {
@@ -49,10 +49,14 @@ impl Cpu {
         let losses = cross_entropy::rows(scores, v, targets, weight);
         for row in &losses {
             self.output.loss_sum += f64::from(row.loss);
+            self.output.entropy_sum += f64::from(row.entropy);
             self.output.correct += u64::from(row.correct);
         }
-        let kept = Tensor { offset: args.losses.offset + 4 * first, cols: n, ..args.losses };
-        self.memory.get_mut::<f32>(kept).iter_mut().zip(&losses).for_each(|(to, row)| *to = row.loss);
+        let kept = |t: Tensor| Tensor { offset: t.offset + 4 * first, cols: n, ..t };
+        let ([], [kept_losses, entropies]) = self.memory.lend([], [kept(args.losses), kept(args.entropies)]);
+        for ((row, loss), entropy) in losses.iter().zip(kept_losses.get()).zip(entropies.get()) {
+            (*loss, *entropy) = (row.loss, row.entropy);
+        }
         let Some(g) = args.gradients else { return Ok(()) };
 
         let dlogits = g.dlogits.head(n);

@@ -1,0 +1,239 @@
+//! The kernels: what build.rs made of `kernels/*.cu`, and the functions found in it.
+
+use super::{Device, cuda};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use cudarc::driver::{CudaFunction, CudaModule};
+use cudarc::nvrtc::Ptx;
+use std::sync::Arc;
+
+/// What build.rs made of one kernel file for one PTX target.
+struct Image {
+    file: &'static str,
+    /// Target (80 for compute_80) and text.
+    ptx: (u32, &'static str),
+    /// Architecture (86 for sm_86) and machine code, made from that text.
+    cubins: &'static [(u32, &'static [u8])],
+}
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// A step of a kernel's ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// The first, plain version: oracle of the tests, baseline of the benches.
+    Naive,
+    /// The fast one.
+    Production,
+}
+
+/// Both versions of one kernel.
+pub struct Ladder {
+    naive: CudaFunction,
+    /// `None` where the type has no tensor cores: f32, and bf16 on Turing.
+    production: Option<CudaFunction>,
+}
+
+impl Ladder {
+    /// The function of one rung.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the type of activations has no such kernel.
+    pub fn rung(&self, op: &'static str, rung: Rung) -> Result<&CudaFunction> {
+        match rung {
+            Rung::Naive => Ok(&self.naive),
+            Rung::Production => self.production.as_ref().ok_or_else(|| {
+                let rule = "f16, or bf16 from compute capability 8.0";
+                Error::Unsupported { op, dim: "type", got: "one without tensor cores".into(), rule }
+            }),
+        }
+    }
+}
+
+/// All kernels, resolved at start-up: a missing one fails here, not in step 3 of a run.
+pub struct Kernels {
+    /// `kernels/rows.cu`.
+    pub rows_zero: Ladder,
+    /// `kernels/rows.cu`.
+    pub rows_gather: Ladder,
+    /// `kernels/rows.cu`.
+    pub rows_scatter: Ladder,
+    /// `kernels/embedding.cu`, for the activation type.
+    pub embedding_forward: Ladder,
+    /// `kernels/embedding.cu`.
+    pub embedding_clear: Ladder,
+    /// `kernels/embedding.cu`.
+    pub embedding_backward: Ladder,
+    /// `kernels/rmsnorm.cu`, for the activation type.
+    pub rmsnorm_forward: Ladder,
+    /// `kernels/rmsnorm.cu`, for the activation type.
+    pub rmsnorm_backward: Ladder,
+    /// `kernels/rmsnorm.cu`.
+    pub rmsnorm_backward_finish: Ladder,
+    /// `kernels/cross_entropy.cu`, for the activation type.
+    pub cross_entropy: Ladder,
+    /// `kernels/cross_entropy.cu`.
+    pub cross_entropy_finish: CudaFunction,
+    /// `kernels/gemm.cu`, for the activation type, as are all to `linear_weight_gradient`.
+    pub linear: Ladder,
+    /// With an f32 result.
+    pub linear_wide: Ladder,
+    /// With the residual.
+    pub linear_residual: Ladder,
+    /// With the rotation of q and k.
+    pub linear_rope: Ladder,
+    /// With SwiGLU.
+    pub linear_swiglu: Ladder,
+    /// Of the input.
+    pub linear_input_gradient: Ladder,
+    /// Of the input, and through SwiGLU.
+    pub linear_swiglu_backward: Ladder,
+    /// Of the weight.
+    pub linear_weight_gradient: Ladder,
+    /// `kernels/attention.cu`, for the activation type, as are all to `attention_backward_keys`.
+    pub attention_forward: Ladder,
+    /// New keys and values to the cache.
+    pub attention_append: CudaFunction,
+    /// Over the cache.
+    pub attention_cached: Ladder,
+    /// `kernels/attention_backward.cu`: of the queries.
+    pub attention_backward_query: Ladder,
+    /// Of keys and values.
+    pub attention_backward_keys: Ladder,
+    /// `kernels/grad_norm.cu`.
+    pub grad_norm_partials: Ladder,
+    /// `kernels/grad_norm.cu`.
+    pub grad_norm_finish: CudaFunction,
+    /// `kernels/adamw.cu`, torch's rule.
+    pub adamw: Ladder,
+    /// `kernels/adamw.cu`, the blockwise rule.
+    pub adamw_8bit: Ladder,
+}
+
+/// Kernel files in this binary; none if it was built without nvcc.
+pub(super) fn images() -> usize {
+    IMAGES.len()
+}
+
+impl Kernels {
+    pub(super) fn load(device: &Device, dtype: DType) -> Result<Self> {
+        let a = match dtype {
+            DType::F32 => "f32",
+            DType::BF16 => "bf16",
+            DType::F16 => "f16",
+            other => panic!("{other:?} is no type of activations"),
+        };
+        let (rmsnorm, grad_norm) = (module(device, "rmsnorm")?, module(device, "grad_norm")?);
+        let (adamw, gemm) = (module(device, "adamw")?, module(device, "gemm")?);
+        let (rows, embedding) = (module(device, "rows")?, module(device, "embedding")?);
+        let cross_entropy = module(device, "cross_entropy")?;
+        let typed = format!("_{a}");
+        let tensor_cores = dtype == DType::F16 || (dtype == DType::BF16 && device.capability >= 80);
+        let on_tensor_cores = |module, name| {
+            let naive = function(module, &format!("{name}_naive{typed}"))?;
+            let production =
+                if tensor_cores { Some(function(module, &format!("{name}{typed}"))?) } else { None };
+            Ok(Ladder { naive, production })
+        };
+        let product = |name| on_tensor_cores(&gemm, name);
+        let (attention, backward) = (module(device, "attention")?, module(device, "attention_backward")?);
+        Ok(Self {
+            rows_zero: ladder(&rows, "rows_zero", "")?,
+            rows_gather: ladder(&rows, "rows_gather", "")?,
+            rows_scatter: ladder(&rows, "rows_scatter", "")?,
+            embedding_forward: ladder(&embedding, "embedding_forward", &typed)?,
+            embedding_clear: ladder(&embedding, "embedding_clear", "")?,
+            embedding_backward: ladder(&embedding, "embedding_backward", "")?,
+            rmsnorm_forward: ladder(&rmsnorm, "rmsnorm_forward", &typed)?,
+            rmsnorm_backward: ladder(&rmsnorm, "rmsnorm_backward", &typed)?,
+            rmsnorm_backward_finish: ladder(&rmsnorm, "rmsnorm_backward_finish", "")?,
+            cross_entropy: ladder(&cross_entropy, "cross_entropy", &typed)?,
+            cross_entropy_finish: function(&cross_entropy, "cross_entropy_finish")?,
+            linear: product("linear")?,
+            linear_wide: product("linear_wide")?,
+            linear_residual: product("linear_residual")?,
+            linear_rope: product("linear_rope")?,
+            linear_swiglu: product("linear_swiglu")?,
+            linear_input_gradient: product("linear_input_gradient")?,
+            linear_swiglu_backward: product("linear_swiglu_backward")?,
+            linear_weight_gradient: product("linear_weight_gradient")?,
+            attention_forward: on_tensor_cores(&attention, "attention_forward")?,
+            attention_append: function(&attention, &format!("attention_append{typed}"))?,
+            attention_cached: ladder(&attention, "attention_cached", &typed)?,
+            attention_backward_query: on_tensor_cores(&backward, "attention_backward_query")?,
+            attention_backward_keys: on_tensor_cores(&backward, "attention_backward_keys")?,
+            grad_norm_partials: ladder(&grad_norm, "grad_norm_partials", "")?,
+            grad_norm_finish: function(&grad_norm, "grad_norm_finish")?,
+            adamw: ladder(&adamw, "adamw", "")?,
+            adamw_8bit: ladder(&adamw, "adamw_8bit", "")?,
+        })
+    }
+}
+
+fn function(module: &Arc<CudaModule>, name: &str) -> Result<CudaFunction> {
+    module.load_function(name).map_err(cuda("find a kernel"))
+}
+
+/// `{name}_naive{suffix}` and `{name}{suffix}`.
+fn ladder(module: &Arc<CudaModule>, name: &str, suffix: &str) -> Result<Ladder> {
+    let naive = function(module, &format!("{name}_naive{suffix}"))?;
+    Ok(Ladder { naive, production: Some(function(module, &format!("{name}{suffix}"))?) })
+}
+
+/// Loads one kernel file: the cubin for this GPU if there is one and the driver takes it, else the PTX.
+fn module(device: &Device, file: &'static str) -> Result<Arc<CudaModule>> {
+    let images = IMAGES.iter().filter(|image| image.file == file);
+    let images: Vec<&Image> = images.filter(|image| image.ptx.0 <= device.capability).collect();
+    let (major, minor) = device.compute_capability();
+    let refused = |why: &str| {
+        let found =
+            format!("{file}.cu does not run on compute capability {major}.{minor} with this driver: {why}");
+        let remedy = "update the NVIDIA driver (580 or newer), or use --device cpu";
+        Error::input(format!("--device cuda:{}", device.ordinal), found, remedy)
+    };
+    if let Some(cubin) = best_cubin(&images, device.capability)
+        && let Ok(module) = device.context.load_module(Ptx::from_binary(cubin.to_vec()))
+    {
+        return Ok(module);
+    }
+    let newest =
+        images.iter().max_by_key(|image| image.ptx.0).ok_or_else(|| refused("no image is old enough"))?;
+    device.context.load_module(Ptx::from_src(newest.ptx.1)).map_err(|e| refused(&e.to_string()))
+}
+
+/// The newest cubin that runs on this GPU: of the same major version, not of a later minor one.
+fn best_cubin(images: &[&Image], capability: u32) -> Option<&'static [u8]> {
+    let cubins = images.iter().flat_map(|image| image.cubins);
+    let fitting = cubins.filter(|(arch, _)| *arch <= capability && arch / 10 == capability / 10);
+    fitting.max_by_key(|(arch, _)| *arch).map(|(_, code)| *code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_fitting_cubin_is_chosen() {
+        let turing = Image { file: "x", ptx: (75, ""), cubins: &[(75, b"75")] };
+        let ampere = Image {
+            file: "x",
+            ptx: (80, ""),
+            cubins: &[(80, b"80"), (86, b"86"), (89, b"89"), (90, b"90"), (120, b"120")],
+        };
+        let images = [&turing, &ampere];
+        for (capability, want) in [
+            (75, Some("75")),
+            (80, Some("80")),
+            (86, Some("86")),
+            (87, Some("86")),
+            (89, Some("89")),
+            (90, Some("90")),
+            (100, None),
+            (120, Some("120")),
+            (121, Some("120")),
+        ] {
+            let got = best_cubin(&images, capability).map(|code| std::str::from_utf8(code).unwrap());
+            assert_eq!(got, want, "compute capability {capability}");
+        }
+    }
+}
