@@ -226,7 +226,7 @@ fn weight(step: &Step, k: usize, n: usize) -> Parts {
 }
 
 fn case(kernel: &'static str, step: &Step, sizes: &[usize]) -> Case {
-    let mut params = vec![0; 32];
+    let mut params = vec![0; 28];
     params.extend(bytes_f32(&step.scalars));
     let norm =
         [&1.0_f64.to_le_bytes()[..], &step.scale.to_le_bytes(), &u32::from(step.skip).to_le_bytes()].concat();

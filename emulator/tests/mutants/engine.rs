@@ -3,9 +3,9 @@
 
 use super::sample::Argument::{Buffer as At, F32, U32, U64};
 use super::sample::{Argument, Buffer, Case, Launched, Sample};
-use super::small::{bytes_bf16, bytes_f16, bytes_f32, noise, whole};
+use super::small::{bytes_bf16, bytes_f16, bytes_f32, bytes_u32, noise, whole};
 
-/// `StepParams` of `kernels/common.cuh`, up to the scalars of AdamW.
+/// What changes of `StepParams` of `kernels/common.cuh`.
 #[derive(Clone, Copy)]
 pub struct Step {
     /// Of the micro-batch.
@@ -18,11 +18,13 @@ pub struct Step {
     pub distinct_ids: usize,
     /// Gradients are added to what is there.
     pub accumulate: bool,
+    /// Steps since the loss scale changed, and after how many it grows.
+    pub growth: [u32; 2],
 }
 
 impl Default for Step {
     fn default() -> Self {
-        Self { tokens: 1, sequences: 1, supervised: 1, distinct_ids: 1, accumulate: false }
+        Self { tokens: 1, sequences: 1, supervised: 1, distinct_ids: 1, accumulate: false, growth: [0; 2] }
     }
 }
 
@@ -32,11 +34,16 @@ impl Step {
         let counts = [self.tokens, self.sequences, self.supervised, self.distinct_ids];
         let mut bytes = counts.map(|n| word(n).to_le_bytes()).concat();
         bytes.extend(u32::from(self.accumulate).to_le_bytes());
-        bytes.extend(bytes_f32(&[INVERSE_DENOMINATOR, LOSS_SCALE, MAX_GRAD_NORM]));
-        bytes.resize(64, 0);
+        bytes.extend(bytes_f32(&[INVERSE_DENOMINATOR, MAX_GRAD_NORM]));
+        bytes.resize(LOSS_SCALE_AT, 0);
+        bytes.extend(bytes_f32(&[LOSS_SCALE]));
+        bytes.extend(bytes_u32(&self.growth));
         Buffer::input(bytes)
     }
 }
+
+/// Behind the scalars of AdamW.
+const LOSS_SCALE_AT: usize = 60;
 
 /// A small number.
 pub fn word(n: usize) -> u32 {
@@ -67,6 +74,16 @@ pub fn samples() -> Vec<Sample> {
     let sums = |kernel, per_block| {
         [9195, 8192].iter().chain(&ends).map(|&n| grad_norm(kernel, per_block, n)).collect()
     };
+    let (infinite, nan) = (Some(f64::INFINITY), Some(f64::NAN));
+    let finishes = vec![
+        grad_norm_finish(700, None, [0, 0]),
+        grad_norm_finish(256, None, [5, 7]),
+        grad_norm_finish(3, None, [6, 7]),
+        grad_norm_finish(0, Some(1.0), [7, 7]),
+        grad_norm_finish(3, infinite, [6, 7]),
+        grad_norm_finish(3, infinite, [6, 0]),
+        grad_norm_finish(3, nan, [1, 7]),
+    ];
     let (norm, gradient, gemm) = ("kernels/rmsnorm.cu", "kernels/grad_norm.cu", "kernels/gemm.cu");
     vec![
         sample("rmsnorm f32", norm, 80, norms("rmsnorm_forward_f32", false)),
@@ -74,7 +91,7 @@ pub fn samples() -> Vec<Sample> {
         sample("rmsnorm naive", norm, 80, naive.into()),
         sample("grad_norm", gradient, 80, sums("grad_norm_partials", 8)),
         sample("grad_norm naive", gradient, 80, sums("grad_norm_partials_naive", 1)),
-        sample("grad_norm finish", gradient, 80, [700, 256, 3].map(grad_norm_finish).into()),
+        sample("grad_norm finish", gradient, 80, finishes),
         sample("gemm residual", gemm, 80, products(Product::Residual)),
         sample("gemm gradient", gemm, 80, products(Product::WeightGradient)),
         sample("gemm Turing", gemm, 75, products(Product::Linear)),
@@ -154,24 +171,38 @@ fn grad_norm(kernel: &'static str, chunks_per_block: u32, n: u32) -> Case {
     Case { buffers: vec![Buffer::input(bytes_f32(&g)), Buffer::output(sums)], launches: vec![launched] }
 }
 
-fn grad_norm_finish(chunks: u32) -> Case {
-    let sums: Vec<f64> = noise(7).take(chunks as usize).map(f64::from).collect();
+/// The last sum may be infinite, or no number; then the step is skipped.
+fn grad_norm_finish(chunks: u32, last: Option<f64>, growth: [u32; 2]) -> Case {
+    let mut sums: Vec<f64> = noise(7).take(chunks as usize).map(f64::from).collect();
+    sums.extend(last);
     let norm = sums.iter().sum::<f64>().sqrt() / f64::from(LOSS_SCALE);
     #[expect(clippy::cast_possible_truncation, reason = "rounding is what the kernel does")]
     let clip = (f64::from(MAX_GRAD_NORM) / (norm + 1e-6)).min(1.0) as f32;
     let mut out = norm.to_le_bytes().to_vec();
     out.extend((clip * (1.0 / LOSS_SCALE)).to_le_bytes());
-    out.extend(0_u32.to_le_bytes());
+    out.extend(u32::from(!norm.is_finite()).to_le_bytes());
+    let [good, interval] = growth;
+    let (factor, good) = match interval {
+        0 => (1.0, good),
+        _ if !norm.is_finite() => (0.5, 0),
+        _ if good + 1 >= interval => (2.0, 0),
+        _ => (1.0, good + 1),
+    };
+    let step = Step { growth, ..Step::default() }.input();
+    let mut left = step.contents.clone().expect("it is an input");
+    left.truncate(LOSS_SCALE_AT);
+    left.extend(bytes_f32(&[LOSS_SCALE * factor]));
+    left.extend(bytes_u32(&[good, interval]));
     let launched = Launched {
         kernel: "grad_norm_finish",
         grid: [1, 1, 1],
         threads: 256,
         shared: 0,
-        arguments: vec![At(0), At(1), U32(chunks), At(2)],
+        arguments: vec![At(0), At(1), U32(word(sums.len())), At(2)],
     };
     let sums = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
     Case {
-        buffers: vec![step_params(1, 1, false), Buffer::input(sums), Buffer::output(out)],
+        buffers: vec![Buffer { expected: Some(left), ..step }, Buffer::input(sums), Buffer::output(out)],
         launches: vec![launched],
     }
 }

@@ -12,20 +12,48 @@ const SPARE: usize = 5;
 /// All of them.
 pub fn samples() -> Vec<Sample> {
     let (embedding, rows, norm) = ("kernels/embedding.cu", "kernels/rows.cu", "kernels/rmsnorm.cu");
-    let sizes = [(7, 264), (1, 8), (6, 512), (0, 8)];
+    // A turn of a warp is 256 columns, and four turns are unrolled.
+    let sizes = [(7, 264), (1, 8), (6, 1288), (0, 8), (2, 1024), (2, 768)];
     let looked_up = sizes.map(|(t, c)| embedded(t, c)).into();
     let gradients = [(21, 136, false), (21, 136, true), (1, 8, false), (13, 264, true), (18, 40, false)];
     let gradients = gradients.map(|(t, c, accumulate)| embedding_gradient(t, c, accumulate)).into();
-    let norms = [(70, 40, true), (33, 264, true), (1, 8, false), (64, 512, false), (31, 16, true), (0, 8, true)];
+    let norms = [
+        (70, 40, true),
+        (33, 264, true),
+        (1, 8, false),
+        (64, 512, false),
+        (31, 16, true),
+        (0, 8, true),
+        (2, 768, true),
+        (2, 1024, false),
+        (2, 1288, true),
+        (3, 4096, true),
+    ];
     let norms = norms.map(|(t, c, rounded)| norm_gradient(t, c, rounded)).into();
     let sums = [(1100, 40, true), (33, 8, false), (32 * 132, 72, false), (0, 8, true), (32, 32, false)];
     let sums = sums.map(|(t, c, accumulate)| norm_sums(t, c, accumulate)).into();
-    let moves = [(9, 0, 5, 33), (9, 4, 5, 72), (9, 4, 7, 1), (2, 4, 3, 2), (12, 4, 8, 32), (6, 4, 3, 64)];
-    let moved = |gathers| moves.map(|(supervised, first, most, n)| moved(gathers, [supervised, first, most, n])).into();
+    let moves = [
+        (9, 0, 5, 33),
+        (9, 4, 5, 72),
+        (9, 4, 7, 1),
+        (2, 4, 3, 2),
+        (12, 4, 8, 32),
+        (6, 4, 3, 161),
+        (6, 4, 2, 128),
+        (6, 4, 2, 96),
+    ];
+    let moved = |gathers| {
+        moves.map(|(supervised, first, most, n)| moved(gathers, [supervised, first, most, n])).into()
+    };
     vec![
         Sample::new("embedding", embedding, 80, looked_up),
         Sample::new("embedding gradient", embedding, 80, gradients),
-        Sample::new("rows zero", rows, 80, [(7, 33), (4, 72), (1, 1), (0, 2)].map(|(t, n)| zeroed(t, n)).into()),
+        Sample::new(
+            "rows zero",
+            rows,
+            80,
+            [(7, 33), (4, 72), (1, 1), (0, 2), (2, 161), (2, 128), (2, 96)].map(|(t, n)| zeroed(t, n)).into(),
+        ),
         Sample::new("rows gather", rows, 80, moved(true)),
         Sample::new("rows scatter", rows, 80, moved(false)),
         Sample::new("rmsnorm gradient", norm, 80, norms),
@@ -147,7 +175,8 @@ fn norm_gradient(t: usize, c: usize, rounds: bool) -> Case {
         let along = dot * r * r / c as f64;
         for i in 0..c {
             let (old, behind) = (f64::from(old[at(i)]), f64::from(x[at(i)]) * along);
-            let (d, loud) = (old + r * (product(i) - behind), old.abs() + r * (product(i).abs() + behind.abs()));
+            let (d, loud) =
+                (old + r * (product(i) - behind), old.abs() + r * (product(i).abs() + behind.abs()));
             dx.push(d, F32 * loud);
             rounded.push(d, F32 * loud + Element::Bf16.unit() * d.abs() + TINY);
             let sum: &mut f32 = &mut partials[row / 32 * c + i];

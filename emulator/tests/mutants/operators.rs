@@ -82,7 +82,11 @@ pub const OPERATORS: &[Operator] = &[
     or_numbers(operator("factor dropped", &[], values::factor_dropped)),
     or_numbers(operator("factor changed", &[], values::factor_changed)),
     at_its_place(operator("misaligned vector", &[Misaligned, OutOfBounds], misaligned)),
-    operator("widened access", &[Misaligned, OutOfBounds, Uninitialised, Race, InFlight], widened),
+    or_numbers(operator(
+        "widened access",
+        &[Misaligned, OutOfBounds, Uninitialised, Race, InFlight],
+        widened,
+    )),
     operator("shared memory too small", &[OutOfBounds, Race], shared_smaller),
 ];
 
@@ -232,11 +236,15 @@ fn is_comparison(s: &Statement) -> bool {
     s.is(&["setp."]) && kind.starts_with(['s', 'u']) && s.operands.len() == 3
 }
 
+/// With equal numbers or without, of floats also where one is no number.
 fn comparison(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
-    let Some(s) = statement(lines, at).filter(is_comparison) else { return vec![] };
-    let swaps = [(".lt.", ".le."), (".le.", ".lt."), (".gt.", ".ge."), (".ge.", ".gt.")];
-    let found = swaps.iter().find(|(from, _)| s.opcode.contains(from));
-    found.map_or_else(Vec::new, |(from, to)| replaced(at, s.with_opcode(&s.opcode.replace(from, to))))
+    let compares = |s: &Statement| s.is(&["setp."]) && s.operands.len() == 3;
+    let Some(s) = statement(lines, at).filter(compares) else { return vec![] };
+    let swaps = [("lt", "le"), ("gt", "ge"), ("ltu", "leu"), ("gtu", "geu")];
+    let mut parts: Vec<&str> = s.opcode.split('.').collect();
+    let Some((a, b)) = swaps.iter().find(|(a, b)| [*a, *b].contains(&parts[1])) else { return vec![] };
+    parts[1] = if parts[1] == *a { b } else { a };
+    replaced(at, s.with_opcode(&parts.join(".")))
 }
 
 /// In the way that another comparison would not do: `a < b + 1` is `a <= b`.
