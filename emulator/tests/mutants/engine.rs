@@ -2,8 +2,8 @@
 //! order; everything else is rounded as the kernels say they do.
 
 use super::sample::Argument::{Buffer as At, F32, U32, U64};
-use super::sample::{Argument, Buffer, Case, Launched, Sample};
-use super::small::{bytes_bf16, bytes_f16, bytes_f32, bytes_u32, noise, whole};
+use super::sample::{Buffer, Case, Launched, Sample};
+use super::small::{bytes_bf16, bytes_f32, bytes_u32, noise, whole};
 
 /// What changes of `StepParams` of `kernels/common.cuh`.
 #[derive(Clone, Copy)]
@@ -84,7 +84,7 @@ pub fn samples() -> Vec<Sample> {
         grad_norm_finish(3, infinite, [6, 0]),
         grad_norm_finish(3, nan, [1, 7]),
     ];
-    let (norm, gradient, gemm) = ("kernels/rmsnorm.cu", "kernels/grad_norm.cu", "kernels/gemm.cu");
+    let (norm, gradient) = ("kernels/rmsnorm.cu", "kernels/grad_norm.cu");
     vec![
         sample("rmsnorm f32", norm, 80, norms("rmsnorm_forward_f32", false)),
         sample("rmsnorm bf16", norm, 80, norms("rmsnorm_forward_bf16", true)),
@@ -92,38 +92,7 @@ pub fn samples() -> Vec<Sample> {
         sample("grad_norm", gradient, 80, sums("grad_norm_partials", 8)),
         sample("grad_norm naive", gradient, 80, sums("grad_norm_partials_naive", 1)),
         sample("grad_norm finish", gradient, 80, finishes),
-        sample("gemm residual", gemm, 80, products(Product::Residual)),
-        sample("gemm gradient", gemm, 80, products(Product::WeightGradient)),
-        sample("gemm Turing", gemm, 75, products(Product::Linear)),
     ]
-}
-
-/// A whole tile, and more steps than stages; then all remainders of a tile, and several of them.
-fn products(product: Product) -> Vec<Case> {
-    let mut cases = vec![linear(product, 125, 128, 104, true, TOKENS)];
-    let (outputs, inputs) = ([8, 16, 24, 32, 40, 48, 56, 64, 72, 104], [8, 40, 72, 104]);
-    cases.extend((0..24).map(|j| {
-        let t = u32::try_from(4 * j + 2).expect("small");
-        linear(product, t, outputs[j % 10], inputs[(j + j / 4) % 4], j % 2 == 0, TOKENS)
-    }));
-    let others = [
-        (122, 104, 40),
-        (70, 72, 8),
-        (74, 72, 40),
-        (82, 104, 8),
-        (100, 104, 72),
-        (1, 8, 8),
-        (0, 8, 8),
-        (133, 136, 16),
-    ];
-    cases.extend(others.map(|(t, o, i)| linear(product, t, o, i, true, TOKENS)));
-    // Rows of a chunk of the supervised ones, first and later chunks, none left; all rows of the plan; nothing to add.
-    cases.push(linear(product, 0, 8, 8, false, TOKENS));
-    cases.extend(
-        [(6, 0), (0, 0), (6, 1), (0, 1), (7, 2), (6, PLANNED)]
-            .map(|(t, first)| linear(product, t, 128, 104, false, first)),
-    );
-    cases
 }
 
 /// The buffers hold what the step's tokens need and no more.
@@ -203,76 +172,6 @@ fn grad_norm_finish(chunks: u32, last: Option<f64>, growth: [u32; 2]) -> Case {
     let sums = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
     Case {
         buffers: vec![Buffer { expected: Some(left), ..step }, Buffer::input(sums), Buffer::output(out)],
-        launches: vec![launched],
-    }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Product {
-    Linear,
-    Residual,
-    WeightGradient,
-}
-
-/// C [M, N] = A [M, K] B [K, N] by one of the kernels. The gradient is added to what is there, or nothing is there.
-/// `LinearArgs` of `kernels/gemm.cu`: step, a, b, c, residual; positions, cosines, sines, gate and up, act, which these
-/// products do not have; sizes, rows of the plan, where they begin, no heads.
-fn linear_args(inputs: u32, outputs: u32, rows: u32, first: i32) -> Vec<Argument> {
-    let mut arguments = vec![At(0), At(1), At(2), At(4), At(3)];
-    arguments.extend([0; 5].map(U64));
-    arguments.extend([inputs, outputs, rows, first.cast_unsigned(), 0, 0].map(U32));
-    arguments
-}
-
-/// `first` of `LinearArgs` where all tokens count, and where all rows of the plan do.
-const TOKENS: i32 = -1;
-const PLANNED: i32 = -2;
-
-/// A product over `t` rows.
-fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool, first: i32) -> Case {
-    let ((m, n, k), kernel) = match product {
-        Product::Linear => ((t, o, i), "linear_f16"),
-        Product::Residual => ((t, o, i), "linear_residual_bf16"),
-        Product::WeightGradient => ((o, i, t), "linear_weight_gradient_bf16"),
-    };
-    let (a, b, old) = (whole(4, 4, m * k), whole(5, 4, k * n), whole(6, 99, m * n));
-    let gradient = product == Product::WeightGradient;
-    let accumulates = gradient && (accumulate || first > 0);
-    let adds = product == Product::Residual || accumulates;
-    let place = |own, all, of_k| if gradient { of_k * all + own } else { own * k + of_k };
-    let element = |at: u32| {
-        let (row, column) = (at / n, at % n);
-        let term = |of_k: u32| a[place(row, m, of_k) as usize] * b[place(column, n, of_k) as usize];
-        let sum = (0..k).map(term).fold(0.0, |sum, x| sum + x); // `sum` of nothing would be -0
-        if adds { sum + old[at as usize] } else { sum }
-    };
-    let c: Vec<f32> = (0..m * n).map(element).collect();
-    let elements = if product == Product::Linear { bytes_f16 } else { bytes_bf16 };
-    let old = Buffer::input(bytes_f32(&old));
-    let contents = old.contents.clone().filter(|_| accumulates);
-    let c = if product == Product::Linear { bytes_f16(&c) } else { bytes_f32(&c) };
-    let c = Buffer { contents, ..Buffer::output(c) };
-    // The count that does not apply is another.
-    let (tokens, supervised) = match first {
-        TOKENS => (t, 1),
-        PLANNED => (t + 1, 1),
-        _ => (t + 3, t + first.unsigned_abs()),
-    };
-    let launched = Launched {
-        kernel,
-        grid: [n.div_ceil(128), m.div_ceil(128) + 1, 1],
-        threads: 128,
-        shared: 0,
-        arguments: linear_args(i, o, t, first),
-    };
-    Case {
-        buffers: vec![
-            step_params(tokens, supervised, accumulate),
-            Buffer::input(elements(&a)),
-            Buffer::input(elements(&b)),
-            old,
-            c,
-        ],
         launches: vec![launched],
     }
 }

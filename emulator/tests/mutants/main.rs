@@ -12,6 +12,7 @@ mod layers;
 mod mutant;
 mod near;
 mod operators;
+mod products;
 mod sample;
 mod small;
 mod statement;
@@ -49,13 +50,16 @@ fn verdicts(sample: &Sample, text: &Text, mutants: &[Mutant]) -> Vec<Verdict> {
 fn compare(tables: &Tables) {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mutants/README.md");
     let readme = std::fs::read_to_string(readme).expect("README.md is beside this file");
-    let (summary, survivors) = (tables.summary(), tables.survivors(&readme));
-    let (summary, survivors) = (summary.join("\n"), survivors.join("\n"));
-    println!("{summary}");
+    let survivors = tables.survivors(&readme);
+    let (summary, shares) = (tables.summary().join("\n"), tables.shares(&survivors).join("\n"));
+    let survivors = survivors.join("\n");
+    println!("{summary}\n{shares}");
     let new = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants.md");
-    std::fs::write(&new, format!("{summary}\n\n{survivors}\n")).expect("a writable folder");
+    std::fs::write(&new, format!("{summary}\n\n{shares}\n\n{survivors}\n")).expect("a writable folder");
     let new = new.display();
-    assert!(readme.contains(&summary), "the first table of README.md is another now, see {new}");
+    for table in [&summary, &shares] {
+        assert!(readme.contains(table), "a table of README.md is another now, see {new}");
+    }
     assert!(
         readme.ends_with(&format!("\n{survivors}\n")),
         "other mutants survive than README.md says, see {new}"
@@ -79,6 +83,7 @@ fn every_mutant_is_found() {
         attention_backward::samples,
         layers::samples,
         head::samples,
+        products::samples,
     ];
     for sample in all.iter().flat_map(|samples| samples()) {
         if only.as_ref().is_some_and(|only| !sample.name.contains(only)) {
@@ -90,9 +95,10 @@ fn every_mutant_is_found() {
         let text = Text::of(&sample, ptx);
         sample.check(&text.lines.join("\n"));
         let mutants = text.mutants(&sample);
-        for (mutant, verdict) in mutants.iter().zip(verdicts(&sample, &text, &mutants)) {
-            tables.add(sample.name, mutant, &verdict);
-            complaints.extend(mutant.complaint(&verdict).map(|text| format!("{}, {text}", sample.name)));
+        let verdicts = verdicts(&sample, &text, &mutants);
+        tables.add_all(&sample, &mutants, &verdicts);
+        for (mutant, verdict) in mutants.iter().zip(&verdicts) {
+            complaints.extend(mutant.complaint(verdict).map(|text| format!("{}, {text}", sample.name)));
             if only.is_some() && matches!(verdict, Verdict::Survived) {
                 println!("{}", mutant.survived(sample.name));
             }

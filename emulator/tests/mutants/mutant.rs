@@ -80,9 +80,15 @@ impl Text {
         let mut mutants = Vec::new();
         for operator in OPERATORS {
             let changed = |at: &usize| !self.left.contains(&number(*at));
+            let mut copies: BTreeMap<String, usize> = BTreeMap::new();
             for at in (0..self.lines.len()).filter(changed) {
                 for edits in (operator.apply)(&self.lines, at, sample.stage) {
-                    mutants.push(self.mutant(operator, at, edits));
+                    let mutant = self.mutant(operator, at, edits);
+                    let copy = copies.entry(mutant.source.clone()).or_default();
+                    *copy += 1;
+                    if *copy <= operator.copies {
+                        mutants.push(mutant);
+                    }
                 }
             }
         }

@@ -21,6 +21,8 @@ pub struct Operator {
     pub numbers: bool,
     /// The diagnosis must name the very line.
     pub at_its_place: bool,
+    /// Of the copies of a source line that the compiler makes in a kernel, this many are changed.
+    pub copies: usize,
     /// What it does.
     pub apply: Apply,
 }
@@ -36,7 +38,7 @@ const BEYOND: &[FaultKind] =
     &[OutOfBounds, Misaligned, Uninitialised, Race, InFlight, Deadlock, Divergence, Barrier];
 
 const fn operator(name: &'static str, right: &'static [FaultKind], apply: Apply) -> Operator {
-    Operator { name, right, numbers: false, at_its_place: false, apply }
+    Operator { name, right, numbers: false, at_its_place: false, copies: usize::MAX, apply }
 }
 
 const fn or_numbers(operator: Operator) -> Operator {
@@ -45,6 +47,10 @@ const fn or_numbers(operator: Operator) -> Operator {
 
 const fn at_its_place(operator: Operator) -> Operator {
     Operator { at_its_place: true, ..operator }
+}
+
+const fn some_copies(operator: Operator) -> Operator {
+    Operator { copies: 16, ..operator }
 }
 
 /// All of them.
@@ -79,8 +85,8 @@ pub const OPERATORS: &[Operator] = &[
     or_numbers(operator("condition dropped", BEYOND, values::condition_dropped)),
     or_numbers(operator("clamp dropped", BEYOND, values::clamp_dropped)),
     or_numbers(operator("zero fill dropped", ASTRAY, values::zero_fill_dropped)),
-    or_numbers(operator("factor dropped", &[], values::factor_dropped)),
-    or_numbers(operator("factor changed", &[], values::factor_changed)),
+    some_copies(or_numbers(operator("factor dropped", &[], values::factor_dropped))),
+    some_copies(or_numbers(operator("factor changed", &[], values::factor_changed))),
     at_its_place(operator("misaligned vector", &[Misaligned, OutOfBounds], misaligned)),
     or_numbers(operator(
         "widened access",

@@ -122,6 +122,11 @@ impl Sample {
         self.cases[0].launches.iter().map(|launched| launched.kernel).collect()
     }
 
+    /// Whether the kernels are what the engine runs.
+    pub fn is_production(&self) -> bool {
+        self.file.starts_with("kernels/") && !self.kernels().iter().any(|name| name.contains("naive"))
+    }
+
     /// The sample itself is right, in every order.
     pub fn check(&self, ptx: &str) {
         let start = std::time::Instant::now();
