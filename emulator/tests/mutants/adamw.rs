@@ -114,7 +114,8 @@ impl Book {
 }
 
 /// Gradients for which new moments of a forgetful step, and so what is quantised, lie at edges of both books: the
-/// first moment or the second, before or after the edge, at each place in a lane. Each block has a one.
+/// first moment or the second, before or after the edge, at each place in a lane; and zeros, and numbers below all edges.
+/// Each block has a one.
 fn at_edges(n: usize) -> Vec<f32> {
     let root = |square: f32| {
         let near = square.sqrt();
@@ -126,6 +127,8 @@ fn at_edges(n: usize) -> Vec<f32> {
         let (lane, pick) = (i / 8, i * 7 + i / 16);
         match lane % 4 {
             _ if i.is_multiple_of(BLOCK) => 1.0,
+            _ if lane % 16 == 5 => 0.0,
+            _ if lane % 16 == 13 => -1e-9,
             0 => of_m[pick % of_m.len()],
             2 => -of_m[pick % of_m.len()],
             _ => of_v[pick % of_v.len()],

@@ -41,7 +41,7 @@ pub struct Shape {
 /// head of another width.
 pub fn over_tiles(name: &'static str, kernel: &'static str, element: Element, of: OfShape) -> Sample {
     let one = [1, 1, 64];
-    let sizes: [([usize; 3], &[usize], f32); 12] = [
+    let sizes: [([usize; 3], &[usize], f32); 13] = [
         (one, &[130, 0, 1], 4.0),
         ([4, 2, 64], &[6, 1], 4.0),
         (one, &[21], 4.0),
@@ -49,6 +49,7 @@ pub fn over_tiles(name: &'static str, kernel: &'static str, element: Element, of
         (one, &[61], 4.0),
         (one, &[], 4.0),
         ([1, 1, 32], &[3], 4.0),
+        (one, &[70], 4.0),
         (one, &[85], 4.0),
         (one, &[105], 4.0),
         (one, &[125], 4.0),
@@ -80,7 +81,7 @@ pub fn samples() -> Vec<Sample> {
         (48, 2, 6, 1, 7),
     ];
     let mut caches: Vec<Case> = caches.map(cache).into();
-    caches.push(cached(128, 2, [130, 5, 135], 48.0));
+    caches.push(cached(128, 2, [130, 9, 139], 48.0));
     vec![
         over_tiles("attention", "attention_forward_bf16", Element::Bf16, forward),
         over_tiles("attention Turing", "attention_forward_f16", Element::F16, forward),

@@ -72,7 +72,7 @@ fn compare(tables: &Tables) {
 fn every_mutant_is_found() {
     let nvcc = compile::find_nvcc();
     let mut compiled = BTreeMap::new();
-    let only = std::env::var("MUTANTS_OF").ok();
+    let only = std::env::var("MUTANTS_OF").ok(); // part of a sample's name
     let mut tables = Tables::default();
     let mut complaints = Vec::new();
     let all = [
@@ -89,7 +89,6 @@ fn every_mutant_is_found() {
         if only.as_ref().is_some_and(|only| !sample.name.contains(only)) {
             continue;
         }
-        let start = std::time::Instant::now();
         let file = (sample.file, sample.target);
         let ptx = compiled.entry(file).or_insert_with(|| compile::compile(&nvcc, file.0, file.1));
         let text = Text::of(&sample, ptx);
@@ -103,7 +102,6 @@ fn every_mutant_is_found() {
                 println!("{}", mutant.survived(sample.name));
             }
         }
-        println!("{}: {} mutants, {} s", sample.name, mutants.len(), start.elapsed().as_secs_f64());
     }
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
     if only.is_some() {

@@ -72,23 +72,6 @@ impl Near {
         Self { element, within: vec![0.0; values.len()], values }
     }
 
-    pub fn first_bad(&self, bytes: &[u8]) -> String {
-        let mut out = String::new();
-        let mut n = 0;
-        let mut worst: f64 = 0.0;
-        for (i, x) in self.element.values(bytes).iter().enumerate() {
-            let d = (x - self.values[i]).abs();
-            if !(d <= self.within[i]) {
-                n += 1;
-                if n < 6 {
-                    out += &format!("[{i}] got {x} want {} within {}; ", self.values[i], self.within[i]);
-                }
-            }
-            worst = worst.max(d / self.within[i]);
-        }
-        format!("{n} bad of {}: {out} worst {worst}", self.values.len())
-    }
-
     /// One more.
     pub fn push(&mut self, value: f64, within: f64) {
         self.values.push(value);

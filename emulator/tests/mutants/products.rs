@@ -35,7 +35,7 @@ impl Rows {
 
     /// All that are planned.
     fn planned(t: usize) -> Self {
-        Self { first: -2, planned: t, tokens: t + 1, supervised: t + 5 }
+        Self { first: -2, planned: t, tokens: t + 1, supervised: 1 }
     }
 
     /// From `first` on of the supervised ones.
