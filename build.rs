@@ -3,7 +3,8 @@
 //! table is empty: the CPU engine.
 //!
 //! nvcc is looked for in `NVCC`, `CUDA_HOME`/bin, `CUDA_PATH`/bin, `PATH`, the usual folders, and `target/nvcc`,
-//! where `scripts/get-nvcc` puts it. `CUDA_ARCHS` (e.g. `80,90`) limits the cubins; GPUs without one compile the
+//! where `scripts/get-nvcc` puts it; one older than 12.8 is passed over, and an empty `NVCC` asks for none. nvcc needs a
+//! C++ compiler: g++ of the `PATH`, or `NVCC_CCBIN`. `CUDA_ARCHS` (e.g. `80,90`) limits the cubins; GPUs without one compile the
 //! PTX at start. A file may ask for further flags in a line `// nvcc: FLAGS`.
 
 use std::collections::hash_map::DefaultHasher;
@@ -17,6 +18,9 @@ use std::{env, fs};
 /// PTX target, and the GPUs that get a cubin of it. Turing has no bf16 arithmetic, hence a PTX of its own.
 const TARGETS: [(u32, &[u32]); 2] = [(75, &[75]), (80, &[80, 86, 89, 90, 120])];
 
+/// The oldest nvcc that knows all of them.
+const OLDEST_NVCC: (u32, u32) = (12, 8);
+
 const FLAGS: [&str; 5] = ["-std=c++17", "-O3", "-lineinfo", "-Werror=all-warnings", "-Ikernels"];
 
 /// One kernel file for one PTX target.
@@ -29,12 +33,14 @@ struct Job {
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=kernels");
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CUDA_ARCHS"] {
+    for variable in ["NVCC", "NVCC_CCBIN", "CUDA_HOME", "CUDA_PATH", "CUDA_ARCHS"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let mut table = String::new();
-    if let Some(nvcc) = find_nvcc() {
+    let mut version = (0, 0);
+    if let Some((nvcc, found)) = find_nvcc() {
+        version = found;
         let jobs = jobs();
         compile_all(&nvcc, &jobs, &out);
         for job in &jobs {
@@ -42,28 +48,50 @@ fn main() {
         }
     } else {
         println!(
-            "cargo:warning=no nvcc found: building the CPU engine only (for CUDA: \
+            "cargo:warning=no nvcc of 12.8 or newer: building the CPU engine only (for CUDA: \
              `scripts/get-nvcc target/nvcc`, or set NVCC, and build again)"
         );
     }
-    let table = format!("static IMAGES: &[Image] = &[\n{table}];\n");
+    let table = format!(
+        "static IMAGES: &[Image] = &[\n{table}];\n/// Of the compiler.\nconst CUDA_VERSION: (u32, u32) = {version:?};\n"
+    );
     fs::write(out.join("kernels.rs"), table).expect("OUT_DIR is writable");
 }
 
-fn find_nvcc() -> Option<PathBuf> {
+/// nvcc and its version.
+fn find_nvcc() -> Option<(PathBuf, (u32, u32))> {
     if let Some(nvcc) = env::var_os("NVCC") {
-        assert!(Path::new(&nvcc).is_file(), "NVCC={} is no file", nvcc.display());
-        return Some(nvcc.into());
+        if nvcc.is_empty() {
+            return None;
+        }
+        let version = nvcc_version(Path::new(&nvcc));
+        let Some(version) = version.filter(|&version| version >= OLDEST_NVCC) else {
+            fail(&format!("NVCC={} is no nvcc of 12.8 or newer (version: {version:?})", nvcc.display()));
+        };
+        return Some((nvcc.into(), version));
     }
     let homes =
         ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(|d| Path::new(&d).join("bin"));
     let path = env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/cuda/bin", "/opt/cuda/bin", "target/nvcc/nvidia/cu13/bin"].map(PathBuf::from);
     let folders = homes.chain(env::split_paths(&path)).chain(usual);
-    folders
-        .map(|folder| folder.join("nvcc"))
-        .find(|nvcc| nvcc.is_file())
-        .and_then(|nvcc| nvcc.canonicalize().ok())
+    let found = folders.map(|folder| folder.join("nvcc")).filter_map(|nvcc| nvcc.canonicalize().ok());
+    for nvcc in found {
+        match nvcc_version(&nvcc) {
+            Some(version) if version >= OLDEST_NVCC => return Some((nvcc, version)),
+            version => println!("cargo:warning={} is passed over: version {version:?}", nvcc.display()),
+        }
+    }
+    None
+}
+
+/// From the line `Cuda compilation tools, release 13.0, V13.0.88`.
+fn nvcc_version(nvcc: &Path) -> Option<(u32, u32)> {
+    let output = Command::new(nvcc).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (_, rest) = text.split_once("release ")?;
+    let (major, minor) = rest.split(',').next()?.trim().split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Every kernel file for every PTX target.
@@ -150,13 +178,24 @@ fn compile(nvcc: &Path, job: &Job, headers: &[String], out: &Path) {
 
 /// Fails the build, with what the compiler said, if the command does.
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?} failed:\n{}{said}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    let output = command.output().unwrap_or_else(|e| fail(&format!("cannot run {command:?}: {e}")));
+    if output.status.success() {
+        return;
+    }
+    let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
+    if ["host compiler", "cc1plus", "g++"].iter().any(|word| said.contains(word)) {
+        fail(
+            "nvcc needs a C++ compiler and finds none: install g++ (Debian, Ubuntu: apt install g++), or set \
+             NVCC_CCBIN to its path; with an empty NVCC the CPU engine alone is built",
+        );
+    }
+    fail(&format!("{command:?} failed:\n{said}"));
+}
+
+/// Ends the build with a message that cargo shows.
+fn fail(message: &str) -> ! {
+    message.lines().for_each(|line| println!("cargo::error={line}"));
+    std::process::exit(1);
 }
 
 /// One `Image { .. }` of the table in `src/cuda.rs`.

@@ -9,7 +9,7 @@
 //                                                  y  [T, O] A: gate, up; act [T, O/2] A, from the rounded y
 //   linear_input_gradient    dx = dy·W             dy [T, O] A, dx [T, I] A
 //   linear_swiglu_backward   d  = A(dy·W)          dy [T, O] A, W [O, I]; from y (gate, up) [T, 2I] A:
-//                                                  act = silu(gate)·up; dgate = d·up·silu'(gate); dup = d·silu(gate)
+//                                                  act = silu(gate)·up where act is not null; dgate = d·up·silu'(gate); dup = d·silu(gate)
 //   linear_weight_gradient   dW = dyᵀ·x            dW [O, I] f32; added to where step->accumulate says so
 //
 // A is bf16 (compute capability 8.0 and up) or f16; naive f32 too. Row-major, contiguous.
@@ -120,7 +120,7 @@ __device__ __forceinline__ void finish(const LinearArgs& args, int r, int n, Sha
             const auto parts = swiglu_backward<E>(sums.v[k], gate.v[k], up.v[k]);
             act.v[k] = parts.act, out.v[k] = parts.dgate, dup.v[k] = parts.dup;
         }
-        store(static_cast<E*>(args.act) + at, act);
+        if (args.act) store(static_cast<E*>(args.act) + at, act);
         store(static_cast<E*>(args.c) + left, out);
         store(static_cast<E*>(args.c) + left + s.N, dup);
         return;
@@ -238,7 +238,7 @@ __device__ __forceinline__ void product_naive(const LinearArgs& args) {
         const size_t left = 2 * size_t(m) * s.N + n;
         const E* gate_up = static_cast<const E*>(args.gate_up);
         const auto parts = swiglu_backward<E>(dot<P, E>(args, s, m, n), gate_up[left], gate_up[left + s.N]);
-        static_cast<E*>(args.act)[at] = parts.act;
+        if (args.act) static_cast<E*>(args.act)[at] = parts.act;
         c[left] = parts.dgate;
         c[left + s.N] = parts.dup;
     } else {

@@ -146,6 +146,8 @@ pub struct Cuda {
     /// The step's bytes on the host.
     report: PinnedHostSlice<u8>,
     staging: Staging,
+    /// Bytes that were free before anything was allocated.
+    free_before: usize,
 }
 
 impl Cuda {
@@ -155,6 +157,7 @@ impl Cuda {
     /// [`Error::Run`] when the GPU has no such amount of memory; [`Error::Input`] when no kernel runs on it;
     /// [`Error::Cuda`].
     pub fn new(device: &Device, bytes: usize, dtype: DType) -> Result<Self> {
+        let free_before = device.memory()?.0;
         let stream = device.context.new_stream().map_err(cuda("create a stream"))?;
         let multiprocessors = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors =
@@ -173,7 +176,7 @@ impl Cuda {
             _ => Error::Cuda { op: "allocate the arena", source },
         })?;
         let multiprocessors = multiprocessors.unsigned_abs();
-        Ok(Self { stream, kernels, dtype, multiprocessors, arena, step, report, staging })
+        Ok(Self { stream, kernels, dtype, multiprocessors, arena, step, report, staging, free_before })
     }
 
     /// Copies host bytes to the front of a buffer.
@@ -205,6 +208,15 @@ impl Cuda {
         let view = self.arena.slice(from.offset..from.offset + bytes.len());
         self.stream.memcpy_dtoh(&view, bytes).map_err(cuda("copy from the GPU"))?;
         self.stream.synchronize().map_err(cuda("wait for the GPU"))
+    }
+
+    /// Bytes by which the GPU's free memory has shrunk since before this; other programs' doings count too.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn memory_taken(&self) -> Result<u64> {
+        let (free, _) = self.stream.context().mem_get_info().map_err(cuda("ask for free memory"))?;
+        Ok(self.free_before.saturating_sub(free) as u64)
     }
 
     /// Sets some of the step's bytes from `at` on; kernels read them from device memory.

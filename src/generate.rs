@@ -6,7 +6,7 @@ use crate::batch::{MicroBatch, NO_TARGET};
 use crate::config::{ModelConfig, Parameter};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::model::{Capacity, Feed, Model, read_floats};
+use crate::model::{Capacity, Feed, Model, Purpose, read_floats};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::cmp::Ordering;
@@ -178,7 +178,7 @@ impl Generator {
     ) -> Result<Self> {
         let mut plan = Plan::default();
         let capacity = Capacity { tokens: PREFILL.min(positions), sequences: 1, positions };
-        let model = Model::plan(&mut plan, config, dtype, capacity, false);
+        let model = Model::plan(&mut plan, config, dtype, capacity, Purpose::Inference);
         let decoder = Decoder::plan(&mut plan, &model, positions);
         let mut backend = open(&plan)?;
         model.load(&mut *backend, read)?;

@@ -33,7 +33,8 @@ pub struct StepRecord {
     pub tokens_per_second: f64,
     /// Seconds of the whole step.
     pub step_seconds: f64,
-    /// Largest resident memory of the process so far; null where the system does not say.
+    /// On a GPU the bytes taken of its memory; else the largest resident memory of the process so far, null where the
+    /// system does not say.
     pub peak_memory_bytes: Option<u64>,
 }
 

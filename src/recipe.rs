@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 use toml::Value;
 
-pub use choice::{Compat, Device, EmbeddingState, Finding, LossOn, OptimizerKind, Precision, Scheduler};
+pub use choice::{
+    Compat, Device, EmbeddingState, Finding, LossOn, OptimizerKind, Precision, Recompute, Scheduler,
+};
 pub use keys::KEYS;
 
 use crate::dtype::DType;
@@ -104,6 +106,12 @@ pub struct Recipe {
     pub system: Option<String>,
     /// Optimizer state of the embedding under `adamw_8bit` [default: fp32].
     pub embedding_state: EmbeddingState,
+    /// Activations that are computed again in the backward pass to save memory; the results are the same bits
+    /// [default: norm_swiglu].
+    pub recompute: Recompute,
+    /// On a GPU, record the step once and replay it; without, a profiler sees each operation's range around its kernels
+    /// [default: true].
+    pub cuda_graph: bool,
 }
 
 impl Default for Recipe {
@@ -146,6 +154,8 @@ impl Default for Recipe {
             response_field: None,
             system: None,
             embedding_state: EmbeddingState::Fp32,
+            recompute: Recompute::NormSwiglu,
+            cuda_graph: true,
         }
     }
 }

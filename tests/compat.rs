@@ -12,9 +12,10 @@ use smolten::backend::{Backend, Cpu, StepParams, UpdateRule};
 use smolten::batch::{BatchOptions, Batches, Example, Examples, Order, Window};
 use smolten::config::Parameter;
 use smolten::dtype::DType;
-use smolten::model::{Capacity, Feed, Model};
+use smolten::model::{Capacity, Feed, Model, Purpose};
 use smolten::ops::adamw::AdamWConfig;
 use smolten::optimizer::Optimizer;
+use smolten::recipe::Recompute;
 use std::path::Path;
 
 /// The reference, its rows and settings.
@@ -72,7 +73,8 @@ impl Training {
         let (config, weights) = tiny_parts("tied");
         let mut plan = Plan::default();
         let capacity = Capacity { tokens: 2 * max_length, sequences: 2, positions: max_length };
-        let model = Model::plan(&mut plan, &config, DType::F32, capacity, true);
+        let model =
+            Model::plan(&mut plan, &config, DType::F32, capacity, Purpose::Training(Recompute::NormSwiglu));
         let optimizer = Optimizer::plan(&mut plan, &model, UpdateRule::Blockwise, true);
         let mut cpu = Cpu::new(&plan, DType::F32).unwrap();
         optimizer.reset(&mut cpu).unwrap();
@@ -197,7 +199,7 @@ fn a_compat_run_feeds_what_trl_feeds() {
     let window = Batches::new(examples, (0..19).collect(), options).windows(0).next().unwrap();
     let mut plan = Plan::default();
     let capacity = Capacity { tokens: 128, sequences: 128, positions: 64 };
-    let model = Model::plan(&mut plan, &pretrained.config, DType::F32, capacity, false);
+    let model = Model::plan(&mut plan, &pretrained.config, DType::F32, capacity, Purpose::Inference);
     let mut cpu = Cpu::new(&plan, DType::F32).unwrap();
     model.load(&mut cpu, |p, out| pretrained.weights.read(p, out)).unwrap();
     let evaluation = smolten::eval::evaluate(&model, &mut cpu, &window.micro_batches).unwrap();

@@ -9,9 +9,10 @@ use smolten::backend::{Backend, Cpu, StepParams, UpdateRule};
 use smolten::batch::MicroBatch;
 use smolten::dtype::DType;
 use smolten::generate::{Continuation, Decoder, Generator, Sampling};
-use smolten::model::{Capacity, Feed, Model};
+use smolten::model::{Capacity, Feed, Model, Purpose};
 use smolten::ops::adamw::AdamWConfig;
 use smolten::optimizer::Optimizer;
+use smolten::recipe::Recompute;
 
 const NEW_TOKENS: usize = 12;
 
@@ -28,7 +29,8 @@ impl Training {
         let mut plan = Plan::default();
         // Fewer tokens than a prompt below has, so that prompts go through in parts.
         let capacity = Capacity { tokens: 20, sequences: 4, positions: 40 };
-        let model = Model::plan(&mut plan, &config, dtype, capacity, true);
+        let model =
+            Model::plan(&mut plan, &config, dtype, capacity, Purpose::Training(Recompute::NormSwiglu));
         let optimizer = Optimizer::plan(&mut plan, &model, UpdateRule::Torch, false);
         let decoder = Decoder::plan(&mut plan, &model, 1000);
         assert_eq!(decoder.positions(), 40, "no more than the model has angles for");

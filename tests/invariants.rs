@@ -9,7 +9,7 @@ use smolten::arena::{Category, Plan};
 use smolten::backend::{Backend, Cpu, KvCache, StepOutput, UpdateRule};
 use smolten::batch::{Examples, MicroBatch};
 use smolten::dtype::DType;
-use smolten::model::{Capacity, Feed, Model, read_floats};
+use smolten::model::{Capacity, Feed, Model, Purpose, read_floats};
 use smolten::ops::adamw::AdamWConfig;
 
 const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
@@ -128,7 +128,7 @@ fn inference(dtype: DType) -> (Model, Cpu, Vec<KvCache>, smolten::arena::Tensor,
     };
     let engine = Engine::new(&config, dtype, UpdateRule::Torch, capacity, weights);
     let mut plan = Plan::default();
-    let model = Model::plan(&mut plan, &config, dtype, capacity, false);
+    let model = Model::plan(&mut plan, &config, dtype, capacity, Purpose::Inference);
     let width = config.num_key_value_heads * config.head_dim;
     let mut cache = || plan.tensor(Category::KvCache, 140, width, dtype);
     let caches = (0..3).map(|_| KvCache { keys: cache(), values: cache() }).collect();

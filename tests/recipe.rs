@@ -4,6 +4,7 @@ use smolten::dtype::DType;
 use smolten::recipe::Scheduler;
 use smolten::recipe::{
     Compat, Device, EmbeddingState, Finding, KEYS, LossOn, OptimizerKind, Precision, Recipe, RecipeOverrides,
+    Recompute,
 };
 
 const BASE: &str = "model = \"m\"\ndata = \"d\"\n";
@@ -79,6 +80,8 @@ fn every_key_can_be_set_and_is_in_the_json() {
         response_field = "Antwort"
         system = "Be brief."
         embedding_state = "8bit"
+        recompute = "none"
+        cuda_graph = false
     "#;
     let want = Recipe {
         model: "some/model".into(),
@@ -118,6 +121,8 @@ fn every_key_can_be_set_and_is_in_the_json() {
         response_field: Some("Antwort".into()),
         system: Some("Be brief.".into()),
         embedding_state: EmbeddingState::EightBit,
+        recompute: Recompute::None,
+        cuda_graph: false,
     };
     let got = resolve(all, &[], &RecipeOverrides::default()).unwrap();
     assert_eq!(got, want);
@@ -230,6 +235,8 @@ fn values_out_of_range_or_of_another_type_are_refused() {
         ("system = 1979-05-27", "1979-05-27 (a date)", "text"),
         ("system = { a = 1 }", "a table", "text"),
         ("embedding_state = 8", "8 (", "fp32, 8bit"),
+        ("recompute = true", "true (", "norm_swiglu, none"),
+        ("cuda_graph = \"on\"", "\"on\" (", "true or false"),
     ] {
         let key = line.split(' ').next().unwrap();
         let message = error(line);

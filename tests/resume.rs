@@ -103,6 +103,31 @@ fn interrupted_anywhere_it_ends_in_the_same_bytes() {
     }
 }
 
+/// What is computed again has the bits that would have been kept; a resumed run may change its mind.
+#[test]
+fn recomputing_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for (precision, other) in [("precision=fp32", "precision=fp32"), ("precision=bf16", "cuda_graph=false")] {
+        let run = |name: &str, sets: &[&str]| {
+            let out = folder.path().join(format!("{precision}-{name}"));
+            sitting(folder.path(), &out, &[&[precision, other], sets].concat(), 2, 0);
+            out
+        };
+        let (again, kept) = (run("again", &[]), run("kept", &["recompute=none"]));
+        assert!(weights(&again) == weights(&kept), "{precision}");
+        assert_eq!(log(&again), log(&kept));
+    }
+    let planned = |recompute: &str| {
+        let sets = [format!("model={}", tiny_model().display()), format!("recompute={recompute}")];
+        let data = Some(sums(folder.path()).display().to_string());
+        let flags = RecipeOverrides { data, device: Some("cpu".into()), ..RecipeOverrides::default() };
+        let recipe = Recipe::resolve(None, &sets, &flags).unwrap();
+        let run = Run::prepare(recipe.clone(), Sources::local(&recipe).unwrap()).unwrap();
+        run.memory.into_iter().map(|(_, bytes)| bytes).sum::<usize>()
+    };
+    assert!(planned("none") > planned("norm_swiglu"));
+}
+
 /// A model whose fp16 gradients overflow until the loss scale has come down: that scale goes on too.
 #[test]
 fn the_loss_scale_goes_on() {

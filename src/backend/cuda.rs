@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::cuda::{
-    Cuda, Device as Gpu, LOSS_SCALE_AT, NORM_AT, PARAMS_BYTES, Rung, STEP_BYTES, SUMS_AT, cuda,
+    Cuda, Device as Gpu, LOSS_SCALE_AT, NORM_AT, PARAMS_BYTES, Rung, STEP_BYTES, SUMS_AT, cuda, range,
 };
 use crate::ops::adamw_launch::DeviceWeights;
 use crate::ops::attention_launch;
@@ -32,8 +32,30 @@ const _: () = {
     assert!(std::mem::offset_of!(DeviceStep, norm) == NORM_AT);
 };
 
+/// What the kernels ask of a model's dimensions, said before anything is planned.
+///
+/// # Errors
+/// [`Error::Input`] naming the first that does not fit.
+pub(super) fn check_model(model: &ModelConfig, dtype: DType) -> Result<()> {
+    let chunks = |n: usize| n.is_multiple_of(8);
+    let (heads, f32) = (model.head_dim, dtype == DType::F32);
+    let head_dim = if f32 { heads.is_multiple_of(2) && heads <= 128 } else { matches!(heads, 16 | 32 | 64) };
+    let (hidden, most) = (model.hidden_size, rmsnorm::MOST_COLUMNS);
+    let rules = [
+        ("hidden_size", hidden, chunks(hidden) && hidden <= most, "a multiple of 8, at most 4096"),
+        ("intermediate_size", model.intermediate_size, chunks(model.intermediate_size), "a multiple of 8"),
+        ("vocab_size", model.vocab_size, chunks(model.vocab_size), "a multiple of 8"),
+        ("head_dim", heads, head_dim, if f32 { "even, at most 128" } else { "16, 32 or 64" }),
+    ];
+    let Some((name, found, _, rule)) = rules.into_iter().find(|(_, _, fits, _)| !fits) else { return Ok(()) };
+    let found = format!("the model's {name} is {found}; the GPU kernels take {rule}");
+    Err(Error::input("the model on a GPU", found, "use --device cpu, or another model"))
+}
+
 /// How far a part of the step is.
 enum Recorded {
+    /// It is always called directly.
+    Never,
     /// It has not run: what it needs besides the arena is not allocated yet.
     New,
     /// It ran once.
@@ -50,6 +72,8 @@ pub struct CudaEngine {
     rung: Rung,
     /// Of the present parameters, for [`Backend::logits`]; everything else reads them on the device.
     tokens: usize,
+    /// Bytes taken from the GPU: nothing is, once every part was recorded.
+    memory: u64,
     norm: Option<DeviceNorm>,
     weights: Option<DeviceWeights>,
 }
@@ -62,7 +86,8 @@ impl CudaEngine {
     pub fn new(gpu: &Gpu, plan: &Plan, dtype: DType, rung: Rung) -> Result<Self> {
         let device = Cuda::new(gpu, plan.bytes(), dtype)?;
         let recorded = [Recorded::New, Recorded::New, Recorded::New];
-        let mut engine = Self { recorded, device, rung, tokens: 0, norm: None, weights: None };
+        let memory = device.memory_taken()?;
+        let mut engine = Self { recorded, device, rung, tokens: 0, memory, norm: None, weights: None };
         engine.set_loss_scale(LossScale::default())?;
         Ok(engine)
     }
@@ -98,6 +123,12 @@ impl Backend for CudaEngine {
     fn download(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
         self.device.download(from, bytes)
     }
+    fn record_nothing(&mut self) {
+        self.recorded = [Recorded::Never, Recorded::Never, Recorded::Never];
+    }
+    fn device_memory_bytes(&self) -> Option<u64> {
+        Some(self.memory)
+    }
     fn set_params(&mut self, params: &StepParams) -> Result<()> {
         self.tokens = params.tokens as usize;
         self.device.write_step(0, bytemuck::bytes_of(params))
@@ -119,12 +150,15 @@ impl Backend for CudaEngine {
         })
     }
     fn zero(&mut self, t: Tensor) -> Result<()> {
+        let _range = range(format_args!("zero"));
         rows::zero(&self.device, self.rung, t)
     }
     fn embedding_forward(&mut self, batch: &BatchBuffers, w: Tensor, x: Tensor) -> Result<()> {
+        let _range = range(format_args!("embedding_forward"));
         embedding::launch_forward(&self.device, self.rung, batch.ids, w, x)
     }
     fn embedding_backward(&mut self, batch: &BatchBuffers, dx: Tensor, dw: Tensor, tied: bool) -> Result<()> {
+        let _range = range(format_args!("embedding_backward"));
         let lists = [batch.ids, batch.by_id, batch.id_starts];
         embedding::launch_backward(&self.device, self.rung, lists, dx, dw, tied)
     }
@@ -134,33 +168,42 @@ impl Backend for CudaEngine {
             Recorded::New => {
                 operations(self)?;
                 self.recorded[slot] = Recorded::Ready;
+                self.memory = self.device.memory_taken()?;
                 return Ok(());
             }
             Recorded::Ready => {
                 let Some(graph) = self.record(operations)? else { return Ok(()) }; // nothing to do at all
                 self.recorded[slot] = Recorded::As(graph);
+                self.memory = self.device.memory_taken()?;
             }
             Recorded::As(_) => {}
+            Recorded::Never => return operations(self),
         }
         let Recorded::As(graph) = &self.recorded[slot] else { return Ok(()) };
         graph.launch().map_err(cuda("replay a part of the step"))
     }
     fn rmsnorm_forward(&mut self, x: Tensor, w: Tensor, eps: f32, y: Tensor, rstd: Tensor) -> Result<()> {
+        let _range = range(format_args!("rmsnorm_forward"));
         rmsnorm::launch_forward(&self.device, self.rung, x, w, eps, y, rstd)
     }
     fn rmsnorm_backward(&mut self, args: RmsNormBackward) -> Result<()> {
+        let _range = range(format_args!("rmsnorm_backward"));
         rmsnorm::launch_backward(&self.device, self.rung, &args)
     }
     fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
+        let _range = range(format_args!("linear"));
         linear_launch::linear(&self.device, self.products(), x, w, y)
     }
     fn linear_residual(&mut self, x: Tensor, w: Tensor, residual: Tensor, y: Tensor) -> Result<()> {
+        let _range = range(format_args!("linear_residual"));
         linear_launch::linear_residual(&self.device, self.products(), x, w, residual, y)
     }
     fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()> {
+        let _range = range(format_args!("linear_input_gradient"));
         linear_launch::input_gradient(&self.device, self.products(), Rows::Tokens, dy, w, dx)
     }
     fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()> {
+        let _range = range(format_args!("linear_weight_gradient"));
         linear_launch::weight_gradient(&self.device, self.products(), Rows::Tokens, dy, x, dw)
     }
     fn linear_rope(
@@ -172,6 +215,7 @@ impl Backend for CudaEngine {
         w: Tensor,
         qkv: Tensor,
     ) -> Result<()> {
+        let _range = range(format_args!("linear_rope"));
         let rotation = Rotation { heads, positions: batch.positions, cos: rope.cos, sin: rope.sin };
         linear_launch::linear_rope(&self.device, self.products(), rotation, x, w, qkv)
     }
@@ -183,6 +227,7 @@ impl Backend for CudaEngine {
         out: Tensor,
         lse: Tensor,
     ) -> Result<()> {
+        let _range = range(format_args!("attention_forward"));
         attention_launch::forward(&self.device, self.products(), heads, batch.cu_seqlens, qkv, out, lse)
     }
     fn attention_backward(
@@ -192,6 +237,7 @@ impl Backend for CudaEngine {
         rope: RopeTable,
         args: AttentionBackward,
     ) -> Result<()> {
+        let _range = range(format_args!("attention_backward"));
         let (rung, rope) = (self.products(), [rope.cos, rope.sin]);
         attention_launch::backward(&self.device, rung, heads, batch.cu_seqlens, batch.positions, rope, args)
     }
@@ -203,6 +249,7 @@ impl Backend for CudaEngine {
         cache: KvCache,
         out: Tensor,
     ) -> Result<()> {
+        let _range = range(format_args!("attention_cached"));
         let (qkv, out) = (qkv.head(self.tokens), out.head(self.tokens));
         if past + self.tokens > cache.keys.rows {
             let (dim, got) = ("positions", (past + self.tokens).to_string());
@@ -212,22 +259,28 @@ impl Backend for CudaEngine {
         attention_launch::cached(&self.device, self.rung, heads, past, qkv, [cache.keys, cache.values], out)
     }
     fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()> {
+        let _range = range(format_args!("linear_swiglu"));
         linear_launch::linear_swiglu(&self.device, self.products(), x, w, gate_up, act)
     }
     fn linear_swiglu_backward(&mut self, args: SwigluBackward) -> Result<()> {
-        let SwigluBackward { dy, w, gate_up, act, dgate_up, .. } = args;
+        let _range = range(format_args!("linear_swiglu_backward"));
+        let SwigluBackward { dy, w, gate_up, dgate_up, .. } = args;
+        let act = (!args.act_is_kept).then_some(args.act);
         linear_launch::swiglu_backward(&self.device, self.products(), dy, w, gate_up, act, dgate_up)
     }
     fn linear_cross_entropy(&mut self, batch: &BatchBuffers, args: LinearCrossEntropy) -> Result<()> {
+        let _range = range(format_args!("linear_cross_entropy"));
         let rungs = HeadRungs { rows: self.rung, products: self.products() };
         cross_entropy_launch::launch(&self.device, rungs, [batch.targets, batch.loss_rows], &args)
     }
     fn logits(&mut self, x: Tensor, w: Tensor, logits: Tensor) -> Result<()> {
+        let _range = range(format_args!("logits"));
         let n = logits.rows.min(self.tokens);
         let last = Tensor { offset: x.offset + (self.tokens - n) * x.cols * x.dtype.size(), rows: n, ..x };
         linear_launch::linear_wide(&self.device, self.products(), Rows::Planned, last, w, logits.head(n))
     }
     fn gradient_norm(&mut self, grads: Tensor) -> Result<()> {
+        let _range = range(format_args!("gradient_norm"));
         let norm = match self.norm.take() {
             Some(norm) => norm,
             None => DeviceNorm::new(&self.device, grads.len())?,
@@ -235,6 +288,7 @@ impl Backend for CudaEngine {
         self.norm.insert(norm).launch(&self.device, self.rung, grads)
     }
     fn adamw(&mut self, rule: UpdateRule, weights: &[Trainable]) -> Result<()> {
+        let _range = range(format_args!("adamw"));
         let weights = match self.weights.take() {
             Some(table) => table,
             None => DeviceWeights::new(&self.device, rule, weights)?,

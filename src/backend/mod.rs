@@ -21,6 +21,7 @@ pub use cpu::Cpu;
 pub use cuda::CudaEngine;
 
 use crate::arena::{Plan, Tensor};
+use crate::config::ModelConfig;
 use crate::cuda::{Device as Gpu, Rung};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -107,6 +108,8 @@ pub struct SwigluBackward {
     pub gate_up: Tensor,
     /// Out: `silu(gate)·up` again, A `[T, F]`, for the weight gradient.
     pub act: Tensor,
+    /// `act` still holds it from the forward pass; a backend may leave it untouched.
+    pub act_is_kept: bool,
     /// Out: gradient of `act`, A `[T, F]`; a fused backend may leave it untouched.
     pub dact: Tensor,
     /// Out: gradient of `gate_up`, A `[T, 2F]`.
@@ -147,6 +150,12 @@ pub trait Backend {
     fn upload(&mut self, to: Tensor, bytes: &[u8]) -> Result<()>;
     /// Copies a buffer to the host, waiting for all work before it.
     fn download(&mut self, from: Tensor, bytes: &mut [u8]) -> Result<()>;
+    /// Makes [`Backend::run`] call its operations every time, for profilers; the results are the same.
+    fn record_nothing(&mut self) {}
+    /// Bytes taken of a device that has memory of its own.
+    fn device_memory_bytes(&self) -> Option<u64> {
+        None
+    }
     /// Sets what the operations after this read.
     fn set_params(&mut self, params: &StepParams) -> Result<()>;
     /// Sets the factor on the loss gradient, which every later step changes as it ends; 1 and fixed before.
@@ -240,11 +249,11 @@ pub trait Backend {
 /// capability 8.0 on, else fp16.
 ///
 /// # Errors
-/// [`Error::Input`] when the device cannot be used, or not with this precision.
-pub fn precision(device: Device, precision: Precision) -> Result<DType> {
+/// [`Error::Input`] when the device cannot be used, not with this precision, or not for this model.
+pub fn precision(device: Device, precision: Precision, model: &ModelConfig) -> Result<DType> {
     let gpu = choose(device)?;
     let has_bf16 = gpu.as_ref().is_none_or(|gpu| gpu.compute_capability() >= (8, 0));
-    Ok(match precision {
+    let dtype = match precision {
         Precision::Auto if gpu.is_none() => DType::F32,
         Precision::Auto if has_bf16 => DType::BF16,
         Precision::Auto | Precision::Fp16 => DType::F16,
@@ -256,7 +265,11 @@ pub fn precision(device: Device, precision: Precision) -> Result<DType> {
                 format!("a GPU of compute capability {major}.{minor}; bf16 needs 8.0 (Ampere) or newer");
             return Err(Error::input("--precision bf16", found, "use --precision fp16"));
         }
-    })
+    };
+    if gpu.is_some() {
+        cuda::check_model(model, dtype)?;
+    }
+    Ok(dtype)
 }
 
 /// Opens the device with the plan's memory.

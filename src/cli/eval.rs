@@ -8,7 +8,7 @@ use smolten::backend;
 use smolten::dataset::Audit;
 use smolten::error::Result;
 use smolten::eval::{self, Evaluation};
-use smolten::model::Model;
+use smolten::model::{Model, Purpose};
 use smolten::pretrained::Pretrained;
 use smolten::recipe::{Recipe, RecipeOverrides};
 use smolten::trainer::load_dataset;
@@ -50,14 +50,14 @@ pub fn run(arguments: &EvalArguments) -> Result<()> {
 }
 
 fn evaluate(recipe: &Recipe, as_json: bool) -> Result<()> {
-    let dtype = backend::precision(recipe.device, recipe.precision)?;
     let pretrained = Pretrained::open(&fetch::model(&recipe.model)?)?;
+    let dtype = backend::precision(recipe.device, recipe.precision, &pretrained.config)?;
     let source = fetch::data(&recipe.data)?;
     let data = load_dataset(recipe, &source, &pretrained, &pretrained.template)?;
     let (examples, all) = (&data.examples, (0..data.examples.len()).collect::<Vec<_>>());
     let capacity = eval::capacity(examples, &all);
     let mut plan = Plan::default();
-    let model = Model::plan(&mut plan, &pretrained.config, dtype, capacity, false);
+    let model = Model::plan(&mut plan, &pretrained.config, dtype, capacity, Purpose::Inference);
     let mut backend = backend::open(recipe.device, &plan, dtype)?;
     model.load(&mut *backend, |parameter, out| pretrained.weights.read(parameter, out))?;
 

@@ -99,7 +99,7 @@ fn open(
     positions: usize,
 ) -> Result<Session> {
     let EngineChoice { device, precision, .. } = choice;
-    let dtype = backend::precision(device, precision)?;
+    let dtype = backend::precision(device, precision, &pretrained.config)?;
     let generator = Generator::new(
         &pretrained.config,
         dtype,

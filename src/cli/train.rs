@@ -11,7 +11,7 @@ use smolten::backend;
 use smolten::dataset::Audit;
 use smolten::dtype::DType;
 use smolten::error::{Error, Result};
-use smolten::metrics::{peak_memory_bytes, processor};
+use smolten::metrics::processor;
 use smolten::recipe::{OptimizerKind, Recipe, RecipeOverrides};
 use smolten::trainer::{Outcome, Run, RunFolder};
 use std::path::{Path, PathBuf};
@@ -86,7 +86,7 @@ pub struct TrainArguments {
     #[arg(long)]
     dry_run: bool,
     /// Any recipe key: scheduler, weight_decay, clip, betas, eps, eval_share, eval_every, sample_every,
-    /// keep_checkpoints, allow, compat, save_dtype, system, prompt_field, response_field, embedding_state, …
+    /// keep_checkpoints, allow, compat, save_dtype, system, prompt_field, response_field, embedding_state, recompute, …
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
@@ -307,7 +307,7 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
     if state.skipped > 0 {
         say!("skipped: {} steps whose gradient was not finite", state.skipped);
     }
-    if let Some(peak) = peak_memory_bytes() {
+    if let Some(peak) = outcome.peak_memory_bytes {
         say!("memory: {} MiB at the peak, {} MiB planned", peak >> 20, planned >> 20);
     }
     say!("model: {} (transformers loads this folder)", out.display());

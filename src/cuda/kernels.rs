@@ -188,7 +188,11 @@ fn module(device: &Device, file: &'static str) -> Result<Arc<CudaModule>> {
     let refused = |why: &str| {
         let found =
             format!("{file}.cu does not run on compute capability {major}.{minor} with this driver: {why}");
-        let remedy = "update the NVIDIA driver (580 or newer), or use --device cpu";
+        let (major, minor) = CUDA_VERSION;
+        let remedy = format!(
+            "update the NVIDIA driver to one for CUDA {major}.{minor} or newer (`nvidia-smi` shows; for 13.0 it is 580), \
+             or use --device cpu"
+        );
         Error::input(format!("--device cuda:{}", device.ordinal), found, remedy)
     };
     if let Some(cubin) = best_cubin(&images, device.capability)

@@ -1,7 +1,8 @@
 //! Named ranges for NVIDIA's profilers (NVTX). Without a profiler they cost a load and a branch.
 
 use libloading::{Library, Symbol};
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
@@ -22,10 +23,11 @@ struct Nvtx {
 #[must_use]
 pub struct Range(Option<&'static Nvtx>, PhantomData<*const ()>);
 
-/// Begins a range named `name`.
-pub fn range(name: &CStr) -> Range {
+/// Begins a range named `name`, which is put together only where a profiler listens.
+pub fn range(name: fmt::Arguments<'_>) -> Range {
     let nvtx = loaded();
     if let Some(nvtx) = nvtx {
+        let name = CString::new(name.to_string()).expect("names without a zero byte");
         // SAFETY: nvtxRangePushA reads a zero-terminated text and keeps a copy.
         unsafe { (nvtx.push)(name.as_ptr()) };
     }

@@ -19,6 +19,7 @@ use crate::dtype::{DType, Element, with_element};
 use crate::error::Result;
 use crate::ops::attention::Heads;
 use crate::ops::rope;
+use crate::recipe::Recompute;
 
 /// The largest micro-batch that a plan has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,15 @@ struct Layer {
     kept: Kept,
 }
 
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Forward passes only.
+    Inference,
+    /// Gradients too.
+    Training(Recompute),
+}
+
 /// Activations that the backward pass of one block reads.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
@@ -74,6 +84,9 @@ struct Kept {
     mid: Tensor,       // f32 [T, C]: residual stream after attention
     rstd2: Tensor,     // f32 [1, T]
     gate_up: Tensor,   // A [T, 2F]
+    norm1: Tensor,     // A [T, C]; where it is computed again, the scratch of all blocks
+    norm2: Tensor,     // A [T, C]; likewise
+    act: Tensor,       // A [T, F]; likewise
 }
 
 /// Buffers that every block uses in turn.
@@ -122,24 +135,28 @@ pub struct Model {
     head: Fused,
     scratch: Scratch,
     backward: Option<Backward>,
+    /// Whether the backward pass runs the norms again, whose outputs the layers then share.
+    recomputes: bool,
 }
 
 impl Model {
-    /// Plans weights, activations and, for `training`, gradients. A is `dtype`.
+    /// Plans weights, activations and, for training, gradients. A is `dtype`.
     pub fn plan(
         plan: &mut Plan,
         config: &ModelConfig,
         dtype: DType,
         capacity: Capacity,
-        training: bool,
+        purpose: Purpose,
     ) -> Self {
+        let training = purpose != Purpose::Inference;
         let weights = plan::weights(plan, config, dtype, training);
         let grads = training.then(|| plan::span(weights.iter().filter_map(|w| w.grad)));
         let fused = |names: &[usize]| Fused {
             w: plan::fuse(names.iter().map(|&i| weights[i].working)),
             dw: training.then(|| plan::fuse(names.iter().filter_map(|&i| weights[i].grad))),
         };
-        let kept = plan::kept(plan, config, dtype, capacity, training);
+        let scratch = plan::scratch(plan, config, dtype, capacity);
+        let kept = plan::kept(plan, config, dtype, capacity, purpose, &scratch);
         let layers = kept
             .into_iter()
             .enumerate()
@@ -160,7 +177,6 @@ impl Model {
         let embedding = fused(&[0]);
         let head = if config.tie_word_embeddings { embedding } else { fused(&[norm + 1]) };
         let norm = fused(&[norm]);
-        let scratch = plan::scratch(plan, config, dtype, capacity);
         let half = config.head_dim / 2;
         let mut table = || plan.tensor(Category::Weights, capacity.positions, half, DType::F32);
         let rope = RopeTable { cos: table(), sin: table() };
@@ -180,6 +196,7 @@ impl Model {
             head,
             scratch,
             backward,
+            recomputes: purpose == Purpose::Training(Recompute::NormSwiglu),
         }
     }
 

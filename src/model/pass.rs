@@ -3,6 +3,7 @@
 use super::{Layer, Model};
 use crate::arena::Tensor;
 use crate::backend::{AttentionBackward, Backend, KvCache, RmsNormBackward, SwigluBackward};
+use crate::cuda::range;
 use crate::error::Result;
 
 /// What attention looks at.
@@ -69,10 +70,11 @@ impl Model {
     }
 
     fn block_forward(&self, b: &mut dyn Backend, l: usize, attend: Attend<'_>) -> Result<()> {
-        let (layer, s, eps) = (&self.layers[l], &self.scratch, self.config.rms_norm_eps);
+        let _range = range(format_args!("layer {l} forward"));
+        let (layer, eps) = (&self.layers[l], self.config.rms_norm_eps);
         let (k, heads) = (&layer.kept, self.heads());
-        b.rmsnorm_forward(k.x, layer.norm1.w, eps, s.norm, k.rstd1)?;
-        b.linear_rope(&self.batch, heads, self.rope, s.norm, layer.qkv.w, k.qkv)?;
+        b.rmsnorm_forward(k.x, layer.norm1.w, eps, k.norm1, k.rstd1)?;
+        b.linear_rope(&self.batch, heads, self.rope, k.norm1, layer.qkv.w, k.qkv)?;
         match attend {
             Attend::Batch => b.attention_forward(&self.batch, heads, k.qkv, k.attention, k.lse)?,
             Attend::Cached { past, caches } => {
@@ -80,9 +82,9 @@ impl Model {
             }
         }
         b.linear_residual(k.attention, layer.o.w, k.x, k.mid)?;
-        b.rmsnorm_forward(k.mid, layer.norm2.w, eps, s.norm, k.rstd2)?;
-        b.linear_swiglu(s.norm, layer.gate_up.w, k.gate_up, s.act)?;
-        b.linear_residual(s.act, layer.down.w, k.mid, self.after(l))
+        b.rmsnorm_forward(k.mid, layer.norm2.w, eps, k.norm2, k.rstd2)?;
+        b.linear_swiglu(k.norm2, layer.gate_up.w, k.gate_up, k.act)?;
+        b.linear_residual(k.act, layer.down.w, k.mid, self.after(l))
     }
 
     /// From the head's gradient down to the embedding.
@@ -100,7 +102,8 @@ impl Model {
             dw: grad(self.norm.dw),
             partials: g.partials,
         })?;
-        for layer in self.layers.iter().rev() {
+        for (l, layer) in self.layers.iter().enumerate().rev() {
+            let _range = range(format_args!("layer {l} backward"));
             self.mlp_backward(b, layer)?;
             self.attention_backward(b, layer)?;
         }
@@ -115,18 +118,21 @@ impl Model {
     /// Second half of a block: `dx` comes in as the gradient after it and leaves as the gradient between the halves.
     fn mlp_backward(&self, b: &mut dyn Backend, layer: &Layer) -> Result<()> {
         let g = self.backward.as_ref().expect("planned for training");
-        let (k, s, eps) = (&layer.kept, &self.scratch, self.config.rms_norm_eps);
+        let (k, eps) = (&layer.kept, self.config.rms_norm_eps);
         b.linear_swiglu_backward(SwigluBackward {
             dy: g.dx_a,
             w: layer.down.w,
             gate_up: k.gate_up,
-            act: s.act,
+            act: k.act,
+            act_is_kept: !self.recomputes,
             dact: g.dact,
             dgate_up: g.dgate_up,
         })?;
-        b.linear_weight_gradient(g.dx_a, s.act, grad(layer.down.dw))?;
-        b.rmsnorm_forward(k.mid, layer.norm2.w, eps, s.norm, k.rstd2)?;
-        b.linear_weight_gradient(g.dgate_up, s.norm, grad(layer.gate_up.dw))?;
+        b.linear_weight_gradient(g.dx_a, k.act, grad(layer.down.dw))?;
+        if self.recomputes {
+            b.rmsnorm_forward(k.mid, layer.norm2.w, eps, k.norm2, k.rstd2)?;
+        }
+        b.linear_weight_gradient(g.dgate_up, k.norm2, grad(layer.gate_up.dw))?;
         b.linear_input_gradient(g.dgate_up, layer.gate_up.w, g.dnorm)?;
         b.rmsnorm_backward(RmsNormBackward {
             x: k.mid,
@@ -143,7 +149,7 @@ impl Model {
     /// First half of a block.
     fn attention_backward(&self, b: &mut dyn Backend, layer: &Layer) -> Result<()> {
         let g = self.backward.as_ref().expect("planned for training");
-        let (k, s, eps) = (&layer.kept, &self.scratch, self.config.rms_norm_eps);
+        let (k, eps) = (&layer.kept, self.config.rms_norm_eps);
         b.linear_weight_gradient(g.dx_a, k.attention, grad(layer.o.dw))?;
         b.linear_input_gradient(g.dx_a, layer.o.w, g.dattention)?;
         let saved = AttentionBackward {
@@ -155,8 +161,10 @@ impl Model {
             delta: g.delta,
         };
         b.attention_backward(&self.batch, self.heads(), self.rope, saved)?;
-        b.rmsnorm_forward(k.x, layer.norm1.w, eps, s.norm, k.rstd1)?;
-        b.linear_weight_gradient(g.dqkv, s.norm, grad(layer.qkv.dw))?;
+        if self.recomputes {
+            b.rmsnorm_forward(k.x, layer.norm1.w, eps, k.norm1, k.rstd1)?;
+        }
+        b.linear_weight_gradient(g.dqkv, k.norm1, grad(layer.qkv.dw))?;
         b.linear_input_gradient(g.dqkv, layer.qkv.w, g.dnorm)?;
         b.rmsnorm_backward(RmsNormBackward {
             x: k.x,

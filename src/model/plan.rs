@@ -1,11 +1,12 @@
 //! Where everything lies: weights, gradients, activations, scratch.
 
-use super::{Backward, Capacity, Fused, Kept, Scratch, Weight};
+use super::{Backward, Capacity, Fused, Kept, Purpose, Scratch, Weight};
 use crate::arena::{Category, Plan, Tensor};
 use crate::backend::HeadGradients;
 use crate::config::{ModelConfig, Parameter};
 use crate::dtype::DType;
 use crate::ops::rmsnorm;
+use crate::recipe::Recompute;
 
 /// Rows of logits that exist at a time: with 256 the products with the head lose a tenth of their speed, and 1024 rows
 /// of SmolLM2's vocabulary are 192 MiB.
@@ -71,12 +72,21 @@ pub(super) fn kept(
     n: &ModelConfig,
     dtype: DType,
     capacity: Capacity,
-    training: bool,
+    purpose: Purpose,
+    scratch: &Scratch,
 ) -> Vec<Kept> {
     let (t, c) = (capacity.tokens, n.hidden_size);
     let mut new = || {
         let mut of = |rows, cols, dtype| plan.tensor(Category::Activations, rows, cols, dtype);
+        let (norm1, norm2, act) = if purpose == Purpose::Training(Recompute::None) {
+            (of(t, c, dtype), of(t, c, dtype), of(t, n.intermediate_size, dtype))
+        } else {
+            (scratch.norm, scratch.norm, scratch.act)
+        };
         Kept {
+            norm1,
+            norm2,
+            act,
             x: of(t, c, DType::F32),
             rstd1: of(1, t, DType::F32),
             qkv: of(t, n.qkv_width(), dtype),
@@ -87,7 +97,7 @@ pub(super) fn kept(
             gate_up: of(t, 2 * n.intermediate_size, dtype),
         }
     };
-    if training {
+    if purpose != Purpose::Inference {
         (0..n.num_hidden_layers).map(|_| new()).collect()
     } else {
         vec![new(); n.num_hidden_layers]

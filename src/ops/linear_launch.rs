@@ -149,7 +149,7 @@ pub fn linear_swiglu(
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [2 * f, w.cols], a)])?;
     expect(OP, [("gate_up", gate_up, [t, 2 * f], a), ("act", act, [t, f], a)])?;
     expect_chunks(OP, rung, "F", f)?;
-    let call = Call { swiglu: Some((gate_up, act)), ..Call::new(OP, x, w, gate_up, [w.cols, 2 * f]) };
+    let call = Call { swiglu: Some((gate_up, Some(act))), ..Call::new(OP, x, w, gate_up, [w.cols, 2 * f]) };
     call.launch(device, &device.kernels.linear_swiglu, rung)
 }
 
@@ -169,20 +169,21 @@ pub fn input_gradient(
     call.launch(device, &device.kernels.linear_input_gradient, rung)
 }
 
-/// From `d = A(dy·w)`, with `w` the down projection A `[C, F]`: `act = silu(gate)·up` once more and the gradient of
-/// gate and up. `gate_up`, `dgate_up` A `[T, 2F]`, `act` A `[T, F]`.
+/// From `d = A(dy·w)`, with `w` the down projection A `[C, F]`: the gradient of gate and up and, where it is wanted,
+/// `act = silu(gate)·up` once more. `gate_up`, `dgate_up` A `[T, 2F]`, `act` A `[T, F]`.
 pub fn swiglu_backward(
     device: &Cuda,
     rung: Rung,
     dy: Tensor,
     w: Tensor,
     gate_up: Tensor,
-    act: Tensor,
+    act: Option<Tensor>,
     dgate_up: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_swiglu_backward";
     let (t, a, f) = (dy.rows, device.dtype, w.cols);
-    expect(OP, [("dy", dy, [t, w.rows], a), ("w", w, [w.rows, f], a), ("act", act, [t, f], a)])?;
+    expect(OP, [("dy", dy, [t, w.rows], a), ("w", w, [w.rows, f], a)])?;
+    act.map_or(Ok(()), |act| expect(OP, [("act", act, [t, f], a)]))?;
     expect(OP, [("gate_up", gate_up, [t, 2 * f], a), ("dgate_up", dgate_up, [t, 2 * f], a)])?;
     let call = Call { swiglu: Some((gate_up, act)), ..Call::new(OP, dy, w, dgate_up, [f, w.rows]) };
     let call = Call { columns: f, ..call };
@@ -223,8 +224,8 @@ struct Call {
     columns: usize,
     residual: Option<Tensor>,
     rotation: Option<Rotation>,
-    /// Gate and up, and act.
-    swiglu: Option<(Tensor, Tensor)>,
+    /// Gate and up, and act where it is written.
+    swiglu: Option<(Tensor, Option<Tensor>)>,
 }
 
 impl Call {
@@ -296,7 +297,7 @@ impl Call {
             cos: at(self.rotation.map(|r| r.cos)),
             sin: at(self.rotation.map(|r| r.sin)),
             gate_up: at(self.swiglu.map(|(gate_up, _)| gate_up)),
-            act: at(self.swiglu.map(|(_, act)| act)),
+            act: at(self.swiglu.and_then(|(_, act)| act)),
             inputs: dim_i32(op, "in", self.inputs)?,
             outputs: dim_i32(op, "out", self.outputs)?,
             rows: dim_i32(op, "rows", self.planned)?,

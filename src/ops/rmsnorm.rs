@@ -14,8 +14,8 @@ pub const ROWS_PER_PARTIAL: usize = 32;
 /// Columns of a thread of the production kernels.
 const COLUMNS_PER_THREAD: u32 = 8;
 
-/// Columns that a block of the backward kernel takes.
-const MOST_COLUMNS: usize = 4096;
+/// Columns that a block of the backward kernel takes at most.
+pub const MOST_COLUMNS: usize = 4096;
 
 /// Buffers of the backward pass, on every device.
 #[derive(Clone, Copy, Debug)]

@@ -59,6 +59,13 @@ choices! {
         /// IEEE half, with loss scaling.
         Fp16 = "fp16",
     }
+    /// Which activations the backward pass computes again instead of reading them.
+    Recompute {
+        /// Outputs of the norms and of SwiGLU: cheap to compute, a third of what would be kept.
+        NormSwiglu = "norm_swiglu",
+        /// None.
+        None = "none",
+    }
     /// Optimizer state of the embedding under `adamw_8bit`.
     EmbeddingState {
         /// As transformers since 4.57.

@@ -9,7 +9,7 @@ use super::choice::Choice;
 use crate::error::{Error, Result};
 
 /// Every key a recipe may hold, in the order of [`Recipe`]'s fields.
-pub const KEYS: [&str; 37] = [
+pub const KEYS: [&str; 39] = [
     "model",
     "data",
     "eval_data",
@@ -47,6 +47,8 @@ pub const KEYS: [&str; 37] = [
     "response_field",
     "system",
     "embedding_state",
+    "recompute",
+    "cuda_graph",
 ];
 
 /// Largest whole number a count may be.
@@ -165,6 +167,8 @@ pub(super) fn set(recipe: &mut Recipe, key: &str, value: &Value) -> std::result:
         "response_field" => recipe.response_field = Some(text(value)?),
         "system" => recipe.system = Some(text(value)?),
         "embedding_state" => recipe.embedding_state = choice(value)?,
+        "recompute" => recipe.recompute = choice(value)?,
+        "cuda_graph" => recipe.cuda_graph = flag(value)?,
         _ => unreachable!("apply looked the key up in KEYS"),
     }
     Ok(())

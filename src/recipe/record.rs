@@ -8,8 +8,17 @@ use super::{Recipe, compat, keys};
 use crate::error::{Error, Result};
 
 /// Keys that do not touch what a run computes, so that a resumed run may set them anew.
-const FREE: [&str; 7] =
-    ["out", "device", "threads", "sample_every", "sample_prompt", "save_every", "keep_checkpoints"];
+const FREE: [&str; 9] = [
+    "out",
+    "device",
+    "threads",
+    "sample_every",
+    "sample_prompt",
+    "save_every",
+    "keep_checkpoints",
+    "recompute",
+    "cuda_graph",
+];
 
 impl Recipe {
     /// The recipe that a run recorded; `place` names the record, for messages.

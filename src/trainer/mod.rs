@@ -51,6 +51,8 @@ pub struct Outcome {
     pub interrupted: Option<Option<PathBuf>>,
     /// Where the best weights by held-out loss are, where they are not those of the last step.
     pub best: Option<PathBuf>,
+    /// As in [`StepRecord`].
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// The parts that change while a run goes on.
@@ -89,14 +91,18 @@ impl Run {
         };
         let saver = Saver::new(self, &folder.path);
         backend.set_loss_scale(state.loss_scale)?;
+        if !self.recipe.cuda_graph {
+            backend.record_nothing();
+        }
         let mut running = Running { backend: &mut *backend, log, observer, saver, state };
         let interrupted = self.steps(&mut running, interrupt).map_err(|e| running.saver.explain(e))?;
         if interrupted.is_none() {
             running.saver.finish(running.backend).map_err(|e| running.saver.explain(e))?;
         }
-        let Running { saver, state, .. } = running;
+        let Running { saver, state, backend, .. } = running;
+        let peak_memory_bytes = peak_memory(backend);
         let best = state.best.filter(|(step, _)| *step < state.step).map(|(step, _)| saver.path(step));
-        Ok(Outcome { best: best.filter(|path| path.is_dir()), state, interrupted })
+        Ok(Outcome { best: best.filter(|path| path.is_dir()), state, interrupted, peak_memory_bytes })
     }
 
     /// The steps that are left; for a run that was interrupted, its last checkpoint.
@@ -109,11 +115,13 @@ impl Run {
                 return Ok(Some(None));
             }
         }
-        for window in self.batches.windows(running.state.step) {
-            if running.state.step >= self.total_steps {
-                break;
-            }
-            self.step(running, &window)?;
+        let mut windows = self
+            .batches
+            .windows(running.state.step)
+            .take(self.total_steps.saturating_sub(running.state.step));
+        let mut next = windows.next();
+        while let Some(window) = next {
+            next = self.step(running, &window, &mut windows)?;
             self.check_skipping(running)?;
             let (step, every) = (running.state.step, self.recipe.eval_every);
             let (last, stops) = (step == self.total_steps, interrupted());
@@ -136,8 +144,14 @@ impl Run {
         Ok(None)
     }
 
-    /// One optimizer step.
-    fn step(&self, running: &mut Running<'_>, window: &Window) -> Result<()> {
+    /// One optimizer step. While the device works, the host makes the next window of `windows` ready, which is
+    /// returned.
+    fn step(
+        &self,
+        running: &mut Running<'_>,
+        window: &Window,
+        windows: &mut dyn Iterator<Item = Window>,
+    ) -> Result<Option<Window>> {
         let start = Instant::now();
         let Running { backend, state, .. } = running;
         let r = &self.recipe;
@@ -161,6 +175,7 @@ impl Run {
             backend.run(Part::Train, &mut |b| self.model.train(b))?;
         }
         backend.run(Part::Update, &mut |b| self.optimizer.step(b))?;
+        let next = windows.next();
         let output = backend.take_output()?;
         let (tokens, seconds) = (window.tokens(), start.elapsed().as_secs_f64());
         let record = StepRecord {
@@ -176,14 +191,14 @@ impl Run {
             entropy: output.entropy_sum / supervised as f64,
             tokens_per_second: tokens as f64 / seconds,
             step_seconds: seconds,
-            peak_memory_bytes: peak_memory_bytes(),
+            peak_memory_bytes: peak_memory(*backend),
         };
         state.stepped(&record, &output);
         running.log.write(&record)?;
         let rows = window.examples.iter().filter(|_| output.skipped);
         let rows: Vec<String> = rows.map(|&example| self.rows.data.place(example)).collect();
         running.observer.step(&record, self.total_steps, &rows);
-        Ok(())
+        Ok(next)
     }
 
     /// Stops a run that no longer learns; its weights are those of the last good step.
@@ -236,6 +251,11 @@ impl Run {
         running.observer.evaluation(&record);
         Ok(running.state.evaluated(evaluation))
     }
+}
+
+/// Of the device's own memory, else of the process.
+fn peak_memory(backend: &dyn Backend) -> Option<u64> {
+    backend.device_memory_bytes().or_else(peak_memory_bytes)
 }
 
 impl Running<'_> {

@@ -11,7 +11,7 @@ use crate::checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::metrics::available_memory_bytes;
-use crate::model::{Capacity, Model};
+use crate::model::{Capacity, Model, Purpose};
 use crate::optimizer::Optimizer;
 use crate::pretrained::Pretrained;
 use crate::recipe::{Compat, EmbeddingState, OptimizerKind, Precision, Recipe};
@@ -61,8 +61,8 @@ impl Run {
             (Compat::Trl017, Precision::Auto) => Precision::Bf16,
             (_, precision) => precision,
         };
-        let dtype = backend::precision(recipe.device, precision)?;
         let pretrained = Pretrained::open(&sources.model)?;
+        let dtype = backend::precision(recipe.device, precision, &pretrained.config)?;
         let rows = Rows::load(&recipe, &sources, &pretrained)?;
         let options = BatchOptions {
             batch_size: recipe.batch_size,
@@ -80,7 +80,8 @@ impl Run {
             capacity = sampler.widen(capacity, pretrained.config.max_position_embeddings);
         }
         let mut plan = Plan::default();
-        let model = Model::plan(&mut plan, &pretrained.config, dtype, capacity, true);
+        let model =
+            Model::plan(&mut plan, &pretrained.config, dtype, capacity, Purpose::Training(recipe.recompute));
         let rule = match recipe.optimizer {
             OptimizerKind::AdamW => UpdateRule::Torch,
             OptimizerKind::AdamW8bit => UpdateRule::Blockwise,

@@ -7,9 +7,10 @@ use smolten::backend::{Backend, Cpu, Part, StepOutput, StepParams, UpdateRule};
 use smolten::batch::{Example, Examples, MicroBatch};
 use smolten::config::ModelConfig;
 use smolten::dtype::DType;
-use smolten::model::{Capacity, Feed, Model, read_floats};
+use smolten::model::{Capacity, Feed, Model, Purpose, read_floats};
 use smolten::ops::adamw::AdamWConfig;
 use smolten::optimizer::Optimizer;
+use smolten::recipe::Recompute;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a safetensors file, read tensor by tensor.
@@ -129,7 +130,9 @@ impl Engine {
         capacity: Capacity,
         weights: impl Fn(&str) -> Vec<f32>,
     ) -> Self {
-        Self::open(config, dtype, rule, capacity, weights, |plan| Cpu::new(plan, dtype).unwrap())
+        Self::open(config, dtype, rule, capacity, Recompute::NormSwiglu, weights, |plan| {
+            Cpu::new(plan, dtype).unwrap()
+        })
     }
 }
 
@@ -140,11 +143,12 @@ impl<B: Backend> Engine<B> {
         dtype: DType,
         rule: UpdateRule,
         capacity: Capacity,
+        recompute: Recompute,
         weights: impl Fn(&str) -> Vec<f32>,
         open: impl FnOnce(&Plan) -> B,
     ) -> Self {
         let mut plan = Plan::default();
-        let model = Model::plan(&mut plan, config, dtype, capacity, true);
+        let model = Model::plan(&mut plan, config, dtype, capacity, Purpose::Training(recompute));
         let before = plan.bytes();
         let optimizer = Optimizer::plan(&mut plan, &model, rule, false);
         let state = Tensor { offset: before, rows: 1, cols: plan.bytes() - before, dtype: DType::U8 };

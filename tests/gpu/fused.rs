@@ -2,7 +2,7 @@
 //! count what comes after them.
 
 use super::linear::has_tensor_cores;
-use super::{RUNGS, common, open, params, read, set_params, widen, write};
+use super::{RUNGS, bits, common, open, params, read, set_params, widen, write};
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Rung};
@@ -81,7 +81,7 @@ fn swiglu_matches<E: Element>(unit: f32) {
             assert!(read_rows::<E>(&cuda, gate_up, t) == widen(&gate_up_want), "{}", name("gate_up"));
             close(&name("act"), &read_rows::<E>(&cuda, act, t), &widen(&act_want), FEW + narrow, |_| 0.0);
             write_rows::<E>(&mut cuda, act, &[]);
-            linear_launch::swiglu_backward(&cuda, rung, dy, down, gate_up, act, dgate_up).unwrap();
+            linear_launch::swiglu_backward(&cuda, rung, dy, down, gate_up, Some(act), dgate_up).unwrap();
             close(&name("act again"), &read_rows::<E>(&cuda, act, t), &widen(&again), FEW + narrow, |_| 0.0);
             // s + silu(1 - s) cancels near its root: its error is relative to the larger of its terms, at most 1.3.
             let size = |i: usize| {
@@ -91,6 +91,12 @@ fn swiglu_matches<E: Element>(unit: f32) {
             };
             let got = read_rows::<E>(&cuda, dgate_up, t);
             close(&name("dgate_up"), &got, &widen(&dgate_up_want), FEW + narrow, size);
+            let all = |cuda: &Cuda, t| bits(&widen(&read::<E>(cuda, t)));
+            let (with, before) = (all(&cuda, dgate_up), all(&cuda, act));
+            write_rows::<E>(&mut cuda, dgate_up, &[]);
+            linear_launch::swiglu_backward(&cuda, rung, dy, down, gate_up, None, dgate_up).unwrap();
+            assert!(all(&cuda, act) == before, "{}", name("act that was kept"));
+            assert!(all(&cuda, dgate_up) == with, "{}", name("dgate_up without act"));
         }
     }
 }

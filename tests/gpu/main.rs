@@ -19,9 +19,11 @@ mod head;
 mod linear;
 mod loss_scale;
 mod model;
+mod real;
 mod recorded;
 mod rmsnorm;
 mod rows;
+mod train;
 
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
@@ -91,6 +93,20 @@ fn filled<T: Plain>(t: Tensor, values: &[T], fill: T) -> Vec<T> {
 }
 
 const CONFIG: AdamWConfig = AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+
+/// Through the staging memory, whose halves of 1 MiB take turns, and around it.
+#[test]
+fn uploads_arrive_whatever_their_size() {
+    let sizes = [1, 255, 1 << 20, 300_000, 700_000, 48_576, 3, (1 << 20) + 1, 900_000, 900_000, 64, 0];
+    let mut plan = Plan::default();
+    let tensors = sizes.map(|n| plan.tensor(Category::Batch, 1, n, DType::U8));
+    let mut cuda = open(&plan, DType::F32);
+    let bytes = |i: usize| (0..sizes[i]).map(|k| (k * (2 * i + 1) + k / 251 + i) as u8).collect::<Vec<_>>();
+    tensors.iter().enumerate().for_each(|(i, &t)| cuda.upload(t, &bytes(i)).unwrap());
+    for (i, &t) in tensors.iter().enumerate() {
+        assert!(read::<u8>(&cuda, t) == bytes(i), "{} bytes", sizes[i]);
+    }
+}
 
 #[test]
 fn grad_norm_has_the_cpus_bits() {

@@ -4,12 +4,13 @@
 use super::common::engine::{Engine, FORWARD, bound, join, sequence, tiny_parts};
 use super::common::{U_BF16, U_F16, U_F32, max_abs};
 use super::linear::has_tensor_cores;
-use smolten::backend::{CudaEngine, StepOutput, UpdateRule};
+use smolten::backend::{Backend, CudaEngine, StepOutput, UpdateRule};
 use smolten::batch::MicroBatch;
 use smolten::cuda::Rung;
 use smolten::dtype::DType;
 use smolten::model::Capacity;
 use smolten::ops::adamw::AdamWConfig;
+use smolten::recipe::Recompute;
 
 const CONFIG: AdamWConfig = AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
 const CAPACITY: Capacity = Capacity { tokens: 130, sequences: 8, positions: 70 };
@@ -37,9 +38,19 @@ fn on_the_cpu(name: &str, dtype: DType, rule: UpdateRule) -> Engine {
 }
 
 fn on_the_gpu(name: &str, dtype: DType, rule: UpdateRule, rung: Rung) -> Engine<CudaEngine> {
+    with_recompute(name, dtype, rule, rung, Recompute::NormSwiglu)
+}
+
+fn with_recompute(
+    name: &str,
+    dtype: DType,
+    rule: UpdateRule,
+    rung: Rung,
+    recompute: Recompute,
+) -> Engine<CudaEngine> {
     let (config, weights) = tiny_parts(name);
     let open = |plan: &_| super::engine(plan, dtype, rung);
-    Engine::open(&config, dtype, rule, CAPACITY, |name| weights.f32(name), open)
+    Engine::open(&config, dtype, rule, CAPACITY, recompute, |name| weights.f32(name), open)
 }
 
 /// Two micro-batches of sequences of very different lengths, one without anything in the loss.
@@ -147,4 +158,59 @@ fn thirty_steps_follow_the_cpu() {
         }
         assert!(last < 0.8 * first, "it learns: {first} to {last}");
     }
+}
+
+#[test]
+fn recomputing_changes_no_bit() {
+    let (dtype, _) = types().last().unwrap();
+    let run = |recompute, records: bool| {
+        let mut engine = with_recompute("tied", dtype, UpdateRule::Blockwise, Rung::Production, recompute);
+        if !records {
+            engine.backend.record_nothing();
+        }
+        for step in 0..3 {
+            engine.step(&window(step), &CONFIG);
+        }
+        engine.bytes()
+    };
+    let recomputed = run(Recompute::NormSwiglu, true);
+    assert!(run(Recompute::None, true) == recomputed);
+    assert!(run(Recompute::None, false) == recomputed, "without recording");
+}
+
+/// Codes, scales and master weights over five steps, from the gradients that the GPU computed.
+#[test]
+fn optimizer_state_has_the_cpus_bits() {
+    for (dtype, _) in types() {
+        let mut cpu = on_the_cpu("tied", dtype, UpdateRule::Blockwise);
+        let mut gpu = on_the_gpu("tied", dtype, UpdateRule::Blockwise, Rung::Production);
+        assert!(cpu.bytes() == gpu.bytes());
+        let grads = gpu.model.grads.unwrap();
+        for step in 0..5 {
+            gpu.gradients(&window(step));
+            let mut bytes = vec![0; grads.bytes()];
+            gpu.backend.download(grads, &mut bytes).unwrap();
+            cpu.backend.upload(cpu.model.grads.unwrap(), &bytes).unwrap();
+            let before = gpu.bytes();
+            let (got, want) = (gpu.update(&CONFIG), cpu.update(&CONFIG));
+            assert_eq!(got.grad_norm.to_bits(), want.grad_norm.to_bits(), "{dtype:?}, step {step}");
+            let after = gpu.bytes();
+            assert!(after != before && after == cpu.bytes(), "{dtype:?}, step {step}");
+        }
+    }
+}
+
+/// What the second step leaves allocated is all there ever is.
+#[test]
+#[ignore = "looks at the GPU's free memory, so must be alone on it"]
+fn steps_allocate_nothing() {
+    let mut engine = on_the_gpu("tied", DType::F16, UpdateRule::Blockwise, Rung::Production);
+    let free = || super::gpu().memory().unwrap().0;
+    let mut after = Vec::new();
+    for step in 0..5 {
+        engine.step(&window(step), &CONFIG);
+        after.push((free(), engine.backend.device_memory_bytes()));
+    }
+    assert_eq!(after[1..4], after[2..5]);
+    assert!(after[4].1.unwrap() > 0);
 }

@@ -87,6 +87,7 @@ fn mlp_backward<E: Element>() {
         w: l.narrow(c, f),
         gate_up: l.narrow(T, 2 * f),
         act: l.narrow(T, f),
+        act_is_kept: false,
         dact: l.narrow(T, f),
         dgate_up: l.narrow(T, 2 * f),
     });

@@ -10,7 +10,7 @@ use smolten::batch::Examples;
 use smolten::error::{Error, Result};
 use smolten::eval::{self, Answer, AnswerFigures, Evaluation};
 use smolten::generate::Decoder;
-use smolten::model::{Capacity, Model};
+use smolten::model::{Capacity, Model, Purpose};
 use smolten::pretrained::Pretrained;
 use smolten::recipe::EngineChoice;
 use smolten::template::Message;
@@ -93,11 +93,11 @@ impl Side {
         decoding: &DecodingArguments,
         choice: EngineChoice,
     ) -> Result<Self> {
-        let dtype = backend::precision(choice.device, choice.precision)?;
         let config = &pretrained.config;
+        let dtype = backend::precision(choice.device, choice.precision, config)?;
         let capacity = input.capacity(decoding.max_new_tokens, config.max_position_embeddings);
         let mut plan = Plan::default();
-        let engine = Model::plan(&mut plan, config, dtype, capacity, false);
+        let engine = Model::plan(&mut plan, config, dtype, capacity, Purpose::Inference);
         // Each answer ends where the context does, whatever room the rows asked for.
         let decoder = Decoder::plan(&mut plan, &engine, config.max_position_embeddings);
         let mut backend = backend::open(choice.device, &plan, dtype)?;
