@@ -2,7 +2,7 @@
 
 use super::engine::{Step, word};
 use super::near::{Element, Near, TINY};
-use super::sample::Argument::{Buffer as At, U32};
+use super::sample::Argument::{Buffer as At, U32, U64};
 use super::sample::{Argument, Buffer, Case, Launched, Sample};
 use super::small::{bytes_f32, bytes_u32, whole};
 
@@ -284,6 +284,10 @@ fn case(kernel: &'static str, product: Product, size: [usize; 3], accumulate: bo
         _ => (n, problem.k),
     };
     let mut arguments: Vec<Argument> = (0..POINTERS).map(At).collect();
+    if product == Product::SwigluBackward && !accumulate {
+        arguments[ACT] = U64(0); // act is not asked for
+        buffers[ACT] = Buffer::default();
+    }
     arguments.extend([inputs, outputs, planned].map(|n| U32(word(n))));
     arguments.push(U32(first.cast_unsigned()));
     arguments.extend([turned, head_dim].map(|n| U32(word(n))));
