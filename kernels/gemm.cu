@@ -11,16 +11,23 @@
 //   linear_swiglu_backward   d  = A(dy·W)          dy [T, O] A, W [O, I]; from y (gate, up) [T, 2I] A:
 //                                                  act = silu(gate)·up where act is not null; dgate = d·up·silu'(gate); dup = d·silu(gate)
 //   linear_weight_gradient   dW = dyᵀ·x            dW [O, I] f32; added to where step->accumulate says so
+//   linear_weight_gradient_finish                  the same, of partial sums
 //
 // A is bf16 (compute capability 8.0 and up) or f16; naive f32 too. Row-major, contiguous.
 // Requires   O % 8 == 0, I % 8 == 0 (SwiGLU: of the gate), D 16, 32 or 64, all buffers 16-byte aligned (production rung).
 //            Checked in src/ops/linear_launch.rs, not here.
 // Rows       T is step->tokens; or, for a chunk of the head's rows, what step->supervised leaves from args.first on, at
 //            most args.rows; or args.rows. The grid covers the most; rows beyond are neither read nor written.
-// Mapping    gemm.cuh: 128×128 of C per block. linear_swiglu: 64 columns of gate and the same 64 of up.
+// Mapping    gemm.cuh: a tile of C per block. 128×128; where the name says so, 128×64 or 64×64, of the products that have
+//            few tiles in a SmolLM2's step; src/cuda/cut.rs chooses. linear_swiglu: 64 columns of gate, the same 64 of up.
+// Splits     A weight gradient has few tiles and sums over many rows. Where args.splits > 1, block z of a tile sums the
+//            z-th part of the rows in use, an equal number of whole k-steps, into partials [splits, O, I] f32;
+//            linear_weight_gradient_finish adds up the parts that have rows, z ascending, then the old gradient.
 // Numerics   C in f32; residual or old gradient added in f32; one rounding to A per element, at the store, and where "A"
 //            stands above. expf, correctly rounded division.
-// Bytes      2*(M*K*ceil(N/128) + N*K*ceil(M/128)) read before L2, the outputs written once, in 16-byte accesses.
+// Bytes      2*(M*K*ceil(N/columns) + N*K*ceil(M/rows)) read before L2, rows and columns those of the tile; the outputs
+//            written once, in 16-byte accesses. With splits, 4*splits*O*I more written and read.
+// Budget     __launch_bounds__ of 2, 3, 4 blocks an SM: at most 255 registers for 128×128, 168 for 128×64, 128 for 64×64.
 // Ladder     v1 naive, one thread per element of C (rope: per pair; SwiGLU: per element of act).
 //            v2 tiles in shared memory, tensor cores: production.
 #include <type_traits>
@@ -43,8 +50,10 @@ struct LinearArgs {  // src/ops/linear_launch.rs
     int32_t inputs, outputs, rows;
     int32_t first;  // of the supervised rows; or TOKENS, PLANNED
     int32_t turned, head_dim;
+    float* partials;
+    int32_t splits, unused;
 };
-static_assert(sizeof(LinearArgs) == 104, "LinearArgs differs from src/ops/linear_launch.rs");
+static_assert(sizeof(LinearArgs) == 120, "LinearArgs differs from src/ops/linear_launch.rs");
 
 // Type of C.
 template <Product P, typename E>
@@ -80,12 +89,23 @@ __device__ __forceinline__ Shape shape(const LinearArgs& args) {
     return {T, args.outputs, args.inputs};
 }
 
+// Rows that one part of a weight gradient sums over.
+struct Part {
+    int first, end;
+    __device__ __forceinline__ Part(int rows, int splits, int z) {
+        const int steps = (rows + DEPTH - 1) / DEPTH, of_a_part = (steps + splits - 1) / splits;
+        first = min(z * of_a_part * DEPTH, rows);
+        end = min(first + of_a_part * DEPTH, rows);
+    }
+    __device__ __forceinline__ bool empty() const { return first == end; }
+};
+
 // Columns of W's product that linear_swiglu computes in one block: 64 of gate, the same of up.
 struct GateAndUp {
     int first, half;
     __device__ __forceinline__ int operator()(int i) const {
-        const int f = first + i % WARP_TILE;
-        return f < half ? f + i / WARP_TILE * half : -1;
+        const int f = first + i % WARP_N;
+        return f < half ? f + i / WARP_N * half : -1;
     }
 };
 
@@ -148,29 +168,41 @@ __device__ __forceinline__ void finish(const LinearArgs& args, int r, int n, Sha
     } else {
         Pack<float, CHUNK> old{};
         if constexpr (P == Product::Residual) old = load<CHUNK>(args.residual + at);
-        if constexpr (P == Product::WeightGradient)
-            if (adds(args)) old = load<CHUNK>(c);
+        if constexpr (P == Product::WeightGradient) {
+            if (args.splits > 1)
+                c = args.partials + size_t(blockIdx.z) * s.M * s.N + at;
+            else if (adds(args))
+                old = load<CHUNK>(c);
+        }
         for (int k = 0; k < CHUNK; ++k) out.v[k] = from_float<Output<P, E>>(old.v[k] + sums.v[k]);
     }
     store(c, out);
 }
 
-template <Product P, typename E>
+template <Product P, typename E, typename T>
 __device__ __forceinline__ void product(const LinearArgs& args) {
-    __shared__ Shared<E> shared;
-    const Shape s = shape<P>(args);
-    const int m0 = blockIdx.y * TILE, n0 = blockIdx.x * (P == Product::Swiglu ? WARP_TILE : TILE);
+    static_assert(P != Product::Swiglu || T::WARPS_ALONG_N == 2, "a warp for gate, one for up");
+    __shared__ Shared<E, T> shared;
+    Shape s = shape<P>(args);
+    const int m0 = blockIdx.y * T::M, n0 = blockIdx.x * (P == Product::Swiglu ? WARP_N : T::N);
     if (m0 >= s.M || (P == Product::WeightGradient && s.K == 0 && adds(args))) return;
-    Sums sums = {};
+    Sums<T> sums = {};
     const E *a = static_cast<const E*>(args.a), *b = static_cast<const E*>(args.b);
+    if constexpr (P == Product::WeightGradient)
+        if (args.splits > 1) {
+            const Part part(s.K, args.splits, blockIdx.z);
+            if (part.empty()) return;
+            a += size_t(part.first) * s.M, b += size_t(part.first) * s.N;
+            s.K = part.end - part.first;
+        }
     const InOrder rows{m0, s.M};
     if constexpr (P == Product::Swiglu)
-        multiply<E, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, GateAndUp{n0, s.N / 2}, s.N, s.K);
+        multiply<E, T, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, GateAndUp{n0, s.N / 2}, s.N, s.K);
     else
-        multiply<E, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, InOrder{n0, s.N}, s.N, s.K);
+        multiply<E, T, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, InOrder{n0, s.N}, s.N, s.K);
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, chunk = lane % 8;
-    int column = n0 + warp_column() + chunk * CHUNK;
+    int column = n0 + T::warp_column() + chunk * CHUNK;
     bool inside = column < s.N;
     if constexpr (P == Product::Swiglu) {
         column = n0 + chunk * CHUNK;
@@ -178,14 +210,14 @@ __device__ __forceinline__ void product(const LinearArgs& args) {
         column += warp % 2 * (s.N / 2);
     }
 #pragma unroll
-    for (int i = 0; i < WARP_TILE / STAGED_ROWS; ++i) {
+    for (int i = 0; i < T::WARP_M / STAGED_ROWS; ++i) {
         // SwiGLU's lanes read what the warp beside them staged.
         P == Product::Swiglu ? __syncthreads() : __syncwarp();
         stage(shared.staged[warp], sums[i]);
         P == Product::Swiglu ? __syncthreads() : __syncwarp();
 #pragma unroll
         for (int row = lane / 8; row < STAGED_ROWS; row += WARP / 8) {
-            const int r = m0 + warp_row() + i * STAGED_ROWS + row;
+            const int r = m0 + T::warp_row() + i * STAGED_ROWS + row;
             if (r >= s.M || !inside) continue;
             const auto own = staged_chunk(shared.staged[warp], row, chunk);
             auto other = own;
@@ -249,24 +281,46 @@ __device__ __forceinline__ void product_naive(const LinearArgs& args) {
     }
 }
 
-#define KERNEL(NAME, PRODUCT, A, E, BODY, BLOCKS)                                                            \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                            \
-        NAME##_##A(const __grid_constant__ LinearArgs args) {                                                \
-        BODY<Product::PRODUCT, E>(args);                                                                     \
+// Adds partial sums up: four elements of dW per thread.
+__device__ __forceinline__ void add_partials(const LinearArgs& args) {
+    const Shape s = shape<Product::WeightGradient>(args);
+    const size_t all = size_t(s.M) * s.N, at = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 4;
+    if (at >= all || (s.K == 0 && adds(args))) return;
+    Pack<float, 4> sum{}, old{};
+    for (int z = 0; z < args.splits && !Part(s.K, args.splits, z).empty(); ++z) {
+        const auto partial = load<4>(args.partials + z * all + at);
+        for (int k = 0; k < 4; ++k) sum.v[k] += partial.v[k];
     }
-#define KERNELS(SUFFIX, A, E, BODY, BLOCKS)                                                                  \
-    KERNEL(linear##SUFFIX, Linear, A, E, BODY, BLOCKS)                                                       \
-    KERNEL(linear_wide##SUFFIX, Wide, A, E, BODY, BLOCKS)                                                    \
-    KERNEL(linear_residual##SUFFIX, Residual, A, E, BODY, BLOCKS)                                            \
-    KERNEL(linear_rope##SUFFIX, Rope, A, E, BODY, BLOCKS)                                                    \
-    KERNEL(linear_swiglu##SUFFIX, Swiglu, A, E, BODY, BLOCKS)                                                \
-    KERNEL(linear_input_gradient##SUFFIX, InputGradient, A, E, BODY, BLOCKS)                                 \
-    KERNEL(linear_swiglu_backward##SUFFIX, SwigluBackward, A, E, BODY, BLOCKS)                               \
-    KERNEL(linear_weight_gradient##SUFFIX, WeightGradient, A, E, BODY, BLOCKS)
-KERNELS(_naive, f32, float, product_naive, 8)
-KERNELS(_naive, bf16, __nv_bfloat16, product_naive, 8)
-KERNELS(_naive, f16, __half, product_naive, 8)
-KERNELS(, f16, __half, product, 2)
+    float* dw = static_cast<float*>(args.c) + at;
+    if (adds(args)) old = load<4>(dw);
+    for (int k = 0; k < 4; ++k) sum.v[k] += old.v[k];
+    store(dw, sum);
+}
+
+#define KERNEL(NAME, BLOCKS, ...)                                                                            \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ LinearArgs args) { \
+        __VA_ARGS__(args);                                                                                   \
+    }
+#define NAIVE(NAME, PRODUCT, A, E) KERNEL(NAME##_naive_##A, 8, product_naive<Product::PRODUCT, E>)
+#define ONE_TILE(NAME, PRODUCT, A, E) KERNEL(NAME##_##A, 2, product<Product::PRODUCT, E, Tile<128, 128>>)
+#define ALL_TILES(NAME, PRODUCT, A, E)                                                                       \
+    ONE_TILE(NAME, PRODUCT, A, E)                                                                            \
+    KERNEL(NAME##_128x64_##A, 3, product<Product::PRODUCT, E, Tile<128, 64>>)                                \
+    KERNEL(NAME##_64x64_##A, 4, product<Product::PRODUCT, E, Tile<64, 64>>)
+#define KERNELS(A, E, FEW_BLOCKS, MANY_BLOCKS)                                                               \
+    MANY_BLOCKS(linear, Linear, A, E)                                                                        \
+    MANY_BLOCKS(linear_wide, Wide, A, E)                                                                     \
+    MANY_BLOCKS(linear_swiglu, Swiglu, A, E)                                                                 \
+    FEW_BLOCKS(linear_residual, Residual, A, E)                                                              \
+    FEW_BLOCKS(linear_rope, Rope, A, E)                                                                      \
+    FEW_BLOCKS(linear_input_gradient, InputGradient, A, E)                                                   \
+    FEW_BLOCKS(linear_swiglu_backward, SwigluBackward, A, E)                                                 \
+    FEW_BLOCKS(linear_weight_gradient, WeightGradient, A, E)
+KERNEL(linear_weight_gradient_finish, 8, add_partials)
+KERNELS(f32, float, NAIVE, NAIVE)
+KERNELS(bf16, __nv_bfloat16, NAIVE, NAIVE)
+KERNELS(f16, __half, NAIVE, NAIVE)
+KERNELS(f16, __half, ALL_TILES, ONE_TILE)
 #if __CUDA_ARCH__ >= 800
-KERNELS(, bf16, __nv_bfloat16, product, 2)
+KERNELS(bf16, __nv_bfloat16, ALL_TILES, ONE_TILE)
 #endif

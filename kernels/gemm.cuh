@@ -1,20 +1,39 @@
 // Matrix products on tensor cores: tiles of both operands in shared memory, C in registers, then handed out in chunks of
 // a row. What becomes of C is the business of the file that includes this. No kernel.
 //
-// C [M, N] = A [M, K] · B [K, N], 128×128 of C per block, four warps of 64×64; mma.sync with fp32 accumulators, over K in
-// ascending order whatever the grid, so deterministic. Three stages of two 8 KiB tiles, filled by cp.async (Turing: by
-// loads and stores). 16-byte chunks are permuted within a tile so that the eight rows of an ldmatrix lie in different
-// banks. Operands need rows of whole 16-byte chunks and 16-byte aligned addresses.
+// C [M, N] = A [M, K] · B [K, N], a tile of C per block of four warps; mma.sync with fp32 accumulators, over K in ascending
+// order whatever grid and tile, so the bits of C do not depend on them. A ring of stages of depth 32, filled by cp.async
+// (Turing: by loads and stores). 16-byte chunks are permuted within a stage so that the eight rows of an ldmatrix lie in
+// different banks. Operands need rows of whole 16-byte chunks and 16-byte aligned addresses.
+//
+//   tile     warps            shared memory, Turing's       ldmatrix.x4 : mma per warp and 16 of K
+//   128×128  2×2 of 64×64     48 KiB, 32 KiB                8 : 32
+//   128×64   4×1 of 32×64     36 KiB, 24 KiB                6 : 16
+//   64×64    4×1 of 16×64     24 KiB, 18 KiB (for staging)  5 : 8
 #pragma once
 #include "mma.cuh"
 
-constexpr int TILE = 128;        // rows and columns of C per block
 constexpr int DEPTH = 32;        // of K per stage
-constexpr int STAGES = 3;
 constexpr int THREADS = 128;
-constexpr int WARP_TILE = 64;    // rows and columns of C per warp
+constexpr int WARP_N = 64;       // columns of C per warp
 constexpr int STAGED_ROWS = 16;  // rows of C that a warp stages at once
 constexpr int PITCH = 72;        // floats from one staged row to the next: 8 banks on, so stores do not collide
+#if __CUDA_ARCH__ >= 800
+constexpr int STAGES = 3;
+#else
+constexpr int STAGES = 2;  // nothing is under way in a third, and two blocks fit in 64 KiB
+#endif
+
+// Rows and columns of C per block, and of its warps.
+template <int ROWS, int COLUMNS>
+struct Tile {
+    static constexpr int M = ROWS, N = COLUMNS;
+    static constexpr int WARPS_ALONG_N = N / WARP_N, WARP_M = M * WARPS_ALONG_N / (THREADS / WARP);
+
+    // Where a warp's part of C begins in the block's.
+    static __device__ __forceinline__ int warp_row() { return threadIdx.x / WARP / WARPS_ALONG_N * WARP_M; }
+    static __device__ __forceinline__ int warp_column() { return threadIdx.x / WARP % WARPS_ALONG_N * WARP_N; }
+};
 
 // How an operand lies in memory: along K, or along the other dimension (M or N).
 enum class Along { K, Other };
@@ -25,11 +44,11 @@ struct InOrder {
     __device__ __forceinline__ int operator()(int i) const { return first + i < count ? first + i : -1; }
 };
 
-// One operand's part of a stage: TILE along its own dimension, DEPTH along K, in chunks along memory.
-template <typename E, Along ALONG>
+// One operand's part of a stage: OWN along its own dimension, DEPTH along K, in chunks along memory.
+template <typename E, Along ALONG, int OWN>
 struct Operand {
-    static constexpr int ROWS = ALONG == Along::K ? TILE : DEPTH;
-    static constexpr int CHUNKS = (ALONG == Along::K ? DEPTH : TILE) / CHUNK;  // of a row
+    static constexpr int ROWS = ALONG == Along::K ? OWN : DEPTH;
+    static constexpr int CHUNKS = (ALONG == Along::K ? DEPTH : OWN) / CHUNK;  // of a row
 
     // Place of a chunk in the tile. The eight rows of a matrix take eight different places of 16 bytes in 128.
     static __device__ __forceinline__ int place(int row, int chunk) {
@@ -65,31 +84,28 @@ struct Operand {
     }
 };
 
-template <typename E>
+template <typename E, typename T>
 union alignas(16) Shared {
     struct {
-        E a[STAGES][TILE * DEPTH], b[STAGES][TILE * DEPTH];
-    } tiles;
+        E a[STAGES][T::M * DEPTH], b[STAGES][T::N * DEPTH];
+    } stages;
     float staged[THREADS / WARP][STAGED_ROWS * PITCH];
 };
 
-using Sums = float[WARP_TILE / 16][WARP_TILE / 8][4];
-
-// Where a warp's part of C begins in the block's.
-__device__ __forceinline__ int warp_row() { return threadIdx.x / WARP / 2 * WARP_TILE; }
-__device__ __forceinline__ int warp_column() { return threadIdx.x / WARP % 2 * WARP_TILE; }
+template <typename T>
+using Sums = float[T::WARP_M / 16][WARP_N / 8][4];
 
 // A warp's sums of A·B, from the block's rows and columns on. When it returns, `shared` may be used for something else.
-template <typename E, Along ALONG_A, Along ALONG_B, typename MapA, typename MapB>
-__device__ __forceinline__ void multiply(Shared<E>& shared, Sums& sums, const E* a, MapA rows, int M, const E* b,
+template <typename E, typename T, Along ALONG_A, Along ALONG_B, typename MapA, typename MapB>
+__device__ __forceinline__ void multiply(Shared<E, T>& shared, Sums<T>& sums, const E* a, MapA rows, int M, const E* b,
                                          MapB columns, int N, int K) {
-    using A = Operand<E, ALONG_A>;
-    using B = Operand<E, ALONG_B>;
-    const int m = warp_row(), n = warp_column(), depths = (K + DEPTH - 1) / DEPTH;
+    using A = Operand<E, ALONG_A, T::M>;
+    using B = Operand<E, ALONG_B, T::N>;
+    const int m = T::warp_row(), n = T::warp_column(), depths = (K + DEPTH - 1) / DEPTH;
     const auto start_copy = [&](int depth) {
         if (depth < depths) {
-            A::copy(shared.tiles.a[depth % STAGES], a, rows, depth * DEPTH, M, K);
-            B::copy(shared.tiles.b[depth % STAGES], b, columns, depth * DEPTH, N, K);
+            A::copy(shared.stages.a[depth % STAGES], a, rows, depth * DEPTH, M, K);
+            B::copy(shared.stages.b[depth % STAGES], b, columns, depth * DEPTH, N, K);
         }
         commit_copies();  // also an empty group, so that the number to wait for stays the same
     };
@@ -98,20 +114,19 @@ __device__ __forceinline__ void multiply(Shared<E>& shared, Sums& sums, const E*
         wait_copies<STAGES - 2>();
         __syncthreads();  // this stage has arrived for all, and all are done with the one that is filled next
         start_copy(depth + STAGES - 1);
-        const E* tile_a = shared.tiles.a[depth % STAGES];
-        const E* tile_b = shared.tiles.b[depth % STAGES];
+        const E* stage_a = shared.stages.a[depth % STAGES];
+        const E* stage_b = shared.stages.b[depth % STAGES];
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
-            uint32_t fa[WARP_TILE / 16][4], fb[WARP_TILE / 16][4];
+            uint32_t fa[T::WARP_M / 16][4], fb[WARP_N / 16][4];
 #pragma unroll
-            for (int i = 0; i < WARP_TILE / 16; ++i) {
-                A::template fragment<true>(fa[i], tile_a, m + i * 16, k);
-                B::template fragment<false>(fb[i], tile_b, n + i * 16, k);
-            }
+            for (int i = 0; i < T::WARP_M / 16; ++i) A::template fragment<true>(fa[i], stage_a, m + i * 16, k);
 #pragma unroll
-            for (int i = 0; i < WARP_TILE / 16; ++i)
+            for (int i = 0; i < WARP_N / 16; ++i) B::template fragment<false>(fb[i], stage_b, n + i * 16, k);
 #pragma unroll
-                for (int j = 0; j < WARP_TILE / 8; ++j)
+            for (int i = 0; i < T::WARP_M / 16; ++i)
+#pragma unroll
+                for (int j = 0; j < WARP_N / 8; ++j)
                     mma<E>(sums[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
         }
     }
@@ -120,10 +135,10 @@ __device__ __forceinline__ void multiply(Shared<E>& shared, Sums& sums, const E*
 }
 
 // Sixteen rows of a warp's sums to its staged rows: an mma leaves a lane pairs of columns.
-__device__ __forceinline__ void stage(float* staged, const float (&sums)[WARP_TILE / 8][4]) {
+__device__ __forceinline__ void stage(float* staged, const float (&sums)[WARP_N / 8][4]) {
     const int lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int j = 0; j < WARP_TILE / 8; ++j) {
+    for (int j = 0; j < WARP_N / 8; ++j) {
         float* at = staged + lane / 4 * PITCH + j * 8 + lane % 4 * 2;
         store(at, Pack<float, 2>{sums[j][0], sums[j][1]});
         store(at + 8 * PITCH, Pack<float, 2>{sums[j][2], sums[j][3]});

@@ -93,6 +93,7 @@ pub enum Category {
 pub struct Plan {
     bytes: usize,
     by_category: std::collections::BTreeMap<Category, usize>,
+    workspace: Option<Tensor>,
 }
 
 impl Plan {
@@ -112,6 +113,16 @@ impl Plan {
         self.bytes += tensor.bytes();
         *self.by_category.entry(category).or_default() += tensor.bytes();
         tensor
+    }
+
+    /// Reserves memory that a device uses within operations; the last one reserved is the one it gets.
+    pub fn reserve_workspace(&mut self, bytes: usize) {
+        self.workspace = Some(self.tensor(Category::Scratch, 1, bytes / 4, DType::F32));
+    }
+
+    /// What was reserved so.
+    pub fn workspace(&self) -> Option<Tensor> {
+        self.workspace
     }
 
     /// Bytes of the whole arena.

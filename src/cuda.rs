@@ -4,12 +4,14 @@
 //! Kernels were compiled by build.rs: a cubin for the GPUs it names, PTX for all others.
 
 mod checks;
+mod cut;
 mod kernels;
 mod nvtx;
 mod staging;
 
 pub use checks::{dim_i32, dim_u32, expect, expect_aligned, expect_chunks, expect_dtype, expect_list};
-pub use kernels::{Kernels, Ladder, Rung};
+pub use cut::{Cut, Extent, Tile};
+pub use kernels::{Kernels, Ladder, Product, Rung};
 pub use nvtx::range;
 
 use crate::arena::Tensor;
@@ -141,6 +143,10 @@ pub struct Cuda {
     pub dtype: DType,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
+    /// How products are cut, in place of what is best for the shape; for tests and benches.
+    pub cut: Option<Cut>,
+    /// Room for the partial sums of weight gradients, f32; without it none is split.
+    pub workspace: Option<Tensor>,
     arena: CudaSlice<u8>,
     step: CudaSlice<u8>,
     /// The step's bytes on the host.
@@ -176,7 +182,20 @@ impl Cuda {
             _ => Error::Cuda { op: "allocate the arena", source },
         })?;
         let multiprocessors = multiprocessors.unsigned_abs();
-        Ok(Self { stream, kernels, dtype, multiprocessors, arena, step, report, staging, free_before })
+        let (cut, workspace) = (None, None);
+        Ok(Self {
+            stream,
+            kernels,
+            dtype,
+            multiprocessors,
+            cut,
+            workspace,
+            arena,
+            step,
+            report,
+            staging,
+            free_before,
+        })
     }
 
     /// Copies host bytes to the front of a buffer.

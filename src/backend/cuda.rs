@@ -84,7 +84,8 @@ impl CudaEngine {
     /// # Errors
     /// [`Error::Input`] without kernels for this GPU; [`Error::Run`] without enough memory; [`Error::Cuda`].
     pub fn new(gpu: &Gpu, plan: &Plan, dtype: DType, rung: Rung) -> Result<Self> {
-        let device = Cuda::new(gpu, plan.bytes(), dtype)?;
+        let mut device = Cuda::new(gpu, plan.bytes(), dtype)?;
+        device.workspace = plan.workspace();
         let recorded = [Recorded::New, Recorded::New, Recorded::New];
         let memory = device.memory_taken()?;
         let mut engine = Self { recorded, device, rung, tokens: 0, memory, norm: None, weights: None };

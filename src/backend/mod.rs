@@ -27,6 +27,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::adamw::AdamWScalars;
 use crate::ops::attention::Heads;
+use crate::ops::linear_launch::WORKSPACE_BYTES;
 use crate::recipe::{Device, Precision};
 
 /// What the host changes from step to step. Mirrored by `struct StepParams` in `kernels/common.cuh`, which goes on with
@@ -270,6 +271,18 @@ pub fn precision(device: Device, precision: Precision, model: &ModelConfig) -> R
         cuda::check_model(model, dtype)?;
     }
     Ok(dtype)
+}
+
+/// Plans what a device needs for training besides the model's own buffers: a GPU, room for partial sums of weight
+/// gradients; fp32, whose products are plain, and the CPU nothing.
+///
+/// # Errors
+/// [`Error::Input`] when the device cannot be used.
+pub fn plan_workspace(device: Device, dtype: DType, plan: &mut Plan) -> Result<()> {
+    if dtype != DType::F32 && choose(device)?.is_some() {
+        plan.reserve_workspace(WORKSPACE_BYTES);
+    }
+    Ok(())
 }
 
 /// Opens the device with the plan's memory.

@@ -1,6 +1,6 @@
 //! The kernels: what build.rs made of `kernels/*.cu`, and the functions found in it.
 
-use super::{Device, cuda};
+use super::{Device, Tile, cuda};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use cudarc::driver::{CudaFunction, CudaModule};
@@ -42,11 +42,48 @@ impl Ladder {
     pub fn rung(&self, op: &'static str, rung: Rung) -> Result<&CudaFunction> {
         match rung {
             Rung::Naive => Ok(&self.naive),
-            Rung::Production => self.production.as_ref().ok_or_else(|| {
-                let rule = "f16, or bf16 from compute capability 8.0";
-                Error::Unsupported { op, dim: "type", got: "one without tensor cores".into(), rule }
-            }),
+            Rung::Production => self.production.as_ref().ok_or_else(|| no_tensor_cores(op)),
         }
+    }
+}
+
+fn no_tensor_cores(op: &'static str) -> Error {
+    let rule = "f16, or bf16 from compute capability 8.0";
+    Error::Unsupported { op, dim: "type", got: "one without tensor cores".into(), rule }
+}
+
+/// The versions of one product of `kernels/gemm.cu`.
+pub struct Product {
+    naive: CudaFunction,
+    /// The production rung: `{name}_{type}` for the largest tile, `{name}_{rows}x{columns}_{type}` for others. None where
+    /// the type has no tensor cores: f32, and bf16 on Turing.
+    tiles: Vec<(Tile, CudaFunction)>,
+}
+
+impl Product {
+    /// The naive function.
+    pub fn naive(&self) -> &CudaFunction {
+        &self.naive
+    }
+
+    /// Tiles that there are kernels for.
+    pub fn tiles(&self) -> impl Iterator<Item = Tile> {
+        self.tiles.iter().map(|(tile, _)| *tile)
+    }
+
+    /// The production rung's function for a tile.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when there is none, or none at all for the type of activations.
+    pub fn tile(&self, op: &'static str, tile: Tile) -> Result<&CudaFunction> {
+        if self.tiles.is_empty() {
+            return Err(no_tensor_cores(op));
+        }
+        let found = self.tiles.iter().find(|(of, _)| *of == tile).map(|(_, function)| function);
+        found.ok_or_else(|| {
+            let got = format!("{}x{}", tile.rows, tile.columns);
+            Error::Unsupported { op, dim: "tile", got, rule: "one that this product has a kernel for" }
+        })
     }
 }
 
@@ -75,21 +112,23 @@ pub struct Kernels {
     /// `kernels/cross_entropy.cu`.
     pub cross_entropy_finish: CudaFunction,
     /// `kernels/gemm.cu`, for the activation type, as are all to `linear_weight_gradient`.
-    pub linear: Ladder,
+    pub linear: Product,
     /// With an f32 result.
-    pub linear_wide: Ladder,
+    pub linear_wide: Product,
     /// With the residual.
-    pub linear_residual: Ladder,
+    pub linear_residual: Product,
     /// With the rotation of q and k.
-    pub linear_rope: Ladder,
+    pub linear_rope: Product,
     /// With SwiGLU.
-    pub linear_swiglu: Ladder,
+    pub linear_swiglu: Product,
     /// Of the input.
-    pub linear_input_gradient: Ladder,
+    pub linear_input_gradient: Product,
     /// Of the input, and through SwiGLU.
-    pub linear_swiglu_backward: Ladder,
+    pub linear_swiglu_backward: Product,
     /// Of the weight.
-    pub linear_weight_gradient: Ladder,
+    pub linear_weight_gradient: Product,
+    /// From partial sums.
+    pub linear_weight_gradient_finish: CudaFunction,
     /// `kernels/attention.cu`, for the activation type, as are all to `attention_backward_keys`.
     pub attention_forward: Ladder,
     /// New keys and values to the cache.
@@ -135,7 +174,12 @@ impl Kernels {
                 if tensor_cores { Some(function(module, &format!("{name}{typed}"))?) } else { None };
             Ok(Ladder { naive, production })
         };
-        let product = |name| on_tensor_cores(&gemm, name);
+        let product = |name, tiles: &[Tile]| {
+            let tiles = if tensor_cores { tiles } else { &[] };
+            let tiles = tiles.iter().map(|&tile| Ok((tile, function(&gemm, &tiled(name, tile, &typed))?)));
+            let naive = function(&gemm, &format!("{name}_naive{typed}"))?;
+            Ok(Product { naive, tiles: tiles.collect::<Result<_>>()? })
+        };
         let (attention, backward) = (module(device, "attention")?, module(device, "attention_backward")?);
         Ok(Self {
             rows_zero: ladder(&rows, "rows_zero", "")?,
@@ -149,14 +193,15 @@ impl Kernels {
             rmsnorm_backward_finish: ladder(&rmsnorm, "rmsnorm_backward_finish", "")?,
             cross_entropy: ladder(&cross_entropy, "cross_entropy", &typed)?,
             cross_entropy_finish: function(&cross_entropy, "cross_entropy_finish")?,
-            linear: product("linear")?,
-            linear_wide: product("linear_wide")?,
-            linear_residual: product("linear_residual")?,
-            linear_rope: product("linear_rope")?,
-            linear_swiglu: product("linear_swiglu")?,
-            linear_input_gradient: product("linear_input_gradient")?,
-            linear_swiglu_backward: product("linear_swiglu_backward")?,
-            linear_weight_gradient: product("linear_weight_gradient")?,
+            linear: product("linear", &Tile::ALL[..1])?,
+            linear_wide: product("linear_wide", &Tile::ALL[..1])?,
+            linear_residual: product("linear_residual", &Tile::ALL)?,
+            linear_rope: product("linear_rope", &Tile::ALL)?,
+            linear_swiglu: product("linear_swiglu", &Tile::ALL[..1])?,
+            linear_input_gradient: product("linear_input_gradient", &Tile::ALL)?,
+            linear_swiglu_backward: product("linear_swiglu_backward", &Tile::ALL)?,
+            linear_weight_gradient: product("linear_weight_gradient", &Tile::ALL)?,
+            linear_weight_gradient_finish: function(&gemm, "linear_weight_gradient_finish")?,
             attention_forward: on_tensor_cores(&attention, "attention_forward")?,
             attention_append: function(&attention, &format!("attention_append{typed}"))?,
             attention_cached: ladder(&attention, "attention_cached", &typed)?,
@@ -167,6 +212,13 @@ impl Kernels {
             adamw: ladder(&adamw, "adamw", "")?,
             adamw_8bit: ladder(&adamw, "adamw_8bit", "")?,
         })
+    }
+}
+
+fn tiled(name: &str, tile: Tile, typed: &str) -> String {
+    match tile {
+        Tile::LARGEST => format!("{name}{typed}"),
+        Tile { rows, columns } => format!("{name}_{rows}x{columns}{typed}"),
     }
 }
 

@@ -8,7 +8,9 @@
 
 use super::attention::Heads;
 use crate::arena::Tensor;
-use crate::cuda::{Cuda, Ladder, Rung, cuda, dim_i32, dim_u32, expect, expect_chunks};
+use crate::cuda::{
+    Cuda, Cut, Extent, Product, Rung, blocks_of, cuda, dim_i32, dim_u32, expect, expect_chunks,
+};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -17,11 +19,12 @@ use cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
 /// Threads of a block; also columns of the result per block of the naive kernels.
 const THREADS: u32 = 128;
 
-/// Rows and columns of the result per block of the production kernels.
-const TILE: u32 = 128;
-
 /// Largest second dimension of a grid.
 const MOST_BLOCKS_Y: u32 = 65_535;
+
+/// Room for partial sums of weight gradients: twelve of SmolLM2-135M's smallest, four of SmolLM2-360M's. The matrices that
+/// do not fit twice have tiles enough.
+pub const WORKSPACE_BYTES: usize = 16 << 20;
 
 /// Which rows a product is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +60,12 @@ struct LinearArgs {
     first: i32,
     turned: i32,
     head_dim: i32,
+    partials: u64,
+    splits: i32,
+    unused: i32,
 }
 
-const _: () = assert!(size_of::<LinearArgs>() == 104, "as in kernels/gemm.cu");
+const _: () = assert!(size_of::<LinearArgs>() == 120, "as in kernels/gemm.cu");
 
 // SAFETY: plain numbers without padding, laid out as the kernels' parameter; the static assertions on both sides hold
 // the size.
@@ -205,6 +211,9 @@ pub fn weight_gradient(
     expect(OP, [("dy", dy, [t, dy.cols], a), ("x", x, [t, x.cols], a)])?;
     expect(OP, [("dw", dw, [dy.cols, x.cols], DType::F32)])?;
     let call = Call { over: rows, planned: t, ..Call::new(OP, dy, x, dw, [x.cols, dy.cols]) };
+    // As many partial results as there is room for.
+    let most_splits = device.workspace.map_or(1, |workspace| workspace.len() / dw.len().max(1));
+    let call = Call { most_splits, ..call };
     call.launch(device, &device.kernels.linear_weight_gradient, rung)
 }
 
@@ -222,6 +231,8 @@ struct Call {
     planned: usize,
     /// Columns of the product, where `c` is wider.
     columns: usize,
+    /// Parts that the sums may be split into; 0 and 1 are the same.
+    most_splits: usize,
     residual: Option<Tensor>,
     rotation: Option<Rotation>,
     /// Gate and up, and act where it is written.
@@ -241,44 +252,73 @@ impl Call {
             over,
             planned,
             columns,
+            most_splits: 1,
             residual: None,
             rotation: None,
             swiglu: None,
         }
     }
 
-    fn launch(&self, device: &Cuda, ladder: &Ladder, rung: Rung) -> Result<()> {
+    fn launch(&self, device: &Cuda, product: &Product, rung: Rung) -> Result<()> {
         let op = self.op;
-        let function = ladder.rung(op, rung)?;
         expect_chunks(op, rung, "in", self.inputs)?;
         expect_chunks(op, rung, "out", self.outputs)?;
         let (m, n) = (dim_u32(op, "rows", self.c.rows)?, dim_u32(op, "columns", self.columns)?);
-        let grid = match rung {
-            Rung::Naive => (n.div_ceil(THREADS), m),
-            // The forward product of SwiGLU takes half a tile of gate and half a tile of up.
-            Rung::Production => (n.div_ceil(TILE), m.div_ceil(TILE)),
+        let (function, (x, y), splits) = match rung {
+            Rung::Naive => (product.naive(), (n.div_ceil(THREADS), m), 1),
+            Rung::Production => {
+                let Cut { tile, splits } = self.cut(device, product)?;
+                // The forward product of SwiGLU takes half a tile of gate and half a tile of up.
+                (product.tile(op, tile)?, tile.grid(m, n), splits)
+            }
         };
-        if grid.1 > MOST_BLOCKS_Y {
-            let rule = "at most 65535 rows (naive) or 65535 tiles of 128";
+        if y > MOST_BLOCKS_Y {
+            let rule = "at most 65535 rows (naive) or tiles of them";
             return Err(Error::Unsupported { op, dim: "rows", got: m.to_string(), rule });
         }
         if m == 0 || n == 0 {
             return Ok(()); // an empty grid is a launch error
         }
-        let args = self.args(device)?;
+        let args = self.args(device, splits)?;
         let config =
-            LaunchConfig { grid_dim: (grid.0, grid.1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
+            LaunchConfig { grid_dim: (x, y, splits), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
         let mut launch = device.stream.launch_builder(function);
         launch.arg(&args);
         // SAFETY: the kernels take one LinearArgs. Shapes, types and alignment of the buffers were checked by the callers
         // (`expect`) and they lie inside the arena (`address` asserts it); the kernels go by `inputs`, `outputs` and the
         // rows in use, which are at most the planned ones. Buffers that a product does not have are read by none of its
-        // kernels. One stream, so nothing else touches the buffers at the time.
+        // kernels. The workspace has room for `most_splits` results, and `splits` is no more. One stream, so nothing
+        // else touches the buffers at the time.
         unsafe { launch.launch(config) }.map_err(cuda(op))?;
+        if splits > 1 { self.finish(device, &args) } else { Ok(()) }
+    }
+
+    /// How the product is cut: as was forced, as far as it can be, or as is best.
+    fn cut(&self, device: &Cuda, product: &Product) -> Result<Cut> {
+        let dim = |name, n| dim_u32(self.op, name, n);
+        let extent = Extent {
+            rows: dim("rows", self.c.rows)?,
+            columns: dim("columns", self.columns)?,
+            depth: dim("rows", self.planned)?,
+            most_splits: u32::try_from(self.most_splits.max(1)).unwrap_or(u32::MAX),
+        };
+        Ok(match device.cut {
+            Some(cut) => Cut { splits: cut.splits.min(extent.most_splits), ..cut },
+            None => Cut::best(product.tiles(), extent, device.multiprocessors),
+        })
+    }
+
+    /// Adds up the partial sums that were launched with `args`.
+    fn finish(&self, device: &Cuda, args: &LinearArgs) -> Result<()> {
+        let chunks = dim_u32(self.op, "elements", self.c.len() / 4)?; // of whole chunks of eight columns
+        let mut launch = device.stream.launch_builder(&device.kernels.linear_weight_gradient_finish);
+        launch.arg(args);
+        // SAFETY: as for the product itself, whose buffers and sizes these are; a thread per four elements of `c`.
+        unsafe { launch.launch(blocks_of(THREADS, chunks.div_ceil(THREADS))) }.map_err(cuda(self.op))?;
         Ok(())
     }
 
-    fn args(&self, device: &Cuda) -> Result<LinearArgs> {
+    fn args(&self, device: &Cuda, splits: u32) -> Result<LinearArgs> {
         let op = self.op;
         let at = |t: Option<Tensor>| t.map_or(0, |t| device.address(t));
         let first = match self.over {
@@ -304,6 +344,9 @@ impl Call {
             first,
             turned: dim_i32(op, "heads", heads.map_or(0, |h| (h.heads + h.kv_heads) * h.head_dim))?,
             head_dim: dim_i32(op, "head_dim", heads.map_or(0, |h| h.head_dim))?,
+            partials: at(device.workspace),
+            splits: splits.cast_signed(),
+            unused: 0,
         })
     }
 }

@@ -91,6 +91,7 @@ impl Run {
         if let Some(sampler) = &mut sampler {
             sampler.plan(&mut plan, &model);
         }
+        backend::plan_workspace(recipe.device, dtype, &mut plan)?;
         let steps_per_epoch = batches.steps_per_epoch();
         Ok(Self {
             total_steps: recipe.total_steps(steps_per_epoch),

@@ -1,8 +1,8 @@
 //! Rotation and SwiGLU fused into the products of linear layers, on whole numbers: the products are exact, so the bounds
 //! count what comes after them.
 
-use super::linear::has_tensor_cores;
-use super::{RUNGS, bits, common, open, params, read, set_params, widen, write};
+use super::linear::{unsplit, versions};
+use super::{bits, common, open, params, read, set_params, widen, write};
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Rung};
@@ -69,18 +69,22 @@ fn swiglu_matches<E: Element>(unit: f32) {
         let (mut dact, mut again, mut dgate_up_want) = (zeros(t * f), zeros(t * f), zeros(2 * t * f));
         linear::input_gradient(&dy_host, &down_host, &mut dact, t, f);
         swiglu::backward(&gate_up_want, &dact, &mut again, &mut dgate_up_want, f);
-        for rung in RUNGS.into_iter().filter(|&rung| rung == Rung::Naive || has_tensor_cores(E::DTYPE)) {
-            let name = |what| format!("{what} of {rows} {t} {inputs} {f}, {:?}, {rung:?}", E::DTYPE);
+        let mut of_tiles = Vec::new();
+        for (rung, tile) in versions(E::DTYPE) {
+            let name =
+                |what| format!("{what} of {rows} {t} {inputs} {f}, {:?}, {rung:?}, {tile:?}", E::DTYPE);
             tokens(&mut cuda, t);
             write_rows(&mut cuda, x, &x_host);
             write_rows(&mut cuda, dy, &dy_host);
             write(&mut cuda, w, &w_host);
             write(&mut cuda, down, &down_host);
             [gate_up, act, dgate_up].into_iter().for_each(|t| write_rows::<E>(&mut cuda, t, &[]));
+            cuda.cut = None; // the forward product has only the largest
             linear_launch::linear_swiglu(&cuda, rung, x, w, gate_up, act).unwrap();
             assert!(read_rows::<E>(&cuda, gate_up, t) == widen(&gate_up_want), "{}", name("gate_up"));
             close(&name("act"), &read_rows::<E>(&cuda, act, t), &widen(&act_want), FEW + narrow, |_| 0.0);
             write_rows::<E>(&mut cuda, act, &[]);
+            cuda.cut = tile.map(unsplit);
             linear_launch::swiglu_backward(&cuda, rung, dy, down, gate_up, Some(act), dgate_up).unwrap();
             close(&name("act again"), &read_rows::<E>(&cuda, act, t), &widen(&again), FEW + narrow, |_| 0.0);
             // s + silu(1 - s) cancels near its root: its error is relative to the larger of its terms, at most 1.3.
@@ -91,6 +95,9 @@ fn swiglu_matches<E: Element>(unit: f32) {
             };
             let got = read_rows::<E>(&cuda, dgate_up, t);
             close(&name("dgate_up"), &got, &widen(&dgate_up_want), FEW + narrow, size);
+            if tile.is_some() {
+                of_tiles.push([bits(&got), bits(&read_rows::<E>(&cuda, act, t))]);
+            }
             let all = |cuda: &Cuda, t| bits(&widen(&read::<E>(cuda, t)));
             let (with, before) = (all(&cuda, dgate_up), all(&cuda, act));
             write_rows::<E>(&mut cuda, dgate_up, &[]);
@@ -98,6 +105,7 @@ fn swiglu_matches<E: Element>(unit: f32) {
             assert!(all(&cuda, act) == before, "{}", name("act that was kept"));
             assert!(all(&cuda, dgate_up) == with, "{}", name("dgate_up without act"));
         }
+        assert!(of_tiles.windows(2).all(|w| w[0] == w[1]), "{rows} {t} {inputs} {f}: tiles differ");
     }
 }
 
@@ -123,7 +131,9 @@ fn rope_matches<E: Element>(unit: f32) {
         let table = rope::Table { cos: &cos_host, sin: &sin_host };
         rope::rotate(&mut want, heads, &at[..t], table, rope::Turn::Forward);
         let want: Vec<f32> = want.into_iter().map(|x| E::from_f32(x).to_f32()).collect();
-        for rung in RUNGS.into_iter().filter(|&rung| rung == Rung::Naive || has_tensor_cores(E::DTYPE)) {
+        let mut of_tiles = Vec::new();
+        for (rung, tile) in versions(E::DTYPE) {
+            cuda.cut = tile.map(unsplit);
             tokens(&mut cuda, t);
             write_rows(&mut cuda, x, &x_host);
             write(&mut cuda, w, &w_host);
@@ -139,11 +149,15 @@ fn rope_matches<E: Element>(unit: f32) {
                 4.0 * common::U_F32 * (product[i].abs() + product[partner].abs()) * (1.0 + unit)
             };
             let got = read_rows::<E>(&cuda, qkv, t);
-            close(&format!("{heads:?}, {:?}, {rung:?}", E::DTYPE), &got, &want, narrow, size);
+            close(&format!("{heads:?}, {:?}, {rung:?}, {tile:?}", E::DTYPE), &got, &want, narrow, size);
             let turned = (heads.heads + kv_heads) * head_dim;
             let values = (0..t * width).filter(|i| i % width >= turned);
             assert!(values.into_iter().all(|i| got[i] == want[i]), "values are not rotated");
+            if tile.is_some() {
+                of_tiles.push(bits(&got));
+            }
         }
+        assert!(of_tiles.windows(2).all(|w| w[0] == w[1]), "{heads:?}, {:?}: tiles differ", E::DTYPE);
     }
 }
 

@@ -1,9 +1,9 @@
 //! Products of linear layers: exact where all sums are whole numbers; else within counted roundings.
 
-use super::{RUNGS, common, open, params, read, set_params, widen, write};
+use super::{bits, common, open, params, read, set_params, widen, write};
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::cuda::{Cuda, Device, Rung};
+use smolten::cuda::{Cuda, Cut, Device, Rung, Tile};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
 use smolten::ops::linear;
@@ -106,7 +106,14 @@ impl<E: Element> Host<E> {
     }
 
     /// Rows that are not in use hold NaN before, and what is written there would be seen.
-    fn on_the_gpu(&self, cuda: &mut Cuda, rung: Rung, b: &Buffers, [rows, t, ..]: [usize; 4]) -> Results {
+    fn on_the_gpu(
+        &self,
+        cuda: &mut Cuda,
+        version: Version,
+        b: &Buffers,
+        [rows, t, ..]: [usize; 4],
+    ) -> Results {
+        let (rung, tile) = version;
         let nan = |values: &[E], t: Tensor| {
             let mut all = vec![E::from_f32(f32::NAN); t.len()];
             all[..values.len()].copy_from_slice(values);
@@ -122,7 +129,9 @@ impl<E: Element> Host<E> {
         write(cuda, b.sum, &vec![7.0_f32; b.sum.len()]);
         let mut step = params(u32::try_from(t).unwrap(), bytemuck::Zeroable::zeroed());
         set_params(cuda, &step);
+        cuda.cut = None; // this one has only the largest
         linear_launch::linear(cuda, rung, b.x, b.w, b.y).unwrap();
+        cuda.cut = tile.map(unsplit);
         linear_launch::linear_residual(cuda, rung, b.x, b.w, b.residual, b.sum).unwrap();
         linear_launch::input_gradient(cuda, rung, Rows::Tokens, b.dy, b.w, b.dx).unwrap();
         let dw = [0, 1].map(|accumulate| {
@@ -155,12 +164,10 @@ fn check<E: Element>(value: impl Fn(f32) -> f32 + Copy, compare: impl Fn(&str, [
         let mut cuda = open(&plan, E::DTYPE);
         let host = Host::<E>::new(shape, value);
         let (want, sizes) = (host.on_the_cpu(shape), host.magnitudes().on_the_cpu(shape));
-        for rung in RUNGS {
-            if rung == Rung::Production && !has_tensor_cores(E::DTYPE) {
-                continue;
-            }
-            let got = host.on_the_gpu(&mut cuda, rung, &buffers, shape);
-            let name = |what| format!("{what} of {shape:?}, {:?}, {rung:?}", E::DTYPE);
+        let mut of_tiles = Vec::new();
+        for version in versions(E::DTYPE) {
+            let got = host.on_the_gpu(&mut cuda, version, &buffers, shape);
+            let name = |what| format!("{what} of {shape:?}, {:?}, {version:?}", E::DTYPE);
             let narrow = usize::from(E::DTYPE != DType::F32);
             compare(&name("y"), [inputs, narrow], [&got.y, &want.y, &sizes.y]);
             compare(&name("sum"), [inputs, 0], [&got.sum, &want.sum, &sizes.sum]);
@@ -168,8 +175,26 @@ fn check<E: Element>(value: impl Fn(f32) -> f32 + Copy, compare: impl Fn(&str, [
             for k in 0..2 {
                 compare(&name("dw"), [t, 0], [&got.dw[k], &want.dw[k], &sizes.dw[k]]);
             }
+            if version.1.is_some() {
+                of_tiles.push([&got.sum, &got.dx, &got.dw[0], &got.dw[1]].map(|values| bits(values)));
+            }
         }
+        assert!(of_tiles.windows(2).all(|w| w[0] == w[1]), "{shape:?}, {:?}: tiles differ", E::DTYPE);
     }
+}
+
+/// A version of a product: its rung, and the tile that the production rung is made to use.
+pub type Version = (Rung, Option<Tile>);
+
+/// Sums in one.
+pub fn unsplit(tile: Tile) -> Cut {
+    Cut { tile, splits: 1 }
+}
+
+/// Those that there are for a type of activations on this device.
+pub fn versions(dtype: DType) -> impl Iterator<Item = Version> {
+    let tiles = if has_tensor_cores(dtype) { &Tile::ALL[..] } else { &[] };
+    [(Rung::Naive, None)].into_iter().chain(tiles.iter().map(|&tile| (Rung::Production, Some(tile))))
 }
 
 pub fn has_tensor_cores(dtype: DType) -> bool {
@@ -233,7 +258,7 @@ fn what_does_not_fit_is_refused_before_the_launch() {
     let mut of = |rows, cols, dtype| plan.tensor(Category::Activations, rows, cols, dtype);
     let (x, w, y) = (of(4, 12, DType::F16), of(16, 12, DType::F16), of(4, 16, DType::F16));
     let (x_f32, w_f32, y_f32) = (of(4, 8, DType::F32), of(16, 8, DType::F32), of(4, 16, DType::F32));
-    let cuda = open(&plan, DType::F16);
+    let mut cuda = open(&plan, DType::F16);
     let refused = |result: smolten::error::Result<()>| match result {
         Err(Error::Unsupported { dim, .. }) => dim,
         Err(Error::Shape { arg, .. }) => arg,
@@ -245,6 +270,9 @@ fn what_does_not_fit_is_refused_before_the_launch() {
     assert_eq!(refused(linear_launch::weight_gradient(&cuda, Rung::Naive, Rows::Tokens, y, x, y)), "dw");
     let shifted = Tensor { offset: x.offset + 2, ..x };
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, shifted, w, y)), "x");
+    let (x, w) = (Tensor { cols: 8, ..x }, Tensor { cols: 8, ..w });
+    cuda.cut = Some(unsplit(Tile::ALL[2]));
+    assert_eq!(refused(linear_launch::linear(&cuda, Rung::Production, x, w, y)), "tile");
     let cuda = open(&plan, DType::F32);
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Production, x_f32, w_f32, y_f32)), "type");
 }

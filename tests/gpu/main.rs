@@ -2,6 +2,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code, reason = "only dry runs here")]
+#[path = "../common/runs.rs"]
+mod runs;
 
 /// Runs a generic check in f32, bf16 and f16.
 macro_rules! in_each_type {
@@ -23,6 +26,7 @@ mod real;
 mod recorded;
 mod rmsnorm;
 mod rows;
+mod splits;
 mod train;
 
 use half::{bf16, f16};

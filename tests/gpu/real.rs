@@ -1,11 +1,12 @@
-//! The real SmolLM2-135M-Instruct on a GPU against the CPU engine in the same precision. Minutes under the emulator, hence
-//! not among the others: `scripts/with-emulator cargo test --release --test gpu -- --ignored --test-threads 1`.
+//! The real SmolLM2-135M-Instruct on a GPU, and a layer of each size, against the CPU engine in the same precision. Minutes
+//! under the emulator, hence not among the others: `scripts/with-emulator cargo test --release --test gpu -- --ignored --test-threads 1`.
 
-use super::common::engine::{Engine, bound};
-use super::common::{U_BF16, max_abs, real_model};
+use super::common::engine::{Engine, bound, join, sequence};
+use super::common::{U_BF16, max_abs, real_model, uniform};
 use smolten::arena::Plan;
 use smolten::backend::{Backend, Cpu, UpdateRule};
 use smolten::batch::{Example, Examples, MicroBatch};
+use smolten::config::ModelConfig;
 use smolten::cuda::Rung;
 use smolten::dtype::DType;
 use smolten::generate::Generator;
@@ -13,6 +14,7 @@ use smolten::model::Capacity;
 use smolten::ops::adamw::AdamWConfig;
 use smolten::pretrained::Pretrained;
 use smolten::recipe::Recompute;
+use std::path::Path;
 
 const CONFIG: AdamWConfig = AdamWConfig { lr: 2e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
 const TOKENS: usize = 64;
@@ -29,7 +31,11 @@ const DEPTH: f32 = 30.0 * (2.0 * 576.0 + 64.0 + 64.0 + 576.0 + 576.0 + 1536.0) +
 
 /// By how much two engines of 16 bits may differ, relative to the whole: as in `model.rs`.
 fn allowed(times: f32) -> f64 {
-    f64::from(2.0 * (4.0 * (times * STORES).sqrt() * U_BF16 + bound(times * DEPTH)))
+    between(times * STORES, times * DEPTH)
+}
+
+fn between(stores: f32, depth: f32) -> f64 {
+    f64::from(2.0 * (4.0 * stores.sqrt() * U_BF16 + bound(depth)))
 }
 
 const TEXT: &str = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. \
@@ -119,5 +125,62 @@ fn forced_tokens_have_the_cpus_logits() {
             println!("after {n} tokens: {mine} for {theirs}, which led by {gap}");
         }
         assert!(mine == theirs || gap <= 2.0 * apart, "after {n}: {mine} for {theirs}, ahead by {gap}");
+    }
+}
+
+/// `‖a − b‖ / ‖b‖`; 0 where both vanish.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |f: &dyn Fn(usize) -> f32| (0..a.len()).map(|i| f64::from(f(i)).powi(2)).sum::<f64>().sqrt();
+    let (difference, size) = (norm(&|i| a[i] - b[i]), norm(&|i| b[i]));
+    if difference == 0.0 { 0.0 } else { difference / size }
+}
+
+/// The shapes of all three sizes: forward, backward and an update, of a layer with random weights.
+#[test]
+#[ignore = "minutes under the emulator"]
+fn a_layer_of_each_size() {
+    for (hidden, intermediate, heads, kv_heads) in
+        [(576, 1536, 9, 3), (960, 2560, 15, 5), (2048, 8192, 32, 32)]
+    {
+        let json = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+            "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": 1,
+            "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": 49_152,
+            "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 100_000.0,
+            "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2,
+        });
+        let config = ModelConfig::from_json(&json, Path::new("config.json")).unwrap();
+        let parameters = config.parameters();
+        let read = |name: &str| {
+            let i = parameters.iter().position(|p| p.name == name).unwrap();
+            let [rows, cols] = parameters[i].shape;
+            let size = if name.contains("norm") { 1.0 } else { (3.0 / cols as f32).sqrt() };
+            let mut values = uniform(rows * cols, i as u64 + 1);
+            values.iter_mut().for_each(|w| *w *= size);
+            values
+        };
+        let capacity = Capacity { tokens: 40, sequences: 3, positions: 40 };
+        let rows: Vec<MicroBatch> = [17, 1, 5].map(|n| sequence(n, 49_152, n as u64)).to_vec();
+        let window = [join(&rows)];
+        let (rule, recompute) = (UpdateRule::Blockwise, Recompute::NormSwiglu);
+        let cpu = |plan: &_| Cpu::new(plan, DTYPE).unwrap();
+        let mut cpu = Engine::open(&config, DTYPE, rule, capacity, recompute, read, cpu);
+        let gpu = |plan: &_| super::engine(plan, DTYPE, Rung::Production);
+        let mut gpu = Engine::open(&config, DTYPE, rule, capacity, recompute, read, gpu);
+        let depth = (5 * hidden + intermediate + 2 * 64) as f32;
+        let (got, want) = (gpu.gradients(&window), cpu.gradients(&window));
+        // A token's loss is off by at most twice what a logit is, and the logits here are no larger than losses.
+        let allowed = 2.0 * between(17.0, depth) * want.loss_sum;
+        assert!((got.loss_sum - want.loss_sum).abs() <= allowed, "{hidden}: {got:?} for {want:?}");
+        let backward = between(3.0 * 17.0, 3.0 * depth);
+        for (i, (got, want)) in gpu.all_gradients().iter().zip(cpu.all_gradients()).enumerate() {
+            let d = distance(got, &want);
+            assert!(d <= backward, "{hidden}, {}: {d} of {backward}", parameters[i].name);
+        }
+        let (got, want) = (gpu.update(&CONFIG), cpu.update(&CONFIG));
+        let off = (got.grad_norm - want.grad_norm).abs() / want.grad_norm;
+        assert!(off <= backward && !got.skipped, "{hidden}: norm {} for {}", got.grad_norm, want.grad_norm);
+        println!("hidden_size {hidden}: norm {} for {}", got.grad_norm, want.grad_norm);
     }
 }

@@ -1,10 +1,6 @@
 //! Whole runs of the program on a GPU: interrupted and taken up, recorded or not, and what they say of it.
 
-#[allow(dead_code, reason = "shared between tests")]
-#[path = "../common/runs.rs"]
-mod runs;
-
-use runs::{program, said, sums, tiny_model, weights};
+use super::runs::{program, said, sums, tiny_model, weights};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
@@ -14,7 +10,7 @@ use smolten::pretrained::Pretrained;
 use std::path::{Path, PathBuf};
 
 /// The tiny model as a folder, with four tokens more that no text has: the kernels take a vocabulary in eights.
-fn model(folder: &Path) -> PathBuf {
+pub fn model(folder: &Path) -> PathBuf {
     let tiny = Pretrained::open(&tiny_model()).unwrap();
     let model = folder.join("model");
     save_pretrained(&model, &tiny, DType::F32, |p| {
