@@ -46,6 +46,7 @@ impl Rows {
 
 /// Pointers of `LinearArgs` of `kernels/gemm.cu`, each to the buffer of its number.
 const POINTERS: usize = 10;
+const PARTIALS: usize = 10;
 const C: usize = 3;
 const RESIDUAL: usize = 4;
 const POSITIONS: usize = 5;
@@ -54,29 +55,50 @@ const SIN: usize = 7;
 const GATE_UP: usize = 8;
 const ACT: usize = 9;
 
-/// All of them. What was not compiled for Turing only is bf16.
+/// A kernel: rows and columns of a tile, and in how many parts the rows are summed.
+#[derive(Clone, Copy)]
+struct Kernel {
+    name: &'static str,
+    product: Product,
+    tile: [usize; 2],
+    parts: usize,
+}
+
+/// All of them, each with one of its tiles. What was not compiled for Turing only is bf16.
 pub fn samples() -> Vec<Sample> {
     use Product::{InputGradient, Linear, Residual, Rope, Swiglu, SwigluBackward, WeightGradient, Wide};
     let all = [
-        ("gemm wide", "linear_wide_bf16", Wide),
-        ("gemm residual", "linear_residual_bf16", Residual),
-        ("gemm rope", "linear_rope_bf16", Rope),
-        ("gemm swiglu", "linear_swiglu_bf16", Swiglu),
-        ("gemm input gradient", "linear_input_gradient_bf16", InputGradient),
-        ("gemm swiglu gradient", "linear_swiglu_backward_bf16", SwigluBackward),
-        ("gemm weight gradient", "linear_weight_gradient_bf16", WeightGradient),
-        ("gemm Turing", "linear_f16", Linear),
+        ("gemm wide", "linear_wide_bf16", Wide, [128, 128], 1),
+        ("gemm residual", "linear_residual_128x64_bf16", Residual, [128, 64], 1),
+        ("gemm rope", "linear_rope_64x64_bf16", Rope, [64, 64], 1),
+        ("gemm swiglu", "linear_swiglu_bf16", Swiglu, [128, 128], 1),
+        ("gemm input gradient", "linear_input_gradient_128x64_bf16", InputGradient, [128, 64], 1),
+        ("gemm swiglu gradient", "linear_swiglu_backward_64x64_bf16", SwigluBackward, [64, 64], 1),
+        ("gemm weight gradient", "linear_weight_gradient_bf16", WeightGradient, [128, 128], 1),
+        ("gemm in parts", "linear_weight_gradient_64x64_bf16", WeightGradient, [64, 64], 3),
+        ("gemm Turing", "linear_f16", Linear, [128, 128], 1),
     ];
-    let sample = |(name, kernel, product)| {
+    let sample = |(title, name, product, tile, parts)| {
         let target = if product == Linear { 75 } else { 80 };
-        Sample::new(name, "kernels/gemm.cu", target, cases(kernel, product))
+        Sample::new(title, "kernels/gemm.cu", target, cases(Kernel { name, product, tile, parts }))
     };
     all.map(sample).into()
 }
 
-/// A whole tile, and more steps than stages; then all remainders of a tile, and several of them.
-fn cases(kernel: &'static str, product: Product) -> Vec<Case> {
-    let of = |t, o, i, accumulate| case(kernel, product, [t, o, i], accumulate, Rows::tokens(t));
+/// In parts: those that have several steps each; few rows; and the same kernel without parts.
+fn cases(kernel: Kernel) -> Vec<Case> {
+    if kernel.parts == 1 {
+        return sized(kernel, 0);
+    }
+    let few = |t| case(Kernel { parts: 2, ..kernel }, [t, 24, 40], t % 2 == 0, Rows::tokens(t));
+    let few = [0, 1, 32, 33, 64, 65, 97].map(few);
+    let whole = sized(Kernel { parts: 1, ..kernel }, 0);
+    sized(kernel, 300).into_iter().chain(few).chain(whole).collect()
+}
+
+/// A whole tile, and more steps than stages; then all remainders of a tile, and several of them. `more` rows in each.
+fn sized(kernel: Kernel, more: usize) -> Vec<Case> {
+    let of = |t, o, i, accumulate| case(kernel, [t + more, o, i], accumulate, Rows::tokens(t + more));
     let mut cases = vec![of(125, 128, 104, true)];
     let (outputs, inputs) = ([8, 16, 24, 32, 40, 48, 56, 64, 72, 104], [8, 40, 72, 104]);
     cases.extend((0..24).map(|j| of(4 * j + 2, outputs[j % 10], inputs[(j + j / 4) % 4], j % 2 == 0)));
@@ -94,15 +116,15 @@ fn cases(kernel: &'static str, product: Product) -> Vec<Case> {
     cases.push(of(0, 8, 8, false));
     // First and later chunks, of which some rows are left, all or none; all rows of the plan.
     let rows = [
-        (6, Rows::chunk(0, 8, 6)),
+        (6 + more, Rows::chunk(0, 8 + more, 6 + more)),
         (0, Rows::chunk(0, 8, 0)),
-        (6, Rows::chunk(1, 6, 9)),
+        (6 + more, Rows::chunk(1, 6 + more, 9 + more)),
         (0, Rows::chunk(1, 8, 1)),
         (0, Rows::chunk(9, 8, 4)),
-        (7, Rows::chunk(2, 8, 9)),
-        (6, Rows::planned(6)),
+        (7 + more, Rows::chunk(2, 8 + more, 9 + more)),
+        (6 + more, Rows::planned(6 + more)),
     ];
-    cases.extend(rows.map(|(t, rows)| case(kernel, product, [t, 128, 104], false, rows)));
+    cases.extend(rows.map(|(t, rows)| case(kernel, [t, 128, 104], false, rows)));
     cases
 }
 
@@ -259,7 +281,8 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-fn case(kernel: &'static str, product: Product, size: [usize; 3], accumulate: bool, rows: Rows) -> Case {
+fn case(kernel: Kernel, size: [usize; 3], accumulate: bool, rows: Rows) -> Case {
+    let Kernel { name, product, tile, parts } = kernel;
     let problem = Problem::new(product, size);
     let &Problem { m, n, element, head_dim, turned, .. } = &problem;
     let Rows { first, planned, tokens, supervised } = rows;
@@ -291,6 +314,14 @@ fn case(kernel: &'static str, product: Product, size: [usize; 3], accumulate: bo
     arguments.extend([inputs, outputs, planned].map(|n| U32(word(n))));
     arguments.push(U32(first.cast_unsigned()));
     arguments.extend([turned, head_dim].map(|n| U32(word(n))));
-    let grid = [word(n.div_ceil(128)), word(m.div_ceil(128) + 1), 1];
-    Case { buffers, launches: vec![Launched { kernel, grid, threads: 128, shared: 0, arguments }] }
+    arguments.extend([At(PARTIALS), U32(word(parts)), U32(0)]);
+    buffers.push(Buffer { bytes: if parts > 1 { 4 * parts * m * n } else { 0 }, ..Buffer::default() });
+    let grid = [word(n.div_ceil(tile[1])), word(m.div_ceil(tile[0]) + 1), word(parts)];
+    let mut launches = vec![Launched { kernel: name, grid, threads: 128, shared: 0, arguments }];
+    if parts > 1 {
+        let (arguments, grid) = (launches[0].arguments.clone(), [word((m * n).div_ceil(512)), 1, 1]);
+        let kernel = "linear_weight_gradient_finish";
+        launches.push(Launched { kernel, grid, threads: 128, shared: 0, arguments });
+    }
+    Case { buffers, launches }
 }

@@ -59,6 +59,7 @@ pub struct Buffer {
 }
 
 /// An argument of a kernel.
+#[derive(Clone)]
 pub enum Argument {
     /// The address of a buffer.
     Buffer(usize),
