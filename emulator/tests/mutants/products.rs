@@ -74,8 +74,7 @@ pub fn samples() -> Vec<Sample> {
         ("gemm swiglu", "linear_swiglu_bf16", Swiglu, [128, 128], 1),
         ("gemm input gradient", "linear_input_gradient_128x64_bf16", InputGradient, [128, 64], 1),
         ("gemm swiglu gradient", "linear_swiglu_backward_64x64_bf16", SwigluBackward, [64, 64], 1),
-        ("gemm weight gradient", "linear_weight_gradient_bf16", WeightGradient, [128, 128], 1),
-        ("gemm in parts", "linear_weight_gradient_64x64_bf16", WeightGradient, [64, 64], 3),
+        ("gemm weight gradient", "linear_weight_gradient_64x64_bf16", WeightGradient, [64, 64], 3),
         ("gemm Turing", "linear_f16", Linear, [128, 128], 1),
     ];
     let sample = |(title, name, product, tile, parts)| {
