@@ -43,7 +43,7 @@ pub fn samples() -> Vec<Sample> {
             case(kernel, &Step { plain: 0, ..step() }, &[256]),
             case(kernel, &Step { scalars: FORGETFUL, scale: 1.0, ..step() }, &[512]),
         ];
-        Sample { name, file: "kernels/adamw.cu", target: 80, stage: None, cases }
+        Sample::new(name, "kernels/adamw.cu", 80, cases)
     };
     vec![sample("adamw 8-bit", "adamw_8bit", true), sample("adamw", "adamw", false)]
 }
@@ -114,7 +114,8 @@ impl Book {
 }
 
 /// Gradients for which new moments of a forgetful step, and so what is quantised, lie at edges of both books: the
-/// first moment or the second, before or after the edge, at each place in a lane. Each block has a one.
+/// first moment or the second, before or after the edge, at each place in a lane; and zeros, and numbers below all edges.
+/// Each block has a one.
 fn at_edges(n: usize) -> Vec<f32> {
     let root = |square: f32| {
         let near = square.sqrt();
@@ -126,6 +127,8 @@ fn at_edges(n: usize) -> Vec<f32> {
         let (lane, pick) = (i / 8, i * 7 + i / 16);
         match lane % 4 {
             _ if i.is_multiple_of(BLOCK) => 1.0,
+            _ if lane % 16 == 5 => 0.0,
+            _ if lane % 16 == 13 => -1e-9,
             0 => of_m[pick % of_m.len()],
             2 => -of_m[pick % of_m.len()],
             _ => of_v[pick % of_v.len()],
@@ -226,7 +229,7 @@ fn weight(step: &Step, k: usize, n: usize) -> Parts {
 }
 
 fn case(kernel: &'static str, step: &Step, sizes: &[usize]) -> Case {
-    let mut params = vec![0; 32];
+    let mut params = vec![0; 28];
     params.extend(bytes_f32(&step.scalars));
     let norm =
         [&1.0_f64.to_le_bytes()[..], &step.scale.to_le_bytes(), &u32::from(step.skip).to_le_bytes()].concat();

@@ -3,14 +3,21 @@
 //! are not stand in README.md, each with the reason.
 
 mod adamw;
+mod attention;
+mod attention_backward;
 mod compile;
 mod engine;
+mod head;
+mod layers;
 mod mutant;
+mod near;
 mod operators;
+mod products;
 mod sample;
 mod small;
 mod statement;
 mod table;
+mod values;
 
 use mutant::{Mutant, Text, Verdict};
 use sample::Sample;
@@ -21,14 +28,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use table::Tables;
 
 /// All verdicts, in the order of the mutants.
-fn verdicts(sample: &Sample, mutants: &[Mutant]) -> Vec<Verdict> {
+fn verdicts(sample: &Sample, text: &Text, mutants: &[Mutant]) -> Vec<Verdict> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     let work = || {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(mutant) = mutants.get(index) else { break };
-            let verdict = mutant.verdict(sample);
+            let verdict = mutant.verdict(sample, text);
             done.lock().expect("no worker panics with the lock").push((index, verdict));
         }
     };
@@ -43,13 +50,16 @@ fn verdicts(sample: &Sample, mutants: &[Mutant]) -> Vec<Verdict> {
 fn compare(tables: &Tables) {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mutants/README.md");
     let readme = std::fs::read_to_string(readme).expect("README.md is beside this file");
-    let (summary, survivors) = (tables.summary(), tables.survivors(&readme));
-    let (summary, survivors) = (summary.join("\n"), survivors.join("\n"));
-    println!("{summary}");
+    let survivors = tables.survivors(&readme);
+    let (summary, shares) = (tables.summary().join("\n"), tables.shares(&survivors).join("\n"));
+    let survivors = survivors.join("\n");
+    println!("{summary}\n{shares}");
     let new = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants.md");
-    std::fs::write(&new, format!("{summary}\n\n{survivors}\n")).expect("a writable folder");
+    std::fs::write(&new, format!("{summary}\n\n{shares}\n\n{survivors}\n")).expect("a writable folder");
     let new = new.display();
-    assert!(readme.contains(&summary), "the first table of README.md is another now, see {new}");
+    for table in [&summary, &shares] {
+        assert!(readme.contains(table), "a table of README.md is another now, see {new}");
+    }
     assert!(
         readme.ends_with(&format!("\n{survivors}\n")),
         "other mutants survive than README.md says, see {new}"
@@ -62,21 +72,41 @@ fn compare(tables: &Tables) {
 fn every_mutant_is_found() {
     let nvcc = compile::find_nvcc();
     let mut compiled = BTreeMap::new();
+    let only = std::env::var("MUTANTS_OF").ok(); // part of a sample's name
     let mut tables = Tables::default();
     let mut complaints = Vec::new();
-    for sample in small::samples().into_iter().chain(engine::samples()).chain(adamw::samples()) {
+    let all = [
+        small::samples,
+        engine::samples,
+        adamw::samples,
+        attention::samples,
+        attention_backward::samples,
+        layers::samples,
+        head::samples,
+        products::samples,
+    ];
+    for sample in all.iter().flat_map(|samples| samples()) {
+        if only.as_ref().is_some_and(|only| !sample.name.contains(only)) {
+            continue;
+        }
         let file = (sample.file, sample.target);
         let ptx = compiled.entry(file).or_insert_with(|| compile::compile(&nvcc, file.0, file.1));
         let text = Text::of(&sample, ptx);
         sample.check(&text.lines.join("\n"));
         let mutants = text.mutants(&sample);
-        for (mutant, verdict) in mutants.iter().zip(verdicts(&sample, &mutants)) {
-            tables.add(sample.name, mutant, &verdict);
-            complaints.extend(mutant.complaint(&verdict).map(|text| format!("{}, {text}", sample.name)));
+        let verdicts = verdicts(&sample, &text, &mutants);
+        tables.add_all(&sample, &mutants, &verdicts);
+        for (mutant, verdict) in mutants.iter().zip(&verdicts) {
+            complaints.extend(mutant.complaint(verdict).map(|text| format!("{}, {text}", sample.name)));
+            if only.is_some() && matches!(verdict, Verdict::Survived) {
+                println!("{}", mutant.survived(sample.name));
+            }
         }
     }
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
-    if compile::version(&nvcc) == compile::VERSION {
+    if only.is_some() {
+        println!("{}", tables.summary().join("\n"));
+    } else if compile::version(&nvcc) == compile::VERSION {
         compare(&tables);
     } else {
         println!("this nvcc is not {}: its survivors are not compared with README.md", compile::VERSION);

@@ -5,7 +5,7 @@ use super::operators::{Edit, OPERATORS, Operator};
 use super::sample::{Loaded, ORDERS, Sample};
 use cuda_emulator::fault::Fault;
 use cuda_emulator::ptx::{self, ast};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub struct Mutant<'a> {
     pub before: String,
     /// What it is now.
     pub after: String,
-    ptx: String,
+    edits: Vec<Edit>,
     /// Bytes of shared memory too few at the launch.
     less: u32,
 }
@@ -42,6 +42,8 @@ pub struct Text {
     /// Of the kernels that are launched.
     pub lines: Vec<String>,
     sources: BTreeMap<u32, String>,
+    /// Lines that belong to an instantiation that is left as it is.
+    left: BTreeSet<u32>,
 }
 
 impl Text {
@@ -58,24 +60,35 @@ impl Text {
                 files.insert(*index, text.lines().map(|line| line.trim().to_owned()).collect());
             }
         }
-        let mut sources = BTreeMap::new();
+        let (mut sources, mut left) = (BTreeMap::new(), BTreeSet::new());
+        // Instructions that belong to no line, or to no instantiation, are taken to belong to that of the one before.
+        let (mut source, mut is_left) = (None, false);
         for instruction in tree.functions.iter().flat_map(|function| &function.instructions) {
-            // Instructions that belong to no line are taken to belong to that of the one before.
-            let before = || sources.last_key_value().map(|(_, source): (_, &String)| source.clone());
-            if let Some(source) = source(&files, instruction.location.as_ref()).or_else(before) {
-                sources.insert(instruction.line, source);
+            let lines = source_lines(&files, instruction.location.as_ref());
+            is_left = lines.iter().find_map(|line| is_left_by(sample, line)).unwrap_or(is_left);
+            source = lines.into_iter().next().or(source);
+            sources.extend(source.clone().map(|source| (instruction.line, source)));
+            if is_left {
+                left.insert(instruction.line);
             }
         }
-        Self { lines, sources }
+        Self { lines, sources, left }
     }
 
     /// Every operator at every place.
     pub fn mutants(&self, sample: &Sample) -> Vec<Mutant<'static>> {
         let mut mutants = Vec::new();
         for operator in OPERATORS {
-            for at in 0..self.lines.len() {
+            let changed = |at: &usize| !self.left.contains(&number(*at));
+            let mut copies: BTreeMap<String, usize> = BTreeMap::new();
+            for at in (0..self.lines.len()).filter(changed) {
                 for edits in (operator.apply)(&self.lines, at, sample.stage) {
-                    mutants.push(self.mutant(operator, at, &edits));
+                    let mutant = self.mutant(operator, at, edits);
+                    let copy = copies.entry(mutant.source.clone()).or_default();
+                    *copy += 1;
+                    if *copy <= operator.copies {
+                        mutants.push(mutant);
+                    }
                 }
             }
         }
@@ -88,17 +101,15 @@ impl Text {
                 source: "the launch".to_owned(),
                 before: "the launch".to_owned(),
                 after: format!("{less} bytes less at the launch"),
-                ptx: self.lines.join("\n"),
+                edits: vec![],
                 less,
             });
         }
         mutants
     }
 
-    fn mutant(&self, operator: &'static Operator, at: usize, edits: &[Edit]) -> Mutant<'static> {
-        let mut lines: Vec<&str> = self.lines.iter().map(String::as_str).collect();
-        edits.iter().for_each(|(line, text)| lines[*line] = text);
-        let line = u32::try_from(at + 1).expect("few lines");
+    fn mutant(&self, operator: &'static Operator, at: usize, edits: Vec<Edit>) -> Mutant<'static> {
+        let line = number(at);
         let after: Vec<&str> = edits.iter().map(|(_, text)| text.as_str()).collect();
         Mutant {
             operator,
@@ -106,31 +117,45 @@ impl Text {
             source: self.sources.get(&line).cloned().unwrap_or_else(|| "a declaration".to_owned()),
             before: self.lines[at].trim().replace('\t', ""),
             after: after.join(" / "),
-            ptx: lines.join("\n"),
+            edits,
             less: 0,
         }
     }
+
+    fn edited(&self, edits: &[Edit]) -> String {
+        let mut lines: Vec<&str> = self.lines.iter().map(String::as_str).collect();
+        edits.iter().for_each(|(line, text)| lines[*line] = text);
+        lines.join("\n")
+    }
 }
 
-/// The innermost line that is no compiler's header's.
-fn source(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) -> Option<String> {
-    let mut next = location;
-    while let Some(location) = next {
-        if let Some(file) = files.get(&location.file) {
-            return file.get((location.line as usize).checked_sub(1)?).cloned();
-        }
-        next = location.inlined_at.as_deref();
-    }
-    None
+/// Of a line by its index.
+fn number(at: usize) -> u32 {
+    u32::try_from(at + 1).expect("few lines")
+}
+
+/// Of a source line that calls an instantiation: whether it is one that is left as it is.
+fn is_left_by(sample: &Sample, line: &str) -> Option<bool> {
+    let [call, kept] = sample.kept?;
+    Some(!line.split_once(call)?.1.starts_with(kept))
+}
+
+/// The lines of sources of ours that an instruction comes from, from the innermost one on.
+fn source_lines(files: &BTreeMap<u32, Vec<String>>, location: Option<&ast::Location>) -> Vec<String> {
+    let all = std::iter::successors(location, |location| location.inlined_at.as_deref());
+    let text = |location: &ast::Location| {
+        files.get(&location.file)?.get((location.line as usize).checked_sub(1)?).cloned()
+    };
+    all.filter_map(text).collect()
 }
 
 impl Mutant<'_> {
     /// Executes it in one order after the other, until a check finds it; or a wrong result, where that is right.
-    pub fn verdict(&self, sample: &Sample) -> Verdict {
-        let loaded = Loaded::new(&self.ptx);
+    pub fn verdict(&self, sample: &Sample, text: &Text) -> Verdict {
+        let loaded = Loaded::new(&text.edited(&self.edits));
         let mut verdict = Verdict::Survived;
         for order in ORDERS {
-            match loaded.run(sample, self.less, order) {
+            match loaded.run(sample, self.less, order, self.operator.numbers) {
                 Err(fault) => return Verdict::Fault(fault),
                 Ok(true) => {}
                 Ok(false) if self.operator.numbers => return Verdict::Numbers,
@@ -138,6 +163,12 @@ impl Mutant<'_> {
             }
         }
         verdict
+    }
+
+    /// Which one it is that was not found.
+    pub fn survived(&self, sample: &str) -> String {
+        let Self { operator, line, source, before, after, .. } = self;
+        format!("{sample}, {}: {source}\n    line {line}: {before}\n    became {after}", operator.name)
     }
 
     /// What is wrong with a verdict, if it is not a right one.

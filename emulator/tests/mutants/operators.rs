@@ -2,6 +2,7 @@
 //! fault are those of the unchanged text.
 
 use super::statement::Statement;
+use super::values;
 use cuda_emulator::fault::FaultKind::{self, *};
 
 /// Line and what it becomes.
@@ -20,6 +21,8 @@ pub struct Operator {
     pub numbers: bool,
     /// The diagnosis must name the very line.
     pub at_its_place: bool,
+    /// Of the copies of a source line that the compiler makes in a kernel, this many are changed.
+    pub copies: usize,
     /// What it does.
     pub apply: Apply,
 }
@@ -35,7 +38,7 @@ const BEYOND: &[FaultKind] =
     &[OutOfBounds, Misaligned, Uninitialised, Race, InFlight, Deadlock, Divergence, Barrier];
 
 const fn operator(name: &'static str, right: &'static [FaultKind], apply: Apply) -> Operator {
-    Operator { name, right, numbers: false, at_its_place: false, apply }
+    Operator { name, right, numbers: false, at_its_place: false, copies: usize::MAX, apply }
 }
 
 const fn or_numbers(operator: Operator) -> Operator {
@@ -44,6 +47,10 @@ const fn or_numbers(operator: Operator) -> Operator {
 
 const fn at_its_place(operator: Operator) -> Operator {
     Operator { at_its_place: true, ..operator }
+}
+
+const fn some_copies(operator: Operator) -> Operator {
+    Operator { copies: 16, ..operator }
 }
 
 /// All of them.
@@ -63,9 +70,9 @@ pub const OPERATORS: &[Operator] = &[
     operator("barrier or wait too late", UNEQUAL, sync_later),
     operator("barrier or wait too early", UNEQUAL, sync_earlier),
     operator("copy to another place", ASTRAY, copy_moved),
-    operator("copy dropped", &[Uninitialised], |lines, at, _| {
+    or_numbers(operator("copy dropped", &[Uninitialised], |lines, at, _| {
         drop_if(lines, at, |s| s.is(&["cp.async.c"]) && s.address().is_some())
-    }),
+    })),
     or_numbers(operator("store dropped", &[Uninitialised], |lines, at, _| {
         drop_if(lines, at, |s| s.is(&["st.", "red.", "atom."]) && !s.opcode.contains(".param"))
     })),
@@ -74,16 +81,28 @@ pub const OPERATORS: &[Operator] = &[
     or_numbers(operator("comparison", BEYOND, comparison)),
     or_numbers(operator("bound off by one", BEYOND, bound)),
     or_numbers(operator("guard dropped", BEYOND, guard_dropped)),
+    or_numbers(operator("condition inverted", BEYOND, values::condition_inverted)),
+    or_numbers(operator("condition dropped", BEYOND, values::condition_dropped)),
+    or_numbers(operator("clamp dropped", BEYOND, values::clamp_dropped)),
+    or_numbers(operator("zero fill dropped", ASTRAY, values::zero_fill_dropped)),
+    some_copies(or_numbers(operator("factor dropped", &[], values::factor_dropped))),
+    some_copies(or_numbers(operator("factor changed", &[], values::factor_changed))),
     at_its_place(operator("misaligned vector", &[Misaligned, OutOfBounds], misaligned)),
-    operator("widened access", &[Misaligned, OutOfBounds, Uninitialised, Race, InFlight], widened),
+    or_numbers(operator(
+        "widened access",
+        &[Misaligned, OutOfBounds, Uninitialised, Race, InFlight],
+        widened,
+    )),
     operator("shared memory too small", &[OutOfBounds, Race], shared_smaller),
 ];
 
-fn statement(lines: &[String], at: usize) -> Option<Statement<'_>> {
+/// The instruction of a line.
+pub fn statement(lines: &[String], at: usize) -> Option<Statement<'_>> {
     Statement::of(&lines[at])
 }
 
-fn replaced(at: usize, text: impl Into<String>) -> Vec<Vec<Edit>> {
+/// The one edit that makes this of a line.
+pub fn replaced(at: usize, text: impl Into<String>) -> Vec<Vec<Edit>> {
     vec![vec![(at, text.into())]]
 }
 
@@ -223,11 +242,15 @@ fn is_comparison(s: &Statement) -> bool {
     s.is(&["setp."]) && kind.starts_with(['s', 'u']) && s.operands.len() == 3
 }
 
+/// With equal numbers or without, of floats also where one is no number.
 fn comparison(lines: &[String], at: usize, _: Option<u32>) -> Vec<Vec<Edit>> {
-    let Some(s) = statement(lines, at).filter(is_comparison) else { return vec![] };
-    let swaps = [(".lt.", ".le."), (".le.", ".lt."), (".gt.", ".ge."), (".ge.", ".gt.")];
-    let found = swaps.iter().find(|(from, _)| s.opcode.contains(from));
-    found.map_or_else(Vec::new, |(from, to)| replaced(at, s.with_opcode(&s.opcode.replace(from, to))))
+    let compares = |s: &Statement| s.is(&["setp."]) && s.operands.len() == 3;
+    let Some(s) = statement(lines, at).filter(compares) else { return vec![] };
+    let swaps = [("lt", "le"), ("gt", "ge"), ("ltu", "leu"), ("gtu", "geu")];
+    let mut parts: Vec<&str> = s.opcode.split('.').collect();
+    let Some((a, b)) = swaps.iter().find(|(a, b)| [*a, *b].contains(&parts[1])) else { return vec![] };
+    parts[1] = if parts[1] == *a { b } else { a };
+    replaced(at, s.with_opcode(&parts.join(".")))
 }
 
 /// In the way that another comparison would not do: `a < b + 1` is `a <= b`.

@@ -1,5 +1,6 @@
 //! A kernel with its launches, its input, and what it must compute.
 
+use super::near::Near;
 use cuda_emulator::fault::Fault;
 use cuda_emulator::machine::{LaunchConfig, launch_within};
 use cuda_emulator::memory::Memory;
@@ -26,8 +27,12 @@ pub struct Sample {
     pub target: u32,
     /// Bytes of a stage of a ring in shared memory.
     pub stage: Option<u32>,
-    /// Inputs of several sizes, so that bounds are reached everywhere. The first has all that orders can change.
+    /// Inputs of several sizes, so that bounds are reached everywhere.
     pub cases: Vec<Case>,
+    /// How many of them, from the first on, have all that orders can change.
+    pub ordered: usize,
+    /// How source lines call instantiations of a template that differ in a number only, and the one that is mutated.
+    pub kept: Option<[&'static str; 2]>,
 }
 
 /// An input, and the output for it.
@@ -47,11 +52,14 @@ pub struct Buffer {
     pub pointers: Vec<(usize, usize)>,
     /// What plain CPU code computes; none for what is not a result.
     pub expected: Option<Vec<u8>>,
+    /// The same where it need not be exact.
+    pub near: Option<Near>,
     /// Size if neither is there.
     pub bytes: usize,
 }
 
 /// An argument of a kernel.
+#[derive(Clone)]
 pub enum Argument {
     /// The address of a buffer.
     Buffer(usize),
@@ -88,24 +96,47 @@ impl Buffer {
         Self { expected: Some(expected), ..Self::default() }
     }
 
+    /// The same, of numbers.
+    pub fn output_near(near: Near) -> Self {
+        Self { near: Some(near), ..Self::default() }
+    }
+
     fn size(&self) -> usize {
-        self.contents.as_ref().or(self.expected.as_ref()).map_or(self.bytes, Vec::len)
+        let near = self.near.as_ref().map(Near::size);
+        self.contents.as_ref().or(self.expected.as_ref()).map(Vec::len).or(near).unwrap_or(self.bytes)
+    }
+
+    fn holds(&self, bytes: &[u8]) -> bool {
+        self.expected.as_ref().is_none_or(|expected| bytes == *expected)
+            && self.near.as_ref().is_none_or(|near| near.holds(bytes))
     }
 }
 
 impl Sample {
+    /// A kernel with its cases, of which orders change the first.
+    pub fn new(name: &'static str, file: &'static str, target: u32, cases: Vec<Case>) -> Self {
+        Self { name, file, target, stage: None, cases, ordered: 1, kept: None }
+    }
+
     /// Names of the kernels that are launched.
     pub fn kernels(&self) -> Vec<&'static str> {
         self.cases[0].launches.iter().map(|launched| launched.kernel).collect()
+    }
+
+    /// Whether the kernels are what the engine runs.
+    pub fn is_production(&self) -> bool {
+        self.file.starts_with("kernels/") && !self.kernels().iter().any(|name| name.contains("naive"))
     }
 
     /// The sample itself is right, in every order.
     pub fn check(&self, ptx: &str) {
         let loaded = Loaded::new(ptx);
         for order in ORDERS {
-            let same = loaded.run(self, 0, order);
-            let same = same.unwrap_or_else(|fault| panic!("{} under {order:?}: {fault}", self.name));
-            assert!(same, "{} under {order:?} differs from the CPU's result", self.name);
+            for (index, case) in self.cases.iter().enumerate() {
+                let same = loaded.run_case(case, 0, order);
+                let same = same.unwrap_or_else(|fault| panic!("{} under {order:?}: {fault}", self.name));
+                assert!(same, "{}, case {index} under {order:?} differs from the CPU's result", self.name);
+            }
         }
     }
 }
@@ -125,12 +156,15 @@ impl Loaded {
     }
 
     /// Executes it, with `less` bytes of dynamic shared memory fewer: whether all results are those of the plain CPU
-    /// code, bit for bit. Of the cases, orders other than the first see the first one only.
-    pub fn run(&self, sample: &Sample, less: u32, order: Order) -> Result<bool, Box<Fault>> {
-        let cases = if order == ORDERS[0] { &sample.cases[..] } else { &sample.cases[..1] };
+    /// code. Of the cases, orders other than the first see the first ones only. `hasty`: the first wrong result ends it.
+    pub fn run(&self, sample: &Sample, less: u32, order: Order, hasty: bool) -> Result<bool, Box<Fault>> {
+        let cases = if order == ORDERS[0] { &sample.cases[..] } else { &sample.cases[..sample.ordered] };
         let mut same = true;
         for case in cases {
             same &= self.run_case(case, less, order)?;
+            if hasty && !same {
+                break;
+            }
         }
         Ok(same)
     }
@@ -157,7 +191,7 @@ impl Loaded {
             let view = memory.view();
             let found = view.locate(&mut 0, address, buffer.size() as u64);
             let written = found.is_some_and(|(all, offset)| all.is_written(offset, buffer.size()));
-            buffer.expected.as_ref().is_none_or(|expected| written && bytes == *expected)
+            (buffer.expected.is_none() && buffer.near.is_none()) || (written && buffer.holds(&bytes))
         }))
     }
 }

@@ -45,7 +45,7 @@ pub fn bytes_f16(values: &[f32]) -> Vec<u8> {
 
 /// All of them.
 pub fn samples() -> Vec<Sample> {
-    let sample = |name, file, stage, cases| Sample { name, file, target: 80, stage, cases };
+    let sample = |name, file, stage, cases| Sample { stage, ..Sample::new(name, file, 80, cases) };
     vec![
         sample("matmul", "emulator/tests/mutants/matmul.cu", Some(MATMUL_STAGE), matmuls()),
         sample(
