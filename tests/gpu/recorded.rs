@@ -136,6 +136,18 @@ fn a_recorded_step_replays_with_other_rows_and_parameters() {
         assert_eq!(direct.take_output().unwrap(), replayed.take_output().unwrap());
     }
     assert_eq!(executed, 2, "once directly, once to record");
+    let mut engine = part.open(&plan);
+    engine.record_nothing();
+    for t in 1..=3 {
+        part.begin(&mut engine, t);
+        let mut calls = 0;
+        let mut step = |engine: &mut dyn Backend| {
+            calls += 1;
+            part.step(engine)
+        };
+        engine.run(backend::Part::Train, &mut step).unwrap();
+        assert_eq!(calls, 1, "run {t} of an engine that records nothing");
+    }
 }
 
 #[test]
