@@ -7,7 +7,7 @@ use crate::arena::{Memory, Plan};
 use crate::dtype::with_element;
 use crate::ops::attention::Saved;
 use crate::ops::grad_norm::{self, GradNorm};
-use crate::ops::{adamw, adamw_8bit, attention, embedding, linear, matmul, rmsnorm, rope, swiglu};
+use crate::ops::{adamw, adamw_8bit, attention, bias, embedding, linear, matmul, rmsnorm, rope, swiglu};
 
 /// The processor. In fp32 the fast path; in bf16 and fp16 the plain one that rounds where the kernels round.
 ///
@@ -45,6 +45,13 @@ impl Cpu {
     /// The entries in use of a per-token row.
     fn per_token(&self, t: Tensor) -> Tensor {
         Tensor { cols: self.params.tokens as usize, ..t }
+    }
+
+    /// The bias of a projection, widened; its shape checked.
+    fn bias(&self, op: &'static str, of: Projection) -> Result<Option<Vec<f32>>> {
+        let Some(bias) = of.bias else { return Ok(None) };
+        bias.expect(op, "bias", [1, of.w.rows])?;
+        Ok(Some(with_element!(bias.dtype, E => matmul::widen(self.memory.get::<E>(bias)).to_vec())))
     }
 
     fn accumulates(&self) -> bool {
@@ -164,19 +171,12 @@ impl Backend for Cpu {
     }
 
     fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
-        let (x, y) = (self.active(x), self.active(y));
-        x.expect("linear", "x", [y.rows, w.cols])?;
-        y.expect("linear", "y", [x.rows, w.rows])?;
-        expect_dtype("linear", y, w.dtype)?;
-        let ([input, weight], [output]) = self.memory.lend([x, w], [y]);
-        with_element!(w.dtype, E => {
-            linear::forward::<E, E>(input.get(), weight.get(), output.get(), x.rows, x.cols);
-        });
-        Ok(())
+        self.affine("linear", x, w.into(), y)
     }
 
-    fn linear_residual(&mut self, x: Tensor, w: Tensor, residual: Tensor, y: Tensor) -> Result<()> {
-        let (x, residual, y) = (self.active(x), self.active(residual), self.active(y));
+    fn linear_residual(&mut self, x: Tensor, w: Projection, residual: Tensor, y: Tensor) -> Result<()> {
+        let bias = self.bias("linear_residual", w)?;
+        let (w, x, residual, y) = (w.w, self.active(x), self.active(residual), self.active(y));
         x.expect("linear_residual", "x", [y.rows, w.cols])?;
         residual.expect("linear_residual", "residual", [x.rows, w.rows])?;
         y.expect("linear_residual", "y", [x.rows, w.rows])?;
@@ -185,6 +185,7 @@ impl Backend for Cpu {
             let (input, weight) = (input.get(), weight.get());
             linear::forward_residual::<E>(input, weight, residual.get(), output.get(), x.rows, x.cols);
         });
+        bias.iter().for_each(|bias| linear::add_bias(self.memory.get_mut(y), bias));
         Ok(())
     }
 
@@ -210,16 +211,26 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn bias_gradient(&mut self, dy: Tensor, db: Tensor, partials: Tensor) -> Result<()> {
+        let (dy, add) = (self.active(dy), self.accumulates());
+        db.expect("bias_gradient", "db", [1, dy.cols])?;
+        partials.expect("bias_gradient", "partials", [partials.rows, dy.cols])?;
+        let ([grad], [db, partials]) = self.memory.lend([dy], [db, partials]);
+        with_element!(dy.dtype, E => bias::gradient::<E>(grad.get(), db.get(), partials.get(), add));
+        Ok(())
+    }
+
     fn linear_rope(
         &mut self,
         batch: &BatchBuffers,
         heads: Heads,
         rope: RopeTable,
         x: Tensor,
-        w: Tensor,
+        w: Projection,
         qkv: Tensor,
     ) -> Result<()> {
-        let (x, qkv) = (self.active(x), self.active(qkv));
+        let bias = self.bias("linear_rope", w)?;
+        let (w, x, qkv) = (w.w, self.active(x), self.active(qkv));
         x.expect("linear_rope", "x", [qkv.rows, w.cols])?;
         qkv.expect("linear_rope", "qkv", [x.rows, heads.qkv_width()])?;
         w.expect("linear_rope", "w", [heads.qkv_width(), x.cols])?;
@@ -232,6 +243,7 @@ impl Backend for Cpu {
             // One rounding, after the rotation, as in a fused epilogue.
             matmul::rounding(out, |out| {
                 linear::forward::<E, f32>(input.get(), weight.get(), out, x.rows, x.cols);
+                bias.iter().for_each(|bias| linear::add_bias(out, bias));
                 rope::rotate(out, heads, positions.get(), table, rope::Turn::Forward);
             });
         });
@@ -305,8 +317,8 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()> {
-        self.linear(x, w, gate_up)?;
+    fn linear_swiglu(&mut self, x: Tensor, w: Projection, gate_up: Tensor, act: Tensor) -> Result<()> {
+        self.affine("linear_swiglu", x, w, gate_up)?;
         let (gate_up, act) = (self.active(gate_up), self.active(act));
         gate_up.expect("linear_swiglu", "gate_up", [act.rows, 2 * act.cols])?;
         let ([input], [output]) = self.memory.lend([gate_up], [act]);
@@ -370,6 +382,23 @@ impl Backend for Cpu {
 }
 
 impl Cpu {
+    /// `y = x·wᵀ + bias`, rounded once.
+    fn affine(&mut self, op: &'static str, x: Tensor, w: Projection, y: Tensor) -> Result<()> {
+        let bias = self.bias(op, w)?;
+        let (w, x, y) = (w.w, self.active(x), self.active(y));
+        x.expect(op, "x", [y.rows, w.cols])?;
+        y.expect(op, "y", [x.rows, w.rows])?;
+        expect_dtype(op, y, w.dtype)?;
+        let ([input, weight], [output]) = self.memory.lend([x, w], [y]);
+        with_element!(w.dtype, E => {
+            matmul::rounding(output.get::<E>(), |out| {
+                linear::forward::<E, f32>(input.get(), weight.get(), out, x.rows, x.cols);
+                bias.iter().for_each(|bias| linear::add_bias(out, bias));
+            });
+        });
+        Ok(())
+    }
+
     /// One weight by one rule.
     fn update(&mut self, rule: UpdateRule, weight: &Trainable) -> Result<()> {
         let (scalars, scale, decays) = (&self.params.adamw, self.norm.scale, weight.decays);
