@@ -16,6 +16,7 @@ macro_rules! in_each_type {
 }
 
 mod attention;
+mod bias;
 mod embedding;
 mod fused;
 mod head;

@@ -148,12 +148,12 @@ enum Product {
 
 /// C [M, N] = A [M, K] B [K, N] by one of the kernels. The gradient is added to what is there, or nothing is there.
 /// `LinearArgs` of `kernels/gemm.cu`: step, a, b, c, residual; positions, cosines, sines, gate and up, act, which these
-/// products do not have; sizes, rows of the plan, where they begin, no heads; no partial sums.
+/// products do not have; sizes, rows of the plan, where they begin, no heads; no partial sums, no bias.
 fn linear_args(inputs: u32, outputs: u32, rows: u32, first: i32) -> Vec<Argument> {
     let mut arguments = vec![At(0), At(1), At(2), At(4), At(3)];
     arguments.extend([0; 5].map(U64));
     arguments.extend([inputs, outputs, rows, first.cast_unsigned(), 0, 0].map(U32));
-    arguments.extend([U64(0), U32(1), U32(0)]);
+    arguments.extend([U64(0), U32(1), U32(0), U64(0)]);
     arguments
 }
 
