@@ -243,28 +243,15 @@ fn rows_that_are_no_whole_blocks_become_f16() {
 
 /// The tiny model with biases in the parts that are named, as a folder; its parameters and their values.
 fn biased(path: &Path, attention_bias: bool, mlp_bias: bool) -> Vec<(Parameter, Vec<f32>)> {
-    folder(path, "tiny-smollm");
-    let model = open("tiny-smollm");
-    let config = ModelConfig { attention_bias, mlp_bias, ..model.config.clone() };
-    let value = |(i, p): (usize, Parameter)| {
-        let values = match p.kind {
-            ParameterKind::Bias => common::uniform(p.shape[1], i as u64),
-            _ => read(&model, &p),
-        };
-        (p, values)
+    let base = open("tiny-smollm");
+    let mut model = open("tiny-smollm");
+    (model.config.attention_bias, model.config.mlp_bias) = (attention_bias, mlp_bias);
+    let values = |p: &Parameter| match p.kind {
+        ParameterKind::Bias => common::uniform(p.shape[1], p.name.bytes().map(u64::from).sum()),
+        _ => read(&base, p),
     };
-    let all: Vec<_> = config.parameters().into_iter().enumerate().map(value).collect();
-    let views = all.iter().map(|(p, data)| {
-        let bytes = bytemuck::cast_slice(data);
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, p.stored_shape(), bytes);
-        (p.name.clone(), view.unwrap())
-    });
-    safetensors::tensor::serialize_to_file(views, None, &path.join("model.safetensors")).unwrap();
-    edit(&path.join("config.json"), |config| {
-        config["attention_bias"] = json!(attention_bias);
-        config["mlp_bias"] = json!(mlp_bias);
-    });
-    all
+    smolten::checkpoint::save_pretrained(path, &model, DType::F32, |p| Ok(values(p))).unwrap();
+    model.config.parameters().into_iter().map(|p| (p.clone(), values(&p))).collect()
 }
 
 #[test]

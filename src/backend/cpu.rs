@@ -1,6 +1,7 @@
 //! The CPU engine: the arena in host memory, each operation a rayon loop or a matrix product.
 
 mod head;
+mod projection;
 
 use super::*;
 use crate::arena::{Memory, Plan};
@@ -45,13 +46,6 @@ impl Cpu {
     /// The entries in use of a per-token row.
     fn per_token(&self, t: Tensor) -> Tensor {
         Tensor { cols: self.params.tokens as usize, ..t }
-    }
-
-    /// The bias of a projection, widened; its shape checked.
-    fn bias(&self, op: &'static str, of: Projection) -> Result<Option<Vec<f32>>> {
-        let Some(bias) = of.bias else { return Ok(None) };
-        bias.expect(op, "bias", [1, of.w.rows])?;
-        Ok(Some(with_element!(bias.dtype, E => matmul::widen(self.memory.get::<E>(bias)).to_vec())))
     }
 
     fn accumulates(&self) -> bool {
@@ -175,18 +169,7 @@ impl Backend for Cpu {
     }
 
     fn linear_residual(&mut self, x: Tensor, w: Projection, residual: Tensor, y: Tensor) -> Result<()> {
-        let bias = self.bias("linear_residual", w)?;
-        let (w, x, residual, y) = (w.w, self.active(x), self.active(residual), self.active(y));
-        x.expect("linear_residual", "x", [y.rows, w.cols])?;
-        residual.expect("linear_residual", "residual", [x.rows, w.rows])?;
-        y.expect("linear_residual", "y", [x.rows, w.rows])?;
-        let ([input, weight, residual], [output]) = self.memory.lend([x, w, residual], [y]);
-        with_element!(w.dtype, E => {
-            let (input, weight) = (input.get(), weight.get());
-            linear::forward_residual::<E>(input, weight, residual.get(), output.get(), x.rows, x.cols);
-        });
-        bias.iter().for_each(|bias| linear::add_bias(self.memory.get_mut(y), bias));
-        Ok(())
+        self.residual(x, w, residual, y)
     }
 
     fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()> {
@@ -243,7 +226,9 @@ impl Backend for Cpu {
             // One rounding, after the rotation, as in a fused epilogue.
             matmul::rounding(out, |out| {
                 linear::forward::<E, f32>(input.get(), weight.get(), out, x.rows, x.cols);
-                bias.iter().for_each(|bias| linear::add_bias(out, bias));
+                if let Some(bias) = &bias {
+                    linear::add_bias(out, bias);
+                }
                 rope::rotate(out, heads, positions.get(), table, rope::Turn::Forward);
             });
         });
@@ -382,23 +367,6 @@ impl Backend for Cpu {
 }
 
 impl Cpu {
-    /// `y = x·wᵀ + bias`, rounded once.
-    fn affine(&mut self, op: &'static str, x: Tensor, w: Projection, y: Tensor) -> Result<()> {
-        let bias = self.bias(op, w)?;
-        let (w, x, y) = (w.w, self.active(x), self.active(y));
-        x.expect(op, "x", [y.rows, w.cols])?;
-        y.expect(op, "y", [x.rows, w.rows])?;
-        expect_dtype(op, y, w.dtype)?;
-        let ([input, weight], [output]) = self.memory.lend([x, w], [y]);
-        with_element!(w.dtype, E => {
-            matmul::rounding(output.get::<E>(), |out| {
-                linear::forward::<E, f32>(input.get(), weight.get(), out, x.rows, x.cols);
-                bias.iter().for_each(|bias| linear::add_bias(out, bias));
-            });
-        });
-        Ok(())
-    }
-
     /// One weight by one rule.
     fn update(&mut self, rule: UpdateRule, weight: &Trainable) -> Result<()> {
         let (scalars, scale, decays) = (&self.params.adamw, self.norm.scale, weight.decays);
