@@ -148,12 +148,12 @@ enum Product {
 
 /// C [M, N] = A [M, K] B [K, N] by one of the kernels. The gradient is added to what is there, or nothing is there.
 /// `LinearArgs` of `kernels/gemm.cu`: step, a, b, c, residual; positions, cosines, sines, gate and up, act, which these
-/// products do not have; sizes, rows of the plan, where they begin, no heads; no partial sums, no bias.
-fn linear_args(inputs: u32, outputs: u32, rows: u32, first: i32) -> Vec<Argument> {
+/// products do not have; sizes, rows of the plan, where they begin, no heads; no partial sums; bias.
+fn linear_args(inputs: u32, outputs: u32, rows: u32, first: i32, bias: Argument) -> Vec<Argument> {
     let mut arguments = vec![At(0), At(1), At(2), At(4), At(3)];
     arguments.extend([0; 5].map(U64));
     arguments.extend([inputs, outputs, rows, first.cast_unsigned(), 0, 0].map(U32));
-    arguments.extend([U64(0), U32(1), U32(0), U64(0)]);
+    arguments.extend([U64(0), U32(1), U32(0), bias]);
     arguments
 }
 
@@ -169,6 +169,7 @@ fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool, first: i32
         Product::WeightGradient => ((o, i, t), "linear_weight_gradient_bf16"),
     };
     let (a, b, old) = (whole(4, 4, m * k), whole(5, 4, k * n), whole(6, 99, m * n));
+    let bias = if product == Product::Residual { whole(7, 4, n) } else { vec![0.0; n as usize] };
     let gradient = product == Product::WeightGradient;
     let accumulates = gradient && (accumulate || first > 0);
     let adds = product == Product::Residual || accumulates;
@@ -177,6 +178,7 @@ fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool, first: i32
         let (row, column) = (at / n, at % n);
         let term = |of_k: u32| a[place(row, m, of_k) as usize] * b[place(column, n, of_k) as usize];
         let sum = (0..k).map(term).fold(0.0, |sum, x| sum + x); // `sum` of nothing would be -0
+        let sum = sum + bias[column as usize];
         if adds { sum + old[at as usize] } else { sum }
     };
     let c: Vec<f32> = (0..m * n).map(element).collect();
@@ -196,7 +198,7 @@ fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool, first: i32
         grid: [n.div_ceil(128), m.div_ceil(128) + 1, 1],
         threads: 128,
         shared: 0,
-        arguments: linear_args(i, o, t, first),
+        arguments: linear_args(i, o, t, first, if product == Product::Residual { At(5) } else { U64(0) }),
     };
     Case {
         buffers: vec![
@@ -205,6 +207,7 @@ fn linear(product: Product, t: u32, o: u32, i: u32, accumulate: bool, first: i32
             Buffer::input(elements(&b)),
             old,
             c,
+            Buffer::input(bytes_bf16(&bias)),
         ],
         launches: vec![launched],
     }
