@@ -2,10 +2,12 @@
 //
 //   linear                   y  = x·Wᵀ             x  [T, I] A, W [O, I] A, y [T, O] A
 //   linear_wide              y  = x·Wᵀ             y  [T, O] f32: logits
-//   linear_residual          y  = residual + x·Wᵀ  residual, y [T, O] f32
-//   linear_rope              y  = rope(x·Wᵀ)       y  [T, O] A; the first `turned` columns are heads of D, rotated by
+//   linear_residual          y  = residual + (x·Wᵀ + bias)
+//                                                  residual, y [T, O] f32; bias [O] A or null: none
+//   linear_rope              y  = rope(x·Wᵀ + bias)
+//                                                  y  [T, O] A; the first `turned` columns are heads of D, rotated by
 //                                                  positions[t] (Su et al. 2021, arXiv:2104.09864; halves convention)
-//   linear_swiglu            y  = x·Wᵀ, act = silu(gate)·up (Shazeer 2020, arXiv:2002.05202)
+//   linear_swiglu            y  = x·Wᵀ + bias, act = silu(gate)·up (Shazeer 2020, arXiv:2002.05202)
 //                                                  y  [T, O] A: gate, up; act [T, O/2] A, from the rounded y
 //   linear_input_gradient    dx = dy·W             dy [T, O] A, dx [T, I] A
 //   linear_swiglu_backward   d  = A(dy·W)          dy [T, O] A, W [O, I]; from y (gate, up) [T, 2I] A:
@@ -23,7 +25,7 @@
 // Splits     A weight gradient has few tiles and sums over many rows. Where args.splits > 1, block z of a tile sums the
 //            z-th part of the rows in use, an equal number of whole k-steps, into partials [splits, O, I] f32;
 //            linear_weight_gradient_finish adds up the parts that have rows, z ascending, then the old gradient.
-// Numerics   C in f32; residual or old gradient added in f32; one rounding to A per element, at the store, and where "A"
+// Numerics   C in f32; bias, then residual or old gradient added in f32; one rounding to A per element, at the store, and where "A"
 //            stands above. expf, correctly rounded division.
 // Budget     linear*_128x64: 168 registers, 36864 bytes shared, 3 blocks of 128 threads (sm_75: 2, sm_86: 2, sm_89: 2, sm_120: 2)
 //            linear*_64x64: 128 registers, 24576 bytes shared, 4 blocks of 128 threads (sm_75: 3)
@@ -45,7 +47,7 @@
 //            are those of the tile. R columns are rotated, two by each 8 bytes of cos and sin; G is 1 in the kernel that
 //            adds to an old gradient, else 0; S parts have rows. An operand is read once per tile of the other, as shared
 //            memory holds no more of it: L2 serves all but the first. All but positions in 16-byte accesses. Without act,
-//            swiglu_backward writes a third less.
+//            swiglu_backward writes a third less. A bias is read again for every row of the tile, from L1.
 // Ladder     v1 naive, one thread per element of C (rope: per pair; SwiGLU: per element of act).
 //            v2 tiles in shared memory, tensor cores: production.
 #include <type_traits>
@@ -70,13 +72,18 @@ struct LinearArgs {  // src/ops/linear_launch.rs
     int32_t turned, head_dim;
     float* partials;
     int32_t splits, unused;
+    const void* bias;
 };
-static_assert(sizeof(LinearArgs) == 120, "LinearArgs differs from src/ops/linear_launch.rs");
+static_assert(sizeof(LinearArgs) == 128, "LinearArgs differs from src/ops/linear_launch.rs");
 
 // Type of C.
 template <Product P, typename E>
 using Output = std::conditional_t<
     P == Product::Wide || P == Product::Residual || P == Product::WeightGradient, float, E>;
+
+// Those that may have a bias.
+template <Product P>
+constexpr bool takes_bias = P == Product::Residual || P == Product::Rope || P == Product::Swiglu;
 
 template <Product P>
 constexpr Along a_along = P == Product::WeightGradient ? Along::Other : Along::K;
@@ -139,6 +146,15 @@ __device__ __forceinline__ SwigluParts<E> swiglu_backward(float d, E gate, E up)
     const float rounded = to_float(from_float<E>(d)), g = to_float(gate), u = to_float(up);
     const float s = sigmoid(g), silu = g * s;
     return {from_float<E>(silu * u), from_float<E>(rounded * u * (s + silu * (1.0f - s))), from_float<E>(rounded * silu)};
+}
+
+// Sums of the columns from n on with their bias, where there is one.
+template <Product P, typename E>
+__device__ __forceinline__ Pack<float, CHUNK> biased(const LinearArgs& args, Pack<float, CHUNK> sums, int n) {
+    if (!takes_bias<P> || !args.bias) return sums;
+    const auto bias = load<CHUNK>(static_cast<const E*>(args.bias) + n);
+    for (int k = 0; k < CHUNK; ++k) sums.v[k] += to_float(bias.v[k]);
+    return sums;
 }
 
 // Eight neighbouring elements of row r of C, from column n on. `other` are the sums that rope or SwiGLU combine them
@@ -220,12 +236,14 @@ __device__ __forceinline__ void product(const LinearArgs& args) {
         multiply<E, T, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, InOrder{n0, s.N}, s.N, s.K);
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, chunk = lane % 8;
-    int column = n0 + T::warp_column() + chunk * CHUNK;
+    int column = n0 + T::warp_column() + chunk * CHUNK, other_column = column;
     bool inside = column < s.N;
+    if constexpr (P == Product::Rope) other_column += ((chunk ^ args.head_dim / 16) - chunk) * CHUNK;
     if constexpr (P == Product::Swiglu) {
-        column = n0 + chunk * CHUNK;
-        inside = column < s.N / 2;
-        column += warp % 2 * (s.N / 2);
+        const int gate = n0 + chunk * CHUNK, up = gate + s.N / 2;
+        inside = gate < s.N / 2;
+        column = warp % 2 ? up : gate;
+        other_column = warp % 2 ? gate : up;
     }
 #pragma unroll
     for (int i = 0; i < T::WARP_M / STAGED_ROWS; ++i) {
@@ -241,12 +259,12 @@ __device__ __forceinline__ void product(const LinearArgs& args) {
             auto other = own;
             if (P == Product::Swiglu) other = staged_chunk(shared.staged[warp ^ 1], row, chunk);
             if (P == Product::Rope) other = staged_chunk(shared.staged[warp], row, chunk ^ args.head_dim / 16);
-            finish<P, E>(args, r, column, s, own, other);
+            finish<P, E>(args, r, column, s, biased<P, E>(args, own, column), biased<P, E>(args, other, other_column));
         }
     }
 }
 
-// The sum for one element of C.
+// The sum for one element of C, with its bias.
 template <Product P, typename E>
 __device__ __forceinline__ float dot(const LinearArgs& args, Shape s, int m, int n) {
     const E *a = static_cast<const E*>(args.a), *b = static_cast<const E*>(args.b);
@@ -256,6 +274,7 @@ __device__ __forceinline__ float dot(const LinearArgs& args, Shape s, int m, int
         const size_t at_b = b_along<P> == Along::K ? size_t(n) * s.K + k : size_t(k) * s.N + n;
         sum = fmaf(to_float(a[at_a]), to_float(b[at_b]), sum);
     }
+    if (takes_bias<P> && args.bias) sum += to_float(static_cast<const E*>(args.bias)[n]);
     return sum;
 }
 

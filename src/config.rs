@@ -30,6 +30,10 @@ pub struct ModelConfig {
     pub rope_scaling: RopeScaling,
     /// The output head is the embedding.
     pub tie_word_embeddings: bool,
+    /// The projections of attention have biases.
+    pub attention_bias: bool,
+    /// Those of the MLP have.
+    pub mlp_bias: bool,
     /// First token of a sequence, where the tokenizer adds one.
     pub bos_token_id: Option<u32>,
     /// Tokens that end generation; several for some chat models.
@@ -65,6 +69,8 @@ pub enum ParameterKind {
     Matrix,
     /// An RMSNorm weight `[hidden_size]`; it is never decayed.
     Norm,
+    /// What a projection adds, `[out_features]`; it is never decayed.
+    Bias,
 }
 
 /// One weight under its Hugging Face name.
@@ -72,16 +78,21 @@ pub enum ParameterKind {
 pub struct Parameter {
     /// E.g. `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
-    /// `[out_features, in_features]`, or `[1, hidden_size]` for a norm.
+    /// `[out_features, in_features]`, or `[1, n]` for a norm and a bias.
     pub shape: [usize; 2],
     /// What it is.
     pub kind: ParameterKind,
 }
 
 impl Parameter {
-    /// The shape as Hugging Face stores it: one axis for a norm.
+    /// The shape as Hugging Face stores it: one axis for a norm and a bias.
     pub fn stored_shape(&self) -> Vec<usize> {
-        if self.kind == ParameterKind::Norm { vec![self.shape[1]] } else { self.shape.to_vec() }
+        if self.is_vector() { vec![self.shape[1]] } else { self.shape.to_vec() }
+    }
+
+    /// A norm or a bias, as against a matrix.
+    pub fn is_vector(&self) -> bool {
+        matches!(self.kind, ParameterKind::Norm | ParameterKind::Bias)
     }
 }
 
@@ -98,25 +109,31 @@ impl ModelConfig {
 
     /// Every weight, embedding first, then layer by layer, then the final norm and a separate head if there is one.
     ///
-    /// Within a layer q, k, v follow one another, and gate, up: laid out in this order they read as one matrix.
+    /// Within a layer q, k, v follow one another, then their biases, and so gate, up: laid out in this order they read
+    /// as one matrix and one bias.
     pub fn parameters(&self) -> Vec<Parameter> {
-        use ParameterKind::{Embedding, Matrix, Norm};
+        use ParameterKind::{Bias, Embedding, Matrix, Norm};
         let (c, f, v) = (self.hidden_size, self.intermediate_size, self.vocab_size);
         let (q, kv) = (self.attention_width(), self.num_key_value_heads * self.head_dim);
         let mut all = Vec::new();
         let mut add = |name: String, shape, kind| all.push(Parameter { name, shape, kind });
         add("model.embed_tokens.weight".into(), [v, c], Embedding);
         for l in 0..self.num_hidden_layers {
-            let layer = |rest: &str| format!("model.layers.{l}.{rest}.weight");
-            add(layer("input_layernorm"), [1, c], Norm);
-            add(layer("self_attn.q_proj"), [q, c], Matrix);
-            add(layer("self_attn.k_proj"), [kv, c], Matrix);
-            add(layer("self_attn.v_proj"), [kv, c], Matrix);
-            add(layer("self_attn.o_proj"), [c, q], Matrix);
-            add(layer("post_attention_layernorm"), [1, c], Norm);
-            add(layer("mlp.gate_proj"), [f, c], Matrix);
-            add(layer("mlp.up_proj"), [f, c], Matrix);
-            add(layer("mlp.down_proj"), [c, f], Matrix);
+            let name = |part: &str, what: &str| format!("model.layers.{l}.{part}.{what}");
+            let qkv =
+                [("self_attn.q_proj", [q, c]), ("self_attn.k_proj", [kv, c]), ("self_attn.v_proj", [kv, c])];
+            let gate_up = [("mlp.gate_proj", [f, c]), ("mlp.up_proj", [f, c])];
+            let (o, down) = ([("self_attn.o_proj", [c, q])], [("mlp.down_proj", [c, f])]);
+            let attention = ("input_layernorm", [&qkv[..], &o], self.attention_bias);
+            let mlp = ("post_attention_layernorm", [&gate_up[..], &down], self.mlp_bias);
+            for (norm, projections, biased) in [attention, mlp] {
+                add(name(norm, "weight"), [1, c], Norm);
+                for side_by_side in projections {
+                    side_by_side.iter().for_each(|&(p, shape)| add(name(p, "weight"), shape, Matrix));
+                    let with_bias = side_by_side.iter().filter(|_| biased);
+                    with_bias.for_each(|&(p, [n, _])| add(name(p, "bias"), [1, n], Bias));
+                }
+            }
         }
         add("model.norm.weight".into(), [1, c], Norm);
         if !self.tie_word_embeddings {
@@ -188,6 +205,8 @@ mod tests {
             rope_theta: 100_000.0,
             rope_scaling: RopeScaling::Default,
             tie_word_embeddings: true,
+            attention_bias: false,
+            mlp_bias: false,
             bos_token_id: Some(1),
             eos_token_ids: vec![2],
             pad_token_id: Some(2),

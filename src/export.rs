@@ -6,7 +6,7 @@ mod modelfile;
 pub use modelfile::modelfile;
 
 use crate::checkpoint::{save_pretrained, write_beside};
-use crate::config::{Parameter, ParameterKind};
+use crate::config::Parameter;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf::{self, Entry, GgmlType, MetaValue, OutTensor, ROPE_FACTORS};
@@ -87,9 +87,9 @@ pub fn folder(model: &Pretrained, path: &Path, dtype: DType) -> Result<()> {
 fn out_tensor(parameter: &Parameter, kind: GgmlType) -> OutTensor {
     let name = gguf::gguf_name(&parameter.name).expect("every parameter of a Llama has a name");
     let (elements, _) = kind.block();
-    let kind = match parameter.kind {
-        ParameterKind::Norm => GgmlType::F32,
-        _ if !parameter.shape[1].is_multiple_of(elements) => GgmlType::F16,
+    let kind = match parameter.shape[1] {
+        _ if parameter.is_vector() => GgmlType::F32,
+        columns if !columns.is_multiple_of(elements) => GgmlType::F16,
         _ => kind,
     };
     OutTensor { name, shape: parameter.stored_shape(), kind }
@@ -102,7 +102,7 @@ fn stored(model: &Pretrained, parameter: &Parameter, kind: GgmlType) -> Result<V
         return Ok(values);
     }
     let mut out = vec![0.0; values.len()];
-    let columns = parameter.shape[1];
+    let columns = if parameter.is_vector() { 1 } else { parameter.shape[1] };
     for (row, values) in values.chunks_exact(columns).enumerate() {
         let at = interleaved_row(row, model.config.head_dim) * columns;
         out[at..at + columns].copy_from_slice(values);

@@ -2,7 +2,6 @@
 
 use crate::arena::{Category, Plan, Tensor};
 use crate::backend::{Backend, Moments, Trainable, UpdateRule};
-use crate::config::ParameterKind;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::model::{Model, Weight};
@@ -35,7 +34,6 @@ impl Optimizer {
             .weights
             .iter()
             .map(|weight| {
-                let kind = weight.parameter.kind;
                 let blockwise = rule == UpdateRule::Blockwise
                     && weight.master.len() >= MIN_8BIT_ELEMENTS
                     && (embedding_8bit || weight.parameter.name != EMBEDDING);
@@ -44,7 +42,7 @@ impl Optimizer {
                     working: weight.working,
                     grad: weight.grad.expect("planned for training"),
                     moments: plan_moments(plan, weight, blockwise),
-                    decays: kind != ParameterKind::Norm,
+                    decays: !weight.parameter.is_vector(), // as transformers' Trainer chooses them
                 }
             })
             .collect();

@@ -104,7 +104,7 @@ impl Weights {
                     Some((name, _)) => Err(Error::input(
                         format!("{}, tensor \"{name}\"", self.path.display()),
                         "the forward pass has no place for it",
-                        "use another model: any LlamaForCausalLM without biases",
+                        "use another model: any LlamaForCausalLM",
                     )),
                 }
             }
@@ -126,10 +126,14 @@ impl Weights {
             (Source::Folder(shards), Found::Safetensors(name)) => shards.read(name, out),
             (Source::Gguf { file, head_dim, .. }, Found::Gguf(name)) => {
                 let info = file.tensor(name).expect("find saw it");
-                if is_interleaved(parameter) {
-                    file.read(info, |row| interleaved_row(row, *head_dim), out);
-                } else {
+                if !is_interleaved(parameter) {
                     file.read(info, |row| row, out);
+                } else if parameter.is_vector() {
+                    let mut stored = vec![0.0; out.len()];
+                    file.read(info, |row| row, &mut stored);
+                    (0..).zip(out).for_each(|(i, x)| *x = stored[interleaved_row(i, *head_dim)]);
+                } else {
+                    file.read(info, |row| interleaved_row(row, *head_dim), out);
                 }
             }
             _ => unreachable!("find looks into the same source"),
@@ -212,9 +216,9 @@ enum Found<'a> {
     Gguf(&'a str),
 }
 
-/// Whether the rows of a parameter stand in another order in a GGUF file: see [`interleaved_row`].
+/// Whether the rows of a parameter, of a bias its elements, stand in another order in a GGUF file: see [`interleaved_row`].
 pub fn is_interleaved(parameter: &Parameter) -> bool {
-    [".q_proj.weight", ".k_proj.weight"].iter().any(|ending| parameter.name.ends_with(ending))
+    [".q_proj.", ".k_proj."].iter().any(|part| parameter.name.contains(part))
 }
 
 /// The row of a GGUF file that holds row `row` of q or k.

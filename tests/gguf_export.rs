@@ -1,9 +1,11 @@
 //! Exported GGUF files against the `gguf` package's fixtures, read again, and what is refused. With the real model and
 //! other programs: `external/check_gguf.py`, `external/check_llama.py`.
 
+mod common;
+
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use smolten::config::{Parameter, ParameterKind, RopeScaling};
+use smolten::config::{ModelConfig, Parameter, ParameterKind, RopeScaling};
 use smolten::dtype::DType;
 use smolten::error::Error;
 use smolten::export;
@@ -184,14 +186,14 @@ fn within_q8(got: &[f32], want: &[f32]) {
 
 #[test]
 fn names_are_those_of_the_other_direction() {
-    for parameter in open("tiny-llama3").config.parameters() {
+    let biased = ModelConfig { attention_bias: true, mlp_bias: true, ..open("tiny-llama3").config };
+    for parameter in biased.parameters() {
         assert_eq!(hf_name(&gguf_name(&parameter.name).unwrap()).as_ref(), Some(&parameter.name));
     }
-    for stray in ["model.layers.0.self_attn.q_proj.bias", "model.layers.x", "lm_head", "blk.0.attn_q.weight"]
-    {
+    for stray in ["model.layers.0.input_layernorm.bias", "model.layers.x", "lm_head", "blk.0.attn_q.weight"] {
         assert_eq!(gguf_name(stray), None, "{stray}");
     }
-    for stray in ["blk.0.attn_q.bias", "blk.0.attn_qkv.weight", "output", "rope_freqs.weight"] {
+    for stray in ["blk.0.attn_norm.bias", "blk.0.attn_qkv.weight", "output", "rope_freqs.weight"] {
         assert_eq!(hf_name(stray), None, "{stray}");
     }
 }
@@ -237,6 +239,74 @@ fn rows_that_are_no_whole_blocks_become_f16() {
     assert_eq!(file.tensor("blk.0.ffn_down.weight").unwrap().kind, GgmlType::F16);
     assert_eq!(file.tensor("blk.0.ffn_up.weight").unwrap().kind, GgmlType::Q8_0);
     Pretrained::open(&path).unwrap();
+}
+
+/// The tiny model with biases in the parts that are named, as a folder; its parameters and their values.
+fn biased(path: &Path, attention_bias: bool, mlp_bias: bool) -> Vec<(Parameter, Vec<f32>)> {
+    let base = open("tiny-smollm");
+    let mut model = open("tiny-smollm");
+    (model.config.attention_bias, model.config.mlp_bias) = (attention_bias, mlp_bias);
+    let values = |p: &Parameter| match p.kind {
+        ParameterKind::Bias => common::uniform(p.shape[1], p.name.bytes().map(u64::from).sum()),
+        _ => read(&base, p),
+    };
+    smolten::checkpoint::save_pretrained(path, &model, DType::F32, |p| Ok(values(p))).unwrap();
+    model.config.parameters().into_iter().map(|p| (p.clone(), values(&p))).collect()
+}
+
+#[test]
+fn biases_go_through_both_formats() {
+    for (attention, mlp) in [(true, true), (true, false), (false, true)] {
+        let out = tempfile::tempdir().unwrap();
+        let all = biased(out.path(), attention, mlp);
+        let model = Pretrained::open(out.path()).unwrap();
+        let (file, again) = (out.path().join("x.gguf"), out.path().join("again"));
+        export::gguf(&model, &file, GgmlType::Q8_0, "x").unwrap();
+        let kinds = Gguf::open(&file).unwrap();
+        let of_biases = kinds.tensors().filter(|(name, _)| name.ends_with(".bias"));
+        assert!(of_biases.map(|(_, t)| t.kind).all(|kind| kind == GgmlType::F32));
+        export::gguf(&model, &file, GgmlType::F32, "x").unwrap();
+        export::folder(&model, &again, DType::F32).unwrap();
+        for path in [&file, &again] {
+            let read_again = Pretrained::open(path).unwrap();
+            assert_eq!(read_again.config.parameters(), model.config.parameters());
+            for (p, want) in &all {
+                assert_eq!(bits(&read(&read_again, p)), bits(want), "{}", p.name);
+            }
+        }
+        if attention {
+            // Halves of a head interleaved, as the rows of its weight are.
+            let head_dim = model.config.head_dim;
+            let (_, q) = all.iter().find(|(p, _)| p.name.ends_with("0.self_attn.q_proj.bias")).unwrap();
+            let stored = raw(&Gguf::open(&file).unwrap(), "blk.0.attn_q.bias");
+            for i in 0..head_dim {
+                assert_eq!(stored[head_dim + i], q[head_dim + i / 2 + i % 2 * head_dim / 2], "{i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bias_that_is_missing_or_too_much_is_named() {
+    let out = tempfile::tempdir().unwrap();
+    biased(out.path(), true, true);
+    let file = out.path().join("x.gguf");
+    export::gguf(&Pretrained::open(out.path()).unwrap(), &file, GgmlType::F32, "x").unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let renamed = |from: &str, to: &str| {
+        let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+        let mut bytes = bytes.clone();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        std::fs::write(&file, bytes).unwrap();
+        Pretrained::open(&file).err().expect("refused").to_string()
+    };
+    let error = renamed("blk.0.ffn_down.bias", "blk.0.ffn_dawn.bias");
+    assert!(error.contains("mlp.down_proj.bias") && error.contains("missing"), "{error}");
+    let error = renamed("blk.0.attn_q.bias", "blk.0.attn_Q.bias");
+    assert!(error.contains("attn_") && error.contains("no place"), "{error}");
+    edit(&out.path().join("config.json"), |config| config["mlp_bias"] = json!("perhaps"));
+    let error = Pretrained::open(out.path()).err().expect("refused").to_string();
+    assert!(error.contains("mlp_bias") && error.contains("true or false"), "{error}");
 }
 
 #[test]

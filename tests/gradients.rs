@@ -12,7 +12,7 @@ use smolten::batch::MicroBatch;
 use smolten::config::Parameter;
 use smolten::dtype::DType;
 
-const MODELS: [&str; 2] = ["tied", "untied"];
+const MODELS: [&str; 3] = ["tied", "untied", "biased"];
 
 fn naive(name: &str) -> Naive {
     let (config, weights) = tiny_parts(name);

@@ -114,10 +114,10 @@ fn neighbours_in_a_micro_batch_are_invisible() {
     assert!((loss_sum - output.loss_sum).abs() <= 2.0 * f64::from(bound(FORWARD)) * loss_sum);
 }
 
-/// A model of three layers planned for inference, where layers share buffers, and caches for each.
+/// A model of three layers, with biases, planned for inference, where layers share buffers, and caches for each.
 fn inference(dtype: DType) -> (Model, Cpu, Vec<KvCache>, smolten::arena::Tensor, Engine) {
     let (mut config, _) = tiny_parts("untied");
-    config.num_hidden_layers = 3;
+    (config.num_hidden_layers, config.attention_bias, config.mlp_bias) = (3, true, true);
     let capacity = Capacity { tokens: 140, sequences: 8, positions: 140 };
     let weights = |name: &str| {
         let parameter = config.parameters().into_iter().find(|p| p.name == name).unwrap();

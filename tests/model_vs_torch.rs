@@ -11,7 +11,7 @@ use smolten::backend::UpdateRule;
 use smolten::dtype::DType;
 use smolten::ops::adamw::AdamWConfig;
 
-const MODELS: [&str; 2] = ["tied", "untied"];
+const MODELS: [&str; 3] = ["tied", "untied", "biased"];
 
 #[test]
 fn logits_and_loss() {

@@ -1,13 +1,14 @@
 //! The CPU engine: the arena in host memory, each operation a rayon loop or a matrix product.
 
 mod head;
+mod projection;
 
 use super::*;
 use crate::arena::{Memory, Plan};
 use crate::dtype::with_element;
 use crate::ops::attention::Saved;
 use crate::ops::grad_norm::{self, GradNorm};
-use crate::ops::{adamw, adamw_8bit, attention, embedding, linear, matmul, rmsnorm, rope, swiglu};
+use crate::ops::{adamw, adamw_8bit, attention, bias, embedding, linear, matmul, rmsnorm, rope, swiglu};
 
 /// The processor. In fp32 the fast path; in bf16 and fp16 the plain one that rounds where the kernels round.
 ///
@@ -164,28 +165,11 @@ impl Backend for Cpu {
     }
 
     fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()> {
-        let (x, y) = (self.active(x), self.active(y));
-        x.expect("linear", "x", [y.rows, w.cols])?;
-        y.expect("linear", "y", [x.rows, w.rows])?;
-        expect_dtype("linear", y, w.dtype)?;
-        let ([input, weight], [output]) = self.memory.lend([x, w], [y]);
-        with_element!(w.dtype, E => {
-            linear::forward::<E, E>(input.get(), weight.get(), output.get(), x.rows, x.cols);
-        });
-        Ok(())
+        self.affine("linear", x, w.into(), y)
     }
 
-    fn linear_residual(&mut self, x: Tensor, w: Tensor, residual: Tensor, y: Tensor) -> Result<()> {
-        let (x, residual, y) = (self.active(x), self.active(residual), self.active(y));
-        x.expect("linear_residual", "x", [y.rows, w.cols])?;
-        residual.expect("linear_residual", "residual", [x.rows, w.rows])?;
-        y.expect("linear_residual", "y", [x.rows, w.rows])?;
-        let ([input, weight, residual], [output]) = self.memory.lend([x, w, residual], [y]);
-        with_element!(w.dtype, E => {
-            let (input, weight) = (input.get(), weight.get());
-            linear::forward_residual::<E>(input, weight, residual.get(), output.get(), x.rows, x.cols);
-        });
-        Ok(())
+    fn linear_residual(&mut self, x: Tensor, w: Projection, residual: Tensor, y: Tensor) -> Result<()> {
+        self.residual(x, w, residual, y)
     }
 
     fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()> {
@@ -210,16 +194,26 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn bias_gradient(&mut self, dy: Tensor, db: Tensor, partials: Tensor) -> Result<()> {
+        let (dy, add) = (self.active(dy), self.accumulates());
+        db.expect("bias_gradient", "db", [1, dy.cols])?;
+        partials.expect("bias_gradient", "partials", [partials.rows, dy.cols])?;
+        let ([grad], [db, partials]) = self.memory.lend([dy], [db, partials]);
+        with_element!(dy.dtype, E => bias::gradient::<E>(grad.get(), db.get(), partials.get(), add));
+        Ok(())
+    }
+
     fn linear_rope(
         &mut self,
         batch: &BatchBuffers,
         heads: Heads,
         rope: RopeTable,
         x: Tensor,
-        w: Tensor,
+        w: Projection,
         qkv: Tensor,
     ) -> Result<()> {
-        let (x, qkv) = (self.active(x), self.active(qkv));
+        let bias = self.bias("linear_rope", w)?;
+        let (w, x, qkv) = (w.w, self.active(x), self.active(qkv));
         x.expect("linear_rope", "x", [qkv.rows, w.cols])?;
         qkv.expect("linear_rope", "qkv", [x.rows, heads.qkv_width()])?;
         w.expect("linear_rope", "w", [heads.qkv_width(), x.cols])?;
@@ -232,6 +226,9 @@ impl Backend for Cpu {
             // One rounding, after the rotation, as in a fused epilogue.
             matmul::rounding(out, |out| {
                 linear::forward::<E, f32>(input.get(), weight.get(), out, x.rows, x.cols);
+                if let Some(bias) = &bias {
+                    linear::add_bias(out, bias);
+                }
                 rope::rotate(out, heads, positions.get(), table, rope::Turn::Forward);
             });
         });
@@ -305,8 +302,8 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()> {
-        self.linear(x, w, gate_up)?;
+    fn linear_swiglu(&mut self, x: Tensor, w: Projection, gate_up: Tensor, act: Tensor) -> Result<()> {
+        self.affine("linear_swiglu", x, w, gate_up)?;
         let (gate_up, act) = (self.active(gate_up), self.active(act));
         gate_up.expect("linear_swiglu", "gate_up", [act.rows, 2 * act.cols])?;
         let ([input], [output]) = self.memory.lend([gate_up], [act]);

@@ -10,7 +10,7 @@ use crate::ops::attention_launch;
 use crate::ops::cross_entropy_launch::{self, HeadRungs, LossSums};
 use crate::ops::grad_norm::{DeviceNorm, GradNorm};
 use crate::ops::linear_launch::{self, Rotation, Rows};
-use crate::ops::{embedding, rmsnorm, rows};
+use crate::ops::{bias, embedding, rmsnorm, rows};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
@@ -45,6 +45,7 @@ pub(super) fn check_model(model: &ModelConfig, dtype: DType) -> Result<()> {
         ("hidden_size", hidden, chunks(hidden) && hidden <= most, "a multiple of 8, at most 4096"),
         ("intermediate_size", model.intermediate_size, chunks(model.intermediate_size), "a multiple of 8"),
         ("vocab_size", model.vocab_size, chunks(model.vocab_size), "a multiple of 8"),
+        ("head_dim", heads, !model.attention_bias || chunks(heads), "a multiple of 8 with attention_bias"),
         ("head_dim", heads, head_dim, if f32 { "even, at most 128" } else { "16, 32 or 64" }),
     ];
     let Some((name, found, _, rule)) = rules.into_iter().find(|(_, _, fits, _)| !fits) else { return Ok(()) };
@@ -195,7 +196,7 @@ impl Backend for CudaEngine {
         let _range = range(format_args!("linear"));
         linear_launch::linear(&self.device, self.products(), x, w, y)
     }
-    fn linear_residual(&mut self, x: Tensor, w: Tensor, residual: Tensor, y: Tensor) -> Result<()> {
+    fn linear_residual(&mut self, x: Tensor, w: Projection, residual: Tensor, y: Tensor) -> Result<()> {
         let _range = range(format_args!("linear_residual"));
         linear_launch::linear_residual(&self.device, self.products(), x, w, residual, y)
     }
@@ -207,13 +208,17 @@ impl Backend for CudaEngine {
         let _range = range(format_args!("linear_weight_gradient"));
         linear_launch::weight_gradient(&self.device, self.products(), Rows::Tokens, dy, x, dw)
     }
+    fn bias_gradient(&mut self, dy: Tensor, db: Tensor, partials: Tensor) -> Result<()> {
+        let _range = range(format_args!("bias_gradient"));
+        bias::launch(&self.device, self.rung, dy, db, partials)
+    }
     fn linear_rope(
         &mut self,
         batch: &BatchBuffers,
         heads: Heads,
         rope: RopeTable,
         x: Tensor,
-        w: Tensor,
+        w: Projection,
         qkv: Tensor,
     ) -> Result<()> {
         let _range = range(format_args!("linear_rope"));
@@ -259,7 +264,7 @@ impl Backend for CudaEngine {
         }
         attention_launch::cached(&self.device, self.rung, heads, past, qkv, [cache.keys, cache.values], out)
     }
-    fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()> {
+    fn linear_swiglu(&mut self, x: Tensor, w: Projection, gate_up: Tensor, act: Tensor) -> Result<()> {
         let _range = range(format_args!("linear_swiglu"));
         linear_launch::linear_swiglu(&self.device, self.products(), x, w, gate_up, act)
     }

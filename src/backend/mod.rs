@@ -15,6 +15,7 @@ mod cuda;
 pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
 pub use crate::ops::attention_launch::AttentionBackward;
 pub use crate::ops::cross_entropy::{HeadGradients, LinearCrossEntropy};
+pub use crate::ops::linear::Projection;
 pub use crate::ops::loss_scale::LossScale;
 pub use crate::ops::rmsnorm::RmsNormBackward;
 pub use cpu::Cpu;
@@ -182,21 +183,23 @@ pub trait Backend {
 
     /// `y = x·wᵀ`, x A `[T, in]`, w A `[out, in]`, y A `[T, out]`.
     fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()>;
-    /// `y = residual + x·wᵀ`, residual and y f32 `[T, out]`.
-    fn linear_residual(&mut self, x: Tensor, w: Tensor, residual: Tensor, y: Tensor) -> Result<()>;
+    /// `y = residual + x·wᵀ + bias`, residual and y f32 `[T, out]`. See [`Projection`], here and below.
+    fn linear_residual(&mut self, x: Tensor, w: Projection, residual: Tensor, y: Tensor) -> Result<()>;
     /// `dx = dy·w`, dy A `[T, out]`, dx A `[T, in]`.
     fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()>;
     /// `dw = dyᵀ·x`, f32 `[out, in]`, overwritten or added to.
     fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()>;
+    /// `db = Σ_t dy[t]`, f32 `[1, out]`, overwritten or added to; `partials` as in [`RmsNormBackward`], `out` wide.
+    fn bias_gradient(&mut self, dy: Tensor, db: Tensor, partials: Tensor) -> Result<()>;
 
-    /// `qkv = x·wᵀ`, then q and k rotated by their positions (halves convention of Hugging Face).
+    /// `qkv = x·wᵀ + bias`, then q and k rotated by their positions (halves convention of Hugging Face).
     fn linear_rope(
         &mut self,
         batch: &BatchBuffers,
         heads: Heads,
         rope: RopeTable,
         x: Tensor,
-        w: Tensor,
+        w: Projection,
         qkv: Tensor,
     ) -> Result<()>;
     /// Causal attention within each sequence; `lse` is kept for the backward pass.
@@ -226,8 +229,8 @@ pub trait Backend {
         out: Tensor,
     ) -> Result<()>;
 
-    /// `gate_up = x·wᵀ` (w: gate rows, then up rows), `act = silu(gate)·up`.
-    fn linear_swiglu(&mut self, x: Tensor, w: Tensor, gate_up: Tensor, act: Tensor) -> Result<()>;
+    /// `gate_up = x·wᵀ + bias` (w: gate rows, then up rows), `act = silu(gate)·up`.
+    fn linear_swiglu(&mut self, x: Tensor, w: Projection, gate_up: Tensor, act: Tensor) -> Result<()>;
     /// Down projection's input gradient and SwiGLU's, in one. See [`SwigluBackward`].
     fn linear_swiglu_backward(&mut self, args: SwigluBackward) -> Result<()>;
 

@@ -13,9 +13,7 @@ const ARCHITECTURE: &str = "LlamaForCausalLM";
 type Rule = (&'static str, fn(&Value) -> bool, &'static str);
 
 /// Fields that may be absent but not of another kind.
-const RULES: [Rule; 6] = [
-    ("attention_bias", |v| v == false, "biases in the attention projections are not supported"),
-    ("mlp_bias", |v| v == false, "biases in the MLP are not supported"),
+const RULES: [Rule; 4] = [
     ("hidden_act", |v| v == "silu" || v == "swish", "only the activation silu is supported"),
     ("pretraining_tp", |v| v == 1, "split projections are not supported: set it to 1"),
     ("quantization_config", |_| false, "quantised folders are not supported: use one in fp32, bf16 or fp16"),
@@ -55,13 +53,9 @@ impl ModelConfig {
             rms_norm_eps: round_f32(fields.number(object, "rms_norm_eps", Some(1e-6))?),
             rope_theta,
             rope_scaling,
-            tie_word_embeddings: match fields.get("tie_word_embeddings") {
-                None => false,
-                Some(Value::Bool(tied)) => *tied,
-                Some(other) => {
-                    return Err(fields.error("tie_word_embeddings", other, "it must be true or false"));
-                }
-            },
+            tie_word_embeddings: fields.flag("tie_word_embeddings")?,
+            attention_bias: fields.flag("attention_bias")?,
+            mlp_bias: fields.flag("mlp_bias")?,
             bos_token_id: fields.ids("bos_token_id", Some(1))?.first().copied(),
             eos_token_ids: fields.ids("eos_token_id", Some(2))?,
             pad_token_id: fields.ids("pad_token_id", None)?.first().copied(),
@@ -103,6 +97,8 @@ impl ModelConfig {
             ("rope_theta", json!(self.rope_theta)),
             ("rope_scaling", self.rope_scaling_json()),
             ("tie_word_embeddings", json!(self.tie_word_embeddings)),
+            ("attention_bias", json!(self.attention_bias)),
+            ("mlp_bias", json!(self.mlp_bias)),
             ("bos_token_id", json!(self.bos_token_id)),
             ("eos_token_id", eos),
             ("pad_token_id", json!(self.pad_token_id)),
@@ -171,6 +167,12 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(key) else { return Ok(default) };
         let size = value.as_u64().and_then(|n| usize::try_from(n).ok());
         size.ok_or_else(|| self.error(key, value, "it must be a whole number"))
+    }
+
+    /// False where it is absent.
+    fn flag(&self, key: &str) -> Result<bool> {
+        let Some(value) = self.get(key) else { return Ok(false) };
+        value.as_bool().ok_or_else(|| self.error(key, value, "it must be true or false"))
     }
 
     fn number(&self, object: &Map<String, Value>, key: &str, default: Option<f64>) -> Result<f64> {

@@ -71,7 +71,7 @@ impl ModelConfig {
         Ok(self)
     }
 
-    /// [`ModelConfig::num_parameters`] (with a separate head), `None` when it overflows.
+    /// [`ModelConfig::num_parameters`] (with a separate head, without biases), `None` when it overflows.
     fn weights_checked(&self) -> Option<usize> {
         let (c, d) = (self.hidden_size, self.head_dim);
         let heads = self.num_attention_heads.checked_add(self.num_key_value_heads)?.checked_mul(2)?;

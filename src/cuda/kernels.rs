@@ -107,6 +107,8 @@ pub struct Kernels {
     pub rmsnorm_backward: Ladder,
     /// `kernels/rmsnorm.cu`.
     pub rmsnorm_backward_finish: Ladder,
+    /// `kernels/bias.cu`, for the activation type.
+    pub bias_gradient: Ladder,
     /// `kernels/cross_entropy.cu`, for the activation type.
     pub cross_entropy: Ladder,
     /// `kernels/cross_entropy.cu`.
@@ -191,6 +193,7 @@ impl Kernels {
             rmsnorm_forward: ladder(&rmsnorm, "rmsnorm_forward", &typed)?,
             rmsnorm_backward: ladder(&rmsnorm, "rmsnorm_backward", &typed)?,
             rmsnorm_backward_finish: ladder(&rmsnorm, "rmsnorm_backward_finish", "")?,
+            bias_gradient: ladder(&module(device, "bias")?, "bias_gradient", &typed)?,
             cross_entropy: ladder(&cross_entropy, "cross_entropy", &typed)?,
             cross_entropy_finish: function(&cross_entropy, "cross_entropy_finish")?,
             linear: product("linear", &Tile::ALL[..1])?,

@@ -14,7 +14,7 @@ const OUTER: [(&str, &str); 3] = [
     ("output.weight", "lm_head.weight"),
 ];
 
-/// Tensors of a layer, without `blk.N.` and `model.layers.N.` and the ending `.weight` of both.
+/// Tensors of a layer, without `blk.N.` and `model.layers.N.` and the ending `.weight` or `.bias` of both.
 const LAYER: [(&str, &str); 9] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -33,9 +33,9 @@ pub fn hf_name(name: &str) -> Option<String> {
         return Some((*hf).to_owned());
     }
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    let rest = rest.strip_suffix(".weight")?;
-    let (_, hf) = LAYER.iter().find(|(gguf, _)| *gguf == rest)?;
-    Some(format!("model.layers.{layer}.{hf}.weight"))
+    let (rest, what) = rest.split_once('.')?;
+    let (_, hf) = LAYER.iter().find(|(gguf, hf)| *gguf == rest && has(hf, what))?;
+    Some(format!("model.layers.{layer}.{hf}.{what}"))
 }
 
 /// The name in GGUF of a parameter; `None` for what is none of a Llama.
@@ -44,9 +44,14 @@ pub fn gguf_name(hf: &str) -> Option<String> {
         return Some((*gguf).to_owned());
     }
     let (layer, rest) = hf.strip_prefix("model.layers.")?.split_once('.')?;
-    let rest = rest.strip_suffix(".weight")?;
-    let (gguf, _) = LAYER.iter().find(|(_, name)| *name == rest)?;
-    Some(format!("blk.{layer}.{gguf}.weight"))
+    let (rest, what) = rest.rsplit_once('.')?;
+    let (gguf, _) = LAYER.iter().find(|(_, name)| *name == rest && has(name, what))?;
+    Some(format!("blk.{layer}.{gguf}.{what}"))
+}
+
+/// Whether a part of a layer, by its name in Hugging Face, has a tensor `what`: a weight all, a bias projections.
+fn has(part: &str, what: &str) -> bool {
+    what == "weight" || (what == "bias" && part.ends_with("_proj"))
 }
 
 /// Whether a tensor only restates the rotary frequencies, which are computed from the configuration here.
@@ -100,6 +105,8 @@ impl ModelConfig {
             rope_theta: file.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
             rope_scaling: RopeScaling::Default,
             tie_word_embeddings: file.tensor("output.weight").is_none(),
+            attention_bias: file.tensor("blk.0.attn_q.bias").is_some(),
+            mlp_bias: file.tensor("blk.0.ffn_gate.bias").is_some(),
             bos_token_id: id("tokenizer.ggml.bos_token_id")?,
             eos_token_ids: id("tokenizer.ggml.eos_token_id")?.into_iter().collect(),
             pad_token_id: id("tokenizer.ggml.padding_token_id")?,

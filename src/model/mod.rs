@@ -13,7 +13,9 @@ mod plan;
 pub use feed::Feed;
 
 use crate::arena::{Category, Plan, Tensor};
-use crate::backend::{Backend, BatchBuffers, HeadGradients, KvCache, LinearCrossEntropy, RopeTable};
+use crate::backend::{
+    Backend, BatchBuffers, HeadGradients, KvCache, LinearCrossEntropy, Projection, RopeTable,
+};
 use crate::config::{ModelConfig, Parameter};
 use crate::dtype::{DType, Element, with_element};
 use crate::error::Result;
@@ -50,6 +52,28 @@ pub struct Weight {
 struct Fused {
     w: Tensor,
     dw: Option<Tensor>,
+    bias: Option<Tensor>,
+    dbias: Option<Tensor>,
+}
+
+impl Fused {
+    /// The next `n` weights, then as many biases if they have some.
+    fn next<'a>(weights: &mut impl Iterator<Item = &'a Weight>, n: usize, biased: bool) -> Self {
+        let mut of: Vec<&Weight> = weights.take(if biased { 2 * n } else { n }).collect();
+        let biases = of.split_off(n);
+        let grads = |of: &[&Weight]| of.iter().filter_map(|w| w.grad).collect::<Vec<_>>();
+        let trained = of[0].grad.is_some();
+        Self {
+            w: plan::fuse(of.iter().map(|w| w.working)),
+            dw: trained.then(|| plan::fuse(grads(&of))),
+            bias: biased.then(|| plan::span(biases.iter().map(|w| w.working))),
+            dbias: (biased && trained).then(|| plan::span(grads(&biases))),
+        }
+    }
+
+    fn projection(&self) -> Projection {
+        Projection { w: self.w, bias: self.bias }
+    }
 }
 
 /// Weights of one block and what its forward pass keeps.
@@ -113,8 +137,15 @@ struct Backward {
     dattention: Tensor,
     dqkv: Tensor,
     delta: Tensor,    // f32 [T, H]
-    partials: Tensor, // f32 [.., C]
+    partials: Tensor, // f32 [.., C], or as wide as the widest bias
     head: HeadGradients,
+}
+
+impl Backward {
+    /// Room for partial sums of `columns` columns.
+    fn partials_of(&self, columns: usize) -> Tensor {
+        Tensor { cols: columns, ..self.partials }
+    }
 }
 
 /// Handles of one model in one arena.
@@ -151,32 +182,25 @@ impl Model {
         let training = purpose != Purpose::Inference;
         let weights = plan::weights(plan, config, dtype, training);
         let grads = training.then(|| plan::span(weights.iter().filter_map(|w| w.grad)));
-        let fused = |names: &[usize]| Fused {
-            w: plan::fuse(names.iter().map(|&i| weights[i].working)),
-            dw: training.then(|| plan::fuse(names.iter().filter_map(|&i| weights[i].grad))),
-        };
+        let mut rest = weights.iter();
+        let mut fused = |n, biased| Fused::next(&mut rest, n, biased);
+        let embedding = fused(1, false);
         let scratch = plan::scratch(plan, config, dtype, capacity);
         let kept = plan::kept(plan, config, dtype, capacity, purpose, &scratch);
         let layers = kept
             .into_iter()
-            .enumerate()
-            .map(|(l, kept)| {
-                let at = 1 + 9 * l;
-                Layer {
-                    norm1: fused(&[at]),
-                    qkv: fused(&[at + 1, at + 2, at + 3]),
-                    o: fused(&[at + 4]),
-                    norm2: fused(&[at + 5]),
-                    gate_up: fused(&[at + 6, at + 7]),
-                    down: fused(&[at + 8]),
-                    kept,
-                }
+            .map(|kept| Layer {
+                norm1: fused(1, false),
+                qkv: fused(3, config.attention_bias),
+                o: fused(1, config.attention_bias),
+                norm2: fused(1, false),
+                gate_up: fused(2, config.mlp_bias),
+                down: fused(1, config.mlp_bias),
+                kept,
             })
             .collect();
-        let norm = 1 + 9 * config.num_hidden_layers;
-        let embedding = fused(&[0]);
-        let head = if config.tie_word_embeddings { embedding } else { fused(&[norm + 1]) };
-        let norm = fused(&[norm]);
+        let norm = fused(1, false);
+        let head = if config.tie_word_embeddings { embedding } else { fused(1, false) };
         let half = config.head_dim / 2;
         let mut table = || plan.tensor(Category::Weights, capacity.positions, half, DType::F32);
         let rope = RopeTable { cos: table(), sin: table() };

@@ -1,6 +1,6 @@
 //! The forward and backward pass over one micro-batch that was fed before.
 
-use super::{Layer, Model};
+use super::{Fused, Layer, Model};
 use crate::arena::Tensor;
 use crate::backend::{AttentionBackward, Backend, KvCache, RmsNormBackward, SwigluBackward};
 use crate::cuda::range;
@@ -74,17 +74,17 @@ impl Model {
         let (layer, eps) = (&self.layers[l], self.config.rms_norm_eps);
         let (k, heads) = (&layer.kept, self.heads());
         b.rmsnorm_forward(k.x, layer.norm1.w, eps, k.norm1, k.rstd1)?;
-        b.linear_rope(&self.batch, heads, self.rope, k.norm1, layer.qkv.w, k.qkv)?;
+        b.linear_rope(&self.batch, heads, self.rope, k.norm1, layer.qkv.projection(), k.qkv)?;
         match attend {
             Attend::Batch => b.attention_forward(&self.batch, heads, k.qkv, k.attention, k.lse)?,
             Attend::Cached { past, caches } => {
                 b.attention_cached(heads, past, k.qkv, caches[l], k.attention)?;
             }
         }
-        b.linear_residual(k.attention, layer.o.w, k.x, k.mid)?;
+        b.linear_residual(k.attention, layer.o.projection(), k.x, k.mid)?;
         b.rmsnorm_forward(k.mid, layer.norm2.w, eps, k.norm2, k.rstd2)?;
-        b.linear_swiglu(k.norm2, layer.gate_up.w, k.gate_up, k.act)?;
-        b.linear_residual(k.act, layer.down.w, k.mid, self.after(l))
+        b.linear_swiglu(k.norm2, layer.gate_up.projection(), k.gate_up, k.act)?;
+        b.linear_residual(k.act, layer.down.projection(), k.mid, self.after(l))
     }
 
     /// From the head's gradient down to the embedding.
@@ -100,7 +100,7 @@ impl Model {
             dx: g.dx,
             dx_rounded: self.rounded(),
             dw: grad(self.norm.dw),
-            partials: g.partials,
+            partials: g.partials_of(self.config.hidden_size),
         })?;
         for (l, layer) in self.layers.iter().enumerate().rev() {
             let _range = range(format_args!("layer {l} backward"));
@@ -108,6 +108,14 @@ impl Model {
             self.attention_backward(b, layer)?;
         }
         b.embedding_backward(&self.batch, g.dx, grad(self.embedding.dw), self.config.tie_word_embeddings)
+    }
+
+    /// Gradients of a projection of `x`: of its weight and, where it has one, its bias.
+    fn projection_gradients(&self, b: &mut dyn Backend, dy: Tensor, x: Tensor, of: &Fused) -> Result<()> {
+        b.linear_weight_gradient(dy, x, grad(of.dw))?;
+        let Some(dbias) = of.dbias else { return Ok(()) };
+        let g = self.backward.as_ref().expect("planned for training");
+        b.bias_gradient(dy, dbias, g.partials_of(dbias.cols))
     }
 
     /// `dx` as the matrix products read it, where that is another buffer.
@@ -128,11 +136,11 @@ impl Model {
             dact: g.dact,
             dgate_up: g.dgate_up,
         })?;
-        b.linear_weight_gradient(g.dx_a, k.act, grad(layer.down.dw))?;
+        self.projection_gradients(b, g.dx_a, k.act, &layer.down)?;
         if self.recomputes {
             b.rmsnorm_forward(k.mid, layer.norm2.w, eps, k.norm2, k.rstd2)?;
         }
-        b.linear_weight_gradient(g.dgate_up, k.norm2, grad(layer.gate_up.dw))?;
+        self.projection_gradients(b, g.dgate_up, k.norm2, &layer.gate_up)?;
         b.linear_input_gradient(g.dgate_up, layer.gate_up.w, g.dnorm)?;
         b.rmsnorm_backward(RmsNormBackward {
             x: k.mid,
@@ -142,7 +150,7 @@ impl Model {
             dx: g.dx,
             dx_rounded: self.rounded(),
             dw: grad(layer.norm2.dw),
-            partials: g.partials,
+            partials: g.partials_of(self.config.hidden_size),
         })
     }
 
@@ -150,7 +158,7 @@ impl Model {
     fn attention_backward(&self, b: &mut dyn Backend, layer: &Layer) -> Result<()> {
         let g = self.backward.as_ref().expect("planned for training");
         let (k, eps) = (&layer.kept, self.config.rms_norm_eps);
-        b.linear_weight_gradient(g.dx_a, k.attention, grad(layer.o.dw))?;
+        self.projection_gradients(b, g.dx_a, k.attention, &layer.o)?;
         b.linear_input_gradient(g.dx_a, layer.o.w, g.dattention)?;
         let saved = AttentionBackward {
             qkv: k.qkv,
@@ -164,7 +172,7 @@ impl Model {
         if self.recomputes {
             b.rmsnorm_forward(k.x, layer.norm1.w, eps, k.norm1, k.rstd1)?;
         }
-        b.linear_weight_gradient(g.dqkv, k.norm1, grad(layer.qkv.dw))?;
+        self.projection_gradients(b, g.dqkv, k.norm1, &layer.qkv)?;
         b.linear_input_gradient(g.dqkv, layer.qkv.w, g.dnorm)?;
         b.rmsnorm_backward(RmsNormBackward {
             x: k.x,
@@ -174,7 +182,7 @@ impl Model {
             dx: g.dx,
             dx_rounded: self.rounded(),
             dw: grad(layer.norm1.dw),
-            partials: g.partials,
+            partials: g.partials_of(self.config.hidden_size),
         })
     }
 }

@@ -12,14 +12,13 @@ use crate::recipe::Recompute;
 /// of SmolLM2's vocabulary are 192 MiB.
 const LOGIT_ROWS: usize = 1024;
 
-/// Lays the weights out in the order of their names; q k v of a layer adjoin, and gate and up.
+/// Lays the weights out in the order of their names; q k v of a layer adjoin, and gate and up, and so their biases.
 pub(super) fn weights(plan: &mut Plan, config: &ModelConfig, dtype: DType, training: bool) -> Vec<Weight> {
     let parameters = config.parameters();
     let mut lay_out = |category, dtype| -> Vec<Tensor> {
         let place = |p: &Parameter| {
             let [rows, cols] = p.shape;
-            let follows =
-                ["k_proj.weight", "v_proj.weight", "up_proj.weight"].iter().any(|end| p.name.ends_with(end));
+            let follows = [".k_proj.", ".v_proj.", ".up_proj."].iter().any(|part| p.name.contains(part));
             if follows {
                 plan.adjoining(category, rows, cols, dtype)
             } else {
@@ -134,6 +133,9 @@ pub(super) fn backward(
     let dx = of(t, c, DType::F32);
     let dnorm = of(t, c, dtype);
     let rows = scratch.logits.rows;
+    let of_attention = if n.attention_bias { n.qkv_width() } else { 0 };
+    let of_mlp = if n.mlp_bias { 2 * f } else { 0 };
+    let widest = c.max(of_attention).max(of_mlp);
     Backward {
         dx,
         dx_a: if same { dx } else { of(t, c, dtype) },
@@ -143,7 +145,7 @@ pub(super) fn backward(
         dattention: of(t, n.attention_width(), dtype),
         dqkv: of(t, n.qkv_width(), dtype),
         delta: of(t, n.num_attention_heads, DType::F32),
-        partials: of(t.div_ceil(rmsnorm::ROWS_PER_PARTIAL), c, DType::F32),
+        partials: of(t.div_ceil(rmsnorm::ROWS_PER_PARTIAL), widest, DType::F32),
         head: HeadGradients {
             dx: dnorm,
             dw: head.dw.expect("planned for training"),

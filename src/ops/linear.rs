@@ -1,11 +1,32 @@
 //! Products with a weight `[out, in]`, forward and backward, accumulated in fp32.
 
 use super::matmul::{Threads, View, multiply, rounding, widen};
+use crate::arena::Tensor;
 use crate::dtype::Element;
 use rayon::prelude::*;
 
 /// Elements that one task copies.
 const COPY: usize = 1 << 15;
+
+/// A weight A `[out, in]` and, where the model has one, the bias A `[1, out]` that is added to its products.
+#[derive(Clone, Copy, Debug)]
+pub struct Projection {
+    /// Weight.
+    pub w: Tensor,
+    /// Bias.
+    pub bias: Option<Tensor>,
+}
+
+impl From<Tensor> for Projection {
+    fn from(w: Tensor) -> Self {
+        Self { w, bias: None }
+    }
+}
+
+/// `y[t] += bias`. `y` f32 `[T, out]`, `bias` `[out]`.
+pub fn add_bias(y: &mut [f32], bias: &[f32]) {
+    y.par_chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+}
 
 /// `y = x·wᵀ`. `x` A `[T, in]`, `w` A `[out, in]`, `y` B `[T, out]`.
 pub fn forward<A: Element, B: Element>(x: &[A], w: &[A], y: &mut [B], t: usize, inputs: usize) {

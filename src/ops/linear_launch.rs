@@ -7,6 +7,7 @@
 #![allow(missing_docs, reason = "errors of all functions are named above")]
 
 use super::attention::Heads;
+use super::linear::Projection;
 use crate::arena::Tensor;
 use crate::cuda::{
     Cuda, Cut, Extent, Product, Rung, blocks_of, cuda, dim_i32, dim_u32, expect, expect_chunks,
@@ -63,9 +64,10 @@ struct LinearArgs {
     partials: u64,
     splits: i32,
     unused: i32,
+    bias: u64,
 }
 
-const _: () = assert!(size_of::<LinearArgs>() == 120, "as in kernels/gemm.cu");
+const _: () = assert!(size_of::<LinearArgs>() == 128, "as in kernels/gemm.cu");
 
 // SAFETY: plain numbers without padding, laid out as the kernels' parameter; the static assertions on both sides hold
 // the size.
@@ -88,20 +90,21 @@ pub fn linear_wide(device: &Cuda, rung: Rung, rows: Rows, x: Tensor, w: Tensor, 
     call.launch(device, &device.kernels.linear_wide, rung)
 }
 
-/// `y = residual + x·wᵀ`. `residual`, `y` f32 `[T, out]`; they may be the same buffer.
+/// `y = residual + x·wᵀ + bias`. `residual`, `y` f32 `[T, out]`; they may be the same buffer.
 pub fn linear_residual(
     device: &Cuda,
     rung: Rung,
     x: Tensor,
-    w: Tensor,
+    w: impl Into<Projection>,
     residual: Tensor,
     y: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_residual";
+    let Projection { w, bias } = w.into();
     let (t, a) = (x.rows, device.dtype);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [w.rows, w.cols], a)])?;
     expect(OP, [("residual", residual, [t, w.rows], DType::F32), ("y", y, [t, w.rows], DType::F32)])?;
-    let call = Call { residual: Some(residual), ..Call::new(OP, x, w, y, [w.cols, w.rows]) };
+    let call = Call { residual: Some(residual), bias, ..Call::new(OP, x, w, y, [w.cols, w.rows]) };
     call.launch(device, &device.kernels.linear_residual, rung)
 }
 
@@ -118,16 +121,17 @@ pub struct Rotation {
     pub sin: Tensor,
 }
 
-/// `qkv = x·wᵀ`, q and k rotated by their tokens' positions, rounded after that. `qkv` A `[T, (H + 2K)·D]`.
+/// `qkv = x·wᵀ + bias`, q and k rotated by their tokens' positions, rounded after that. `qkv` A `[T, (H + 2K)·D]`.
 pub fn linear_rope(
     device: &Cuda,
     rung: Rung,
     rotation: Rotation,
     x: Tensor,
-    w: Tensor,
+    w: impl Into<Projection>,
     qkv: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_rope";
+    let Projection { w, bias } = w.into();
     let Rotation { heads, positions, cos, sin } = rotation;
     let (t, a, width, half) = (x.rows, device.dtype, heads.qkv_width(), heads.head_dim / 2);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [width, w.cols], a), ("qkv", qkv, [t, width], a)])?;
@@ -137,25 +141,27 @@ pub fn linear_rope(
         let got = heads.head_dim.to_string();
         return Err(Error::Unsupported { op: OP, dim: "head_dim", got, rule: "16, 32 or 64" });
     }
-    let call = Call { rotation: Some(rotation), ..Call::new(OP, x, w, qkv, [w.cols, width]) };
+    let call = Call { rotation: Some(rotation), bias, ..Call::new(OP, x, w, qkv, [w.cols, width]) };
     call.launch(device, &device.kernels.linear_rope, rung)
 }
 
-/// `gate_up = x·wᵀ` (`w`: gate rows, then up rows), `act = silu(gate)·up`. `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
+/// `gate_up = x·wᵀ + bias` (`w`: gate rows, then up rows), `act = silu(gate)·up`. `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
 pub fn linear_swiglu(
     device: &Cuda,
     rung: Rung,
     x: Tensor,
-    w: Tensor,
+    w: impl Into<Projection>,
     gate_up: Tensor,
     act: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_swiglu";
+    let Projection { w, bias } = w.into();
     let (t, a, f) = (x.rows, device.dtype, act.cols);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [2 * f, w.cols], a)])?;
     expect(OP, [("gate_up", gate_up, [t, 2 * f], a), ("act", act, [t, f], a)])?;
     expect_chunks(OP, rung, "F", f)?;
-    let call = Call { swiglu: Some((gate_up, Some(act))), ..Call::new(OP, x, w, gate_up, [w.cols, 2 * f]) };
+    let swiglu = Some((gate_up, Some(act)));
+    let call = Call { swiglu, bias, ..Call::new(OP, x, w, gate_up, [w.cols, 2 * f]) };
     call.launch(device, &device.kernels.linear_swiglu, rung)
 }
 
@@ -237,6 +243,7 @@ struct Call {
     rotation: Option<Rotation>,
     /// Gate and up, and act where it is written.
     swiglu: Option<(Tensor, Option<Tensor>)>,
+    bias: Option<Tensor>,
 }
 
 impl Call {
@@ -256,11 +263,13 @@ impl Call {
             residual: None,
             rotation: None,
             swiglu: None,
+            bias: None,
         }
     }
 
     fn launch(&self, device: &Cuda, product: &Product, rung: Rung) -> Result<()> {
         let op = self.op;
+        self.bias.map_or(Ok(()), |bias| expect(op, [("bias", bias, [1, self.outputs], device.dtype)]))?;
         expect_chunks(op, rung, "in", self.inputs)?;
         expect_chunks(op, rung, "out", self.outputs)?;
         let (m, n) = (dim_u32(op, "rows", self.c.rows)?, dim_u32(op, "columns", self.columns)?);
@@ -347,6 +356,7 @@ impl Call {
             partials: at(device.workspace),
             splits: splits.cast_signed(),
             unused: 0,
+            bias: at(self.bias),
         })
     }
 }

@@ -12,6 +12,8 @@ pub mod embedding;
 
 pub mod rmsnorm;
 
+pub mod bias;
+
 pub mod linear;
 
 pub mod linear_launch;

@@ -96,10 +96,15 @@ pub fn backward_weight<E: Element>(
             });
         }
     });
+    add_partials(partials, dw, add);
+}
+
+/// `dw = Σ_b partials[b]`, overwritten or added to.
+pub(super) fn add_partials(partials: &[f32], dw: &mut [f32], add: bool) {
     if !add {
         dw.fill(0.0);
     }
-    for partial in partials.chunks_exact(c) {
+    for partial in partials.chunks_exact(dw.len()) {
         dw.iter_mut().zip(partial).for_each(|(dw, p)| *dw += p);
     }
 }
@@ -164,7 +169,6 @@ pub fn launch_forward(
 /// As [`launch_forward`].
 pub fn launch_backward(device: &Cuda, rung: Rung, args: &RmsNormBackward) -> Result<()> {
     const OP: &str = "rmsnorm_backward";
-    const FINISH_COLUMNS: u32 = 32;
     check_backward(OP, device.dtype, rung, args)?;
     let (rows, columns) = (args.x.rows, dim_u32(OP, "C", args.w.cols)?);
     if columns == 0 {
@@ -173,15 +177,12 @@ pub fn launch_backward(device: &Cuda, rung: Rung, args: &RmsNormBackward) -> Res
     let blocks = dim_u32(OP, "T", rows.div_ceil(ROWS_PER_PARTIAL))?;
     let kernels = &device.kernels;
     let [x, w, rstd, dy] = [args.x, args.w, args.rstd, args.dy].map(|t| device.address(t));
-    let [dx, dw, partials] = [args.dx, args.dw, args.partials].map(|t| device.address(t));
+    let [dx, partials] = [args.dx, args.partials].map(|t| device.address(t));
     let rounded = args.dx_rounded.map_or(0, |t| device.address(t));
     let (params, c) = (device.step_address(), dim_i32(OP, "C", args.w.cols)?);
-    let (threads, finish) = match rung {
-        Rung::Naive => (32, blocks_of(128, columns.div_ceil(128))),
-        Rung::Production => {
-            let threads = columns.div_ceil(COLUMNS_PER_THREAD).next_multiple_of(32);
-            (threads, blocks_of(256, columns.div_ceil(FINISH_COLUMNS)))
-        }
+    let threads = match rung {
+        Rung::Naive => 32,
+        Rung::Production => columns.div_ceil(COLUMNS_PER_THREAD).next_multiple_of(32),
     };
     if blocks > 0 {
         let mut launch = device.stream.launch_builder(kernels.rmsnorm_backward.rung(OP, rung)?);
@@ -192,11 +193,30 @@ pub fn launch_backward(device: &Cuda, rung: Rung, args: &RmsNormBackward) -> Res
         // block (checked). C is at most 8 per thread of at most 512. One stream, so nothing else touches them.
         unsafe { launch.launch(blocks_of(threads, blocks)) }.map_err(cuda(OP))?;
     }
-    let mut launch = device.stream.launch_builder(kernels.rmsnorm_backward_finish.rung(OP, rung)?);
+    launch_finish(OP, device, rung, args.partials, args.dw)
+}
+
+/// Adds partial sums up, `dw` f32 `[1, C]`, `partials` f32 `[ceil(T / ROWS_PER_PARTIAL), C]`; the caller has checked them.
+pub(super) fn launch_finish(
+    op: &'static str,
+    device: &Cuda,
+    rung: Rung,
+    partials: Tensor,
+    dw: Tensor,
+) -> Result<()> {
+    const COLUMNS: u32 = 32;
+    let columns = dim_u32(op, "C", dw.cols)?;
+    let config = match rung {
+        Rung::Naive => blocks_of(128, columns.div_ceil(128)),
+        Rung::Production => blocks_of(256, columns.div_ceil(COLUMNS)),
+    };
+    let (params, c) = (device.step_address(), dim_i32(op, "C", dw.cols)?);
+    let [partials, dw] = [partials, dw].map(|t| device.address(t));
+    let mut launch = device.stream.launch_builder(device.kernels.rmsnorm_backward_finish.rung(op, rung)?);
     launch.arg(&params).arg(&partials).arg(&dw).arg(&c);
     // SAFETY: the four arguments match the kernel's parameters. It reads the partials that the kernel before it on the
     // same stream wrote, and writes the C elements of dw, for which there is room (checked).
-    unsafe { launch.launch(finish) }.map_err(cuda(OP))?;
+    unsafe { launch.launch(config) }.map_err(cuda(op))?;
     Ok(())
 }
 

@@ -62,7 +62,7 @@ pub fn bound(depth: f32) -> f32 {
 /// softmax and values (24 keys), o (128), gate/up (64), down (96); a head (64). About 1,000.
 pub const FORWARD: f32 = 1000.0;
 
-/// The folder of one of the two tiny models.
+/// The folder of one of the tiny models.
 pub fn tiny(name: &str) -> PathBuf {
     super::root().join("tests/fixtures").join(format!("tiny-llama-{name}"))
 }

@@ -77,7 +77,15 @@ impl Naive {
 
     fn block(&self, l: usize, x: &mut [Vec<f64>]) {
         let name = |rest: &str| format!("model.layers.{l}.{rest}.weight");
-        let linear = |which: &str, x: &[f64]| matrix(self.weight(&name(which)), x);
+        let linear = |which: &str, x: &[f64]| {
+            let mut y = matrix(self.weight(&name(which)), x);
+            let n = &self.config;
+            let biased = if which.starts_with("mlp") { n.mlp_bias } else { n.attention_bias };
+            if biased {
+                add(&mut y, self.weight(&format!("model.layers.{l}.{which}.bias")));
+            }
+            y
+        };
         let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
         for (position, x) in x.iter().enumerate() {
             let n = self.norm(&name("input_layernorm"), x);

@@ -9,8 +9,9 @@ use smolten::cuda::{Cuda, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
 use smolten::ops::attention::Heads;
+use smolten::ops::linear::Projection;
 use smolten::ops::linear_launch::{self, Rotation};
-use smolten::ops::{linear, rope, swiglu};
+use smolten::ops::{linear, matmul, rope, swiglu};
 
 /// Rows planned and in use, inputs, F or rows of W beyond it.
 const SHAPES: [[usize; 4]; 5] =
@@ -59,12 +60,17 @@ fn swiglu_matches<E: Element>(unit: f32) {
         let mut of = |rows, cols| plan.tensor(Category::Activations, rows, cols, E::DTYPE);
         let (x, w, gate_up, act) = (of(rows, inputs), of(2 * f, inputs), of(rows, 2 * f), of(rows, f));
         let (dy, down, dgate_up) = (of(rows, inputs), of(inputs, f), of(rows, 2 * f));
+        let bias = of(1, 2 * f);
         let mut cuda = open(&plan, E::DTYPE);
         let (x_host, w_host) = (whole::<E>(t * inputs, 1, 1.0), whole::<E>(2 * f * inputs, 2, 1.0));
         let (dy_host, down_host) = (whole::<E>(t * inputs, 3, 2.0), whole::<E>(inputs * f, 4, 2.0));
         let zeros = |n| vec![E::from_f32(0.0); n];
         let (mut gate_up_want, mut act_want) = (zeros(2 * t * f), zeros(t * f));
-        linear::forward::<E, E>(&x_host, &w_host, &mut gate_up_want, t, inputs);
+        let bias_host = whole::<E>(2 * f, 5, 2.0);
+        matmul::rounding(&mut gate_up_want, |out| {
+            linear::forward::<E, f32>(&x_host, &w_host, out, t, inputs);
+            linear::add_bias(out, &widen(&bias_host));
+        });
         swiglu::forward(&gate_up_want, &mut act_want, f);
         let (mut dact, mut again, mut dgate_up_want) = (zeros(t * f), zeros(t * f), zeros(2 * t * f));
         linear::input_gradient(&dy_host, &down_host, &mut dact, t, f);
@@ -78,9 +84,11 @@ fn swiglu_matches<E: Element>(unit: f32) {
             write_rows(&mut cuda, dy, &dy_host);
             write(&mut cuda, w, &w_host);
             write(&mut cuda, down, &down_host);
+            write(&mut cuda, bias, &bias_host);
             [gate_up, act, dgate_up].into_iter().for_each(|t| write_rows::<E>(&mut cuda, t, &[]));
             cuda.cut = None; // the forward product has only the largest
-            linear_launch::linear_swiglu(&cuda, rung, x, w, gate_up, act).unwrap();
+            let projection = Projection { w, bias: Some(bias) };
+            linear_launch::linear_swiglu(&cuda, rung, x, projection, gate_up, act).unwrap();
             assert!(read_rows::<E>(&cuda, gate_up, t) == widen(&gate_up_want), "{}", name("gate_up"));
             close(&name("act"), &read_rows::<E>(&cuda, act, t), &widen(&act_want), FEW + narrow, |_| 0.0);
             write_rows::<E>(&mut cuda, act, &[]);
@@ -118,7 +126,7 @@ fn rope_matches<E: Element>(unit: f32) {
         let mut of = |rows, cols, dtype| plan.tensor(Category::Activations, rows, cols, dtype);
         let (x, w, qkv) =
             (of(rows, inputs, E::DTYPE), of(width, inputs, E::DTYPE), of(rows, width, E::DTYPE));
-        let positions = of(1, rows, DType::U32);
+        let (bias, positions) = (of(1, width, E::DTYPE), of(1, rows, DType::U32));
         let (cos, sin) = (of(50, half, DType::F32), of(50, half, DType::F32));
         let mut cuda = open(&plan, E::DTYPE);
         let (x_host, w_host) = (whole::<E>(t * inputs, 1, 4.0), whole::<E>(width * inputs, 2, 4.0));
@@ -126,7 +134,9 @@ fn rope_matches<E: Element>(unit: f32) {
         let frequencies: Vec<f64> = (0..half).map(|i| 1.0 / (1 + i) as f64).collect();
         let (cos_host, sin_host) = rope::table(&frequencies, 50);
         let mut product = vec![0.0f32; t * width];
+        let bias_host = whole::<E>(width, 3, 4.0);
         linear::forward::<E, f32>(&x_host, &w_host, &mut product, t, inputs);
+        linear::add_bias(&mut product, &widen(&bias_host));
         let mut want = product.clone();
         let table = rope::Table { cos: &cos_host, sin: &sin_host };
         rope::rotate(&mut want, heads, &at[..t], table, rope::Turn::Forward);
@@ -137,12 +147,14 @@ fn rope_matches<E: Element>(unit: f32) {
             tokens(&mut cuda, t);
             write_rows(&mut cuda, x, &x_host);
             write(&mut cuda, w, &w_host);
+            write(&mut cuda, bias, &bias_host);
             write(&mut cuda, positions, &at);
             write(&mut cuda, cos, &cos_host);
             write(&mut cuda, sin, &sin_host);
             write_rows::<E>(&mut cuda, qkv, &[]);
             let rotation = Rotation { heads, positions, cos, sin };
-            linear_launch::linear_rope(&cuda, rung, rotation, x, w, qkv).unwrap();
+            let projection = Projection { w, bias: Some(bias) };
+            linear_launch::linear_rope(&cuda, rung, rotation, x, projection, qkv).unwrap();
             // Two products and a sum, fused or not; a column and its partner differ by half a head.
             let size = |i: usize| {
                 let partner = if i % head_dim < half { i + half } else { i - half };

@@ -6,7 +6,7 @@ use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Cut, Device, Rung, Tile};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
-use smolten::ops::linear;
+use smolten::ops::linear::{self, Projection};
 use smolten::ops::linear_launch::{self, Rows};
 
 /// Rows planned, rows in use, inputs, outputs: less than a tile in each direction; tails in each; a tile and a row; more
@@ -26,6 +26,7 @@ struct Buffers {
     x: Tensor,
     w: Tensor,
     dy: Tensor,
+    bias: Tensor,
     residual: Tensor,
     y: Tensor,
     sum: Tensor,
@@ -40,6 +41,7 @@ impl Buffers {
             x: of(rows, inputs, E::DTYPE),
             w: of(outputs, inputs, E::DTYPE),
             dy: of(rows, outputs, E::DTYPE),
+            bias: of(1, outputs, E::DTYPE),
             residual: of(rows, outputs, DType::F32),
             y: of(rows, outputs, E::DTYPE),
             sum: of(rows, outputs, DType::F32),
@@ -54,6 +56,7 @@ struct Host<E> {
     x: Vec<E>,
     w: Vec<E>,
     dy: Vec<E>,
+    bias: Vec<E>,
     residual: Vec<f32>,
     dw: Vec<f32>,
 }
@@ -77,6 +80,7 @@ impl<E: Element> Host<E> {
             dy: narrow(t * outputs, 3),
             residual: of(t * outputs, 4),
             dw: of(outputs * inputs, 5),
+            bias: narrow(outputs, 6),
         }
     }
 
@@ -88,6 +92,7 @@ impl<E: Element> Host<E> {
             x: narrow(&self.x),
             w: narrow(&self.w),
             dy: narrow(&self.dy),
+            bias: narrow(&self.bias),
             residual: wide(&self.residual),
             dw: wide(&self.dw),
         }
@@ -99,6 +104,7 @@ impl<E: Element> Host<E> {
         let mut dw = [vec![0.0; outputs * inputs], self.dw.clone()];
         linear::forward(&self.x, &self.w, &mut y, t, inputs);
         linear::forward_residual(&self.x, &self.w, &self.residual, &mut sum, t, inputs);
+        linear::add_bias(&mut sum, &widen(&self.bias));
         linear::input_gradient(&self.dy, &self.w, &mut dx, t, inputs);
         linear::weight_gradient(&self.dy, &self.x, &mut dw[0], t, inputs, false);
         linear::weight_gradient(&self.dy, &self.x, &mut dw[1], t, inputs, true);
@@ -122,6 +128,7 @@ impl<E: Element> Host<E> {
         write(cuda, b.x, &nan(&self.x, b.x));
         write(cuda, b.dy, &nan(&self.dy, b.dy));
         write(cuda, b.w, &self.w);
+        write(cuda, b.bias, &self.bias);
         write(cuda, b.residual, &self.residual);
         for unwritten in [b.y, b.dx] {
             write(cuda, unwritten, &vec![E::from_f32(7.0); unwritten.len()]);
@@ -132,7 +139,8 @@ impl<E: Element> Host<E> {
         cuda.cut = None; // this one has only the largest
         linear_launch::linear(cuda, rung, b.x, b.w, b.y).unwrap();
         cuda.cut = tile.map(unsplit);
-        linear_launch::linear_residual(cuda, rung, b.x, b.w, b.residual, b.sum).unwrap();
+        let projection = Projection { w: b.w, bias: Some(b.bias) };
+        linear_launch::linear_residual(cuda, rung, b.x, projection, b.residual, b.sum).unwrap();
         linear_launch::input_gradient(cuda, rung, Rows::Tokens, b.dy, b.w, b.dx).unwrap();
         let dw = [0, 1].map(|accumulate| {
             step.accumulate = accumulate;
@@ -216,13 +224,13 @@ fn whole_numbers<E: Element>() {
 
 /// A tensor core adds eight products and the sum so far with 24 fraction bits under the largest, cutting each off, and
 /// cuts the result to f32 (arXiv:2511.10909): nine losses of 2^-24 and one of 2^-23 of the sum of magnitudes per eight of
-/// K. A plain sum loses 2^-24 per term; the residual adds one, and the store may round the other way.
+/// K. A plain sum loses 2^-24 per term; bias and residual add one each, and the store may round the other way.
 fn fractions<E: Element>(unit: f32) {
     check::<E>(
         |x| x * 1.5,
         |name, [k, narrow], [got, want, sizes]| {
             let cut = (k.div_ceil(8) + 1) as f32 * 11.0 * common::U_F32;
-            let plain = (k + 1) as f32 * common::U_F32;
+            let plain = (k + 2) as f32 * common::U_F32;
             for i in 0..want.len() {
                 // Magnitudes were rounded to 16 bits, too.
                 let atol = (cut + plain) * sizes[i] * (1.0 + unit);
@@ -268,6 +276,9 @@ fn what_does_not_fit_is_refused_before_the_launch() {
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, x, w, y.head(3))), "y");
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, x, w, y_f32)), "y");
     assert_eq!(refused(linear_launch::weight_gradient(&cuda, Rung::Naive, Rows::Tokens, y, x, y)), "dw");
+    let bias = Some(Tensor { rows: 1, cols: 12, ..y });
+    let unfit = linear_launch::linear_residual(&cuda, Rung::Naive, x, Projection { w, bias }, y_f32, y_f32);
+    assert_eq!(refused(unfit), "bias");
     let shifted = Tensor { offset: x.offset + 2, ..x };
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, shifted, w, y)), "x");
     let (x, w) = (Tensor { cols: 8, ..x }, Tensor { cols: 8, ..w });

@@ -17,6 +17,7 @@ macro_rules! in_each_type {
 
 mod attention;
 mod bench;
+mod bias;
 mod embedding;
 mod fused;
 mod head;

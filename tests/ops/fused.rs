@@ -3,7 +3,7 @@
 use crate::arena::arena;
 use crate::common::real::{Real, assert_allowed, reals, values};
 use smolten::arena::Tensor;
-use smolten::backend::{Backend, RmsNormBackward, RopeTable, SwigluBackward};
+use smolten::backend::{Backend, Projection, RmsNormBackward, RopeTable, SwigluBackward};
 use smolten::dtype::{DType, Element};
 use smolten::ops::attention::Heads;
 use smolten::ops::{rmsnorm, rope, swiglu};
@@ -18,13 +18,21 @@ fn products<E: Element>(x: &[E], w: &[E], inputs: usize) -> Vec<Real> {
     x.chunks(inputs).flat_map(|x| w.chunks(inputs).map(|w| Real::dot(x, w))).collect()
 }
 
+/// `x·wᵀ + bias`.
+fn affine<E: Element>(x: &[E], w: &[E], bias: &[E], inputs: usize) -> Vec<Real> {
+    let bias = reals(bias).into_iter().cycle();
+    products(x, w, inputs).into_iter().zip(bias).map(|(y, b)| y + b).collect()
+}
+
 fn qkv_projection<E: Element>() {
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 6 };
     let (c, width) = (20, heads.qkv_width());
-    let (mut a, (batch, x, w, out, cos, sin)) = arena::<E, _>(|l| {
+    let (mut a, (batch, x, w, bias, out, cos, sin)) = arena::<E, _>(|l| {
         let (x, w, out) = (l.narrow(T, c), l.narrow(width, c), l.narrow(T, width));
-        (l.batch(), x, w, out, l.wide(9, 3), l.wide(9, 3))
+        (l.batch(), x, w, l.narrow(1, width), out, l.wide(9, 3), l.wide(9, 3))
     });
+    let vb = values::<E>(width, 1.0, 3);
+    a.put(bias, &vb);
     let (vx, vw) = (values::<E>(N * c, 1.0, 1), values::<E>(width * c, 1.0, 2));
     let positions: Vec<u32> = (0..u32::try_from(N).unwrap()).map(|t| t % 9).collect();
     let (vcos, vsin) = rope::table(&[1.0, 0.3, 0.1], 9);
@@ -34,8 +42,9 @@ fn qkv_projection<E: Element>() {
     a.put(cos, &vcos);
     a.put(sin, &vsin);
     a.tokens(N);
-    a.cpu.linear_rope(&batch, heads, RopeTable { cos, sin }, x, w, out).unwrap();
-    let mut want = products(&vx, &vw, c);
+    let projection = Projection { w, bias: Some(bias) };
+    a.cpu.linear_rope(&batch, heads, RopeTable { cos, sin }, x, projection, out).unwrap();
+    let mut want = affine(&vx, &vw, &vb, c);
     for (row, &p) in want.chunks_mut(width).zip(&positions) {
         for head in row[..(heads.heads + heads.kv_heads) * 6].chunks_mut(6) {
             for i in 0..3 {
@@ -60,15 +69,18 @@ fn bits<E: Element>(x: &[E]) -> Vec<u32> {
 
 fn mlp<E: Element>() {
     let (c, f) = (20, 18);
-    let (mut a, (x, w, gate_up, act)) =
-        arena::<E, _>(|l| (l.narrow(T, c), l.narrow(2 * f, c), l.narrow(T, 2 * f), l.narrow(T, f)));
+    let (mut a, (x, w, bias, gate_up, act)) = arena::<E, _>(|l| {
+        (l.narrow(T, c), l.narrow(2 * f, c), l.narrow(1, 2 * f), l.narrow(T, 2 * f), l.narrow(T, f))
+    });
+    let vb = values::<E>(2 * f, 1.0, 3);
+    a.put(bias, &vb);
     let (vx, vw) = (values::<E>(N * c, 1.0, 1), values::<E>(2 * f * c, 1.0, 2));
     a.put(x, &vx);
     a.put(w, &vw);
     a.tokens(N);
-    a.cpu.linear_swiglu(x, w, gate_up, act).unwrap();
+    a.cpu.linear_swiglu(x, Projection { w, bias: Some(bias) }, gate_up, act).unwrap();
     let rows = a.get::<E>(gate_up)[..N * 2 * f].to_vec();
-    assert_allowed("gate_up", &rows, &products(&vx, &vw, c));
+    assert_allowed("gate_up", &rows, &affine(&vx, &vw, &vb, c));
     let mut want = vec![E::from_f32(0.0); N * f];
     swiglu::forward(&rows, &mut want, f);
     assert_eq!(bits(&a.get::<E>(act)[..N * f]), bits(&want));
@@ -183,11 +195,37 @@ fn zero_and_residual_write_rows_in_use() {
     a.put(w, &values::<f32>(12, 1.0, 2));
     a.put(residual, &values::<f32>(N * 3, 1.0, 3));
     a.tokens(N);
-    a.cpu.linear_residual(x, w, residual, y).unwrap();
+    a.cpu.linear_residual(x, w.into(), residual, y).unwrap();
     assert!(a.untouched_behind(y, N) && a.get::<f32>(y)[..N * 3].iter().all(|x| x.is_finite()));
     a.cpu.zero(y).unwrap();
     assert!(a.untouched_behind(y, N));
     assert_eq!(a.get::<f32>(y)[..N * 3], [0.0; N * 3]);
+}
+
+fn residual_with_bias<E: Element>() {
+    let (mut a, (x, w, bias, residual, y)) =
+        arena::<E, _>(|l| (l.narrow(T, 20), l.narrow(7, 20), l.narrow(1, 7), l.wide(T, 7), l.wide(T, 7)));
+    let (vx, vw, vb) = (values::<E>(N * 20, 1.0, 1), values::<E>(7 * 20, 1.0, 2), values::<E>(7, 1.0, 3));
+    let before = values::<f32>(N * 7, 1.0, 4);
+    a.put(x, &vx);
+    a.put(w, &vw);
+    a.put(bias, &vb);
+    a.put(residual, &before);
+    a.tokens(N);
+    a.cpu.linear_residual(x, Projection { w, bias: Some(bias) }, residual, y).unwrap();
+    // Adding the residual first changes the order of the sum only.
+    let terms = |i: usize| {
+        let (x, w) = (reals(&vx[i / 7 * 20..][..20]), reals(&vw[i % 7 * 20..][..20]));
+        let products = x.into_iter().zip(w).map(|(x, w)| x * w).collect::<Vec<_>>();
+        Real::sum(products.into_iter().chain([Real::of(before[i]), Real::of(vb[i % 7])]))
+    };
+    let want: Vec<Real> = (0..N * 7).map(terms).collect();
+    assert_allowed("y", &a.get::<f32>(y)[..N * 7], &want);
+}
+
+#[test]
+fn residual_and_bias_are_added() {
+    in_each_type!(residual_with_bias);
 }
 
 #[test]
@@ -200,5 +238,7 @@ fn buffers_that_do_not_fit_are_refused() {
     assert!(a.cpu.linear_input_gradient(y, w, wrong(x)).is_err());
     assert!(a.cpu.linear_weight_gradient(y, x, wrong(w)).is_err());
     assert!(a.cpu.logits(x, w, wrong(y)).is_err());
+    let unfit = Projection { w, bias: Some(wrong(w.head(1))) };
+    assert!(a.cpu.linear_residual(x, unfit, y, y).is_err());
     assert!(a.cpu.linear(x, w, y).is_ok());
 }

@@ -17,6 +17,7 @@ macro_rules! in_each_type {
 
 mod arena;
 mod attention;
+mod bias;
 mod cached;
 mod conversions;
 mod cross_entropy;

@@ -16,7 +16,7 @@ use smolten::ops::grad_norm::DeviceNorm;
 use smolten::ops::linear_launch::{self as linear, Rotation, Rows};
 use smolten::ops::loss_scale::LossScale;
 use smolten::ops::rmsnorm::ROWS_PER_PARTIAL;
-use smolten::ops::{embedding, rmsnorm};
+use smolten::ops::{bias, embedding, rmsnorm};
 
 const RUNG: Rung = Rung::Production;
 const HEADS: Heads = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
@@ -242,6 +242,10 @@ fn ends_of_a_layer(launches: &mut Launches, batch: &Batch, b: &Buffers) {
     };
     launches.add(&[("rmsnorm_backward", dims), ("rmsnorm_backward_finish", dims)], |cuda| {
         rmsnorm::launch_backward(cuda, RUNG, &backward)
+    });
+    let of_bias = [("A", 2), ("T", x.rows), ("N", WIDTH)];
+    launches.add(&[("bias_gradient", &of_bias), ("rmsnorm_backward_finish", dims)], |cuda| {
+        bias::launch(cuda, RUNG, dy, b.gradient.head(1), b.partials)
     });
 }
 

@@ -30,12 +30,13 @@ const NARROW: [(&str, &str); 4] = [
 
 /// Kernels whose accesses of 16 bytes touch sectors of which they need half, and why. L1 has the other half when it is
 /// loaded next; stored, it goes to L2 by itself.
-const HALF_SECTORS: [(&str, &str); 13] = [
+const HALF_SECTORS: [(&str, &str); 14] = [
     ("adamw", "eight f32 per lane"),
     ("adamw_8bit", "eight f32 per lane"),
     ("attention_backward_keys", "eight f32 of cos and sin per lane"),
     ("attention_backward_query", "eight f32 of cos and sin per lane"),
     ("attention_cached", "a key per lane"),
+    ("bias_gradient", "eight f32 of sums per lane"),
     ("cross_entropy", "eight f32 of logits per lane"),
     ("embedding_forward", "eight f32 of x per lane"),
     ("linear_residual", "eight f32 of the residual and of y per lane"),

@@ -32,6 +32,8 @@ pub fn samples() -> Vec<Sample> {
     let norms = norms.map(|(t, c, rounded)| norm_gradient(t, c, rounded)).into();
     let sums = [(1100, 40, true), (33, 8, false), (32 * 132, 72, false), (0, 8, true), (32, 32, false)];
     let sums = sums.map(|(t, c, accumulate)| norm_sums(t, c, accumulate)).into();
+    let biases = [(70, 40), (33, 1032), (1, 8), (0, 8), (32, 1024), (31, 2056), (64, 16)];
+    let biases = biases.map(|(t, n)| bias_gradient(t, n)).into();
     let moves = [
         (9, 0, 5, 33),
         (9, 4, 5, 72),
@@ -56,6 +58,7 @@ pub fn samples() -> Vec<Sample> {
         ),
         Sample::new("rows gather", rows, 80, moved(true)),
         Sample::new("rows scatter", rows, 80, moved(false)),
+        Sample::new("bias gradient", "kernels/bias.cu", 80, biases),
         Sample::new("rmsnorm gradient", norm, 80, norms),
         Sample::new("rmsnorm gradient finish", norm, 80, sums),
     ]
@@ -201,6 +204,22 @@ fn norm_gradient(t: usize, c: usize, rounds: bool) -> Case {
             Buffer::output(bytes_f32(&partials)),
         ],
         launches: vec![launched("rmsnorm_backward_bf16", t.div_ceil(32) + 1, threads, arguments)],
+    }
+}
+
+fn bias_gradient(t: usize, n: usize) -> Case {
+    let dy = whole(8, 99, word(t * n));
+    let mut partials = vec![0.0_f32; t.div_ceil(32) * n];
+    dy.iter().enumerate().for_each(|(i, dy)| partials[i / n / 32 * n + i % n] += dy);
+    let arguments = vec![At(0), At(1), At(2), U32(word(n))];
+    let (kernel, grid) = ("bias_gradient_bf16", [word(t.div_ceil(32) + 1), word(n.div_ceil(1024)), 1]);
+    Case {
+        buffers: vec![
+            Step { tokens: t, ..Step::default() }.input(),
+            Buffer::input(bytes_bf16(&dy)),
+            Buffer::output(bytes_f32(&partials)),
+        ],
+        launches: vec![Launched { kernel, grid, threads: 128, shared: 0, arguments }],
     }
 }
 

@@ -47,6 +47,7 @@ impl Rows {
 /// Pointers of `LinearArgs` of `kernels/gemm.cu`, each to the buffer of its number.
 const POINTERS: usize = 10;
 const PARTIALS: usize = 10;
+const BIAS: usize = 11;
 const C: usize = 3;
 const RESIDUAL: usize = 4;
 const POSITIONS: usize = 5;
@@ -136,7 +137,9 @@ struct Problem {
     k: usize,
     a: Vec<f32>,
     b: Vec<f32>,
-    /// Exactly.
+    /// Empty: none.
+    bias: Vec<f32>,
+    /// Exactly, with the bias.
     sums: Vec<f32>,
     /// Columns of a head, and how many are rotated.
     head_dim: usize,
@@ -144,7 +147,7 @@ struct Problem {
 }
 
 impl Problem {
-    fn new(product: Product, [t, o, i]: [usize; 3]) -> Self {
+    fn new(product: Product, [t, o, i]: [usize; 3], biased: bool) -> Self {
         let head_dim = if product == Product::Rope { [16, 32, 64][t % 3] } else { 0 };
         let o = match product {
             Product::Rope => o.next_multiple_of(head_dim),
@@ -159,9 +162,11 @@ impl Problem {
         let scale = if matches!(product, Product::Swiglu | Product::SwigluBackward) { 0.125 } else { 1.0 };
         let numbers = |seed, n| whole(seed, 4, word(n)).iter().map(|x| x * scale).collect::<Vec<f32>>();
         let (a, b) = (numbers(4, m * k), numbers(5, k * n));
+        let takes_bias = matches!(product, Product::Residual | Product::Rope | Product::Swiglu);
+        let bias = if biased && takes_bias { numbers(10, n) } else { vec![] };
         let element = if product == Product::Linear { Element::F16 } else { Element::Bf16 };
         let turned = if head_dim == 0 || n == head_dim { n } else { n - head_dim };
-        let mut problem = Self { product, element, m, n, k, a, b, sums: vec![], head_dim, turned };
+        let mut problem = Self { product, element, m, n, k, a, b, bias, sums: vec![], head_dim, turned };
         problem.sums = (0..m * n).map(|at| problem.sum(at / n, at % n)).collect();
         problem
     }
@@ -173,7 +178,8 @@ impl Problem {
             matches!(product, Product::WeightGradient | Product::InputGradient | Product::SwigluBackward);
         let of_b = |d: usize| if is_turned { d * n + column } else { column * k + d };
         // `sum` of nothing would be -0.
-        (0..k).map(|d| self.a[of_a(d)] * self.b[of_b(d)]).fold(0.0, |sum, x| sum + x)
+        let sum = (0..k).map(|d| self.a[of_a(d)] * self.b[of_b(d)]).fold(0.0, |sum, x| sum + x);
+        sum + self.bias.get(column).unwrap_or(&0.0)
     }
 
     fn output(&self, values: &[f32]) -> Buffer {
@@ -282,7 +288,7 @@ fn sigmoid(x: f64) -> f64 {
 
 fn case(kernel: Kernel, size: [usize; 3], accumulate: bool, rows: Rows) -> Case {
     let Kernel { name, product, tile, parts } = kernel;
-    let problem = Problem::new(product, size);
+    let problem = Problem::new(product, size, accumulate);
     let &Problem { m, n, element, head_dim, turned, .. } = &problem;
     let Rows { first, planned, tokens, supervised } = rows;
     let mut buffers = vec![
@@ -313,8 +319,12 @@ fn case(kernel: Kernel, size: [usize; 3], accumulate: bool, rows: Rows) -> Case 
     arguments.extend([inputs, outputs, planned].map(|n| U32(word(n))));
     arguments.push(U32(first.cast_unsigned()));
     arguments.extend([turned, head_dim].map(|n| U32(word(n))));
-    arguments.extend([At(PARTIALS), U32(word(parts)), U32(0)]);
+    let bias = if problem.bias.is_empty() { U64(0) } else { At(BIAS) };
+    arguments.extend([At(PARTIALS), U32(word(parts)), U32(0), bias]);
     buffers.push(Buffer { bytes: if parts > 1 { 4 * parts * m * n } else { 0 }, ..Buffer::default() });
+    if !problem.bias.is_empty() {
+        buffers.push(Buffer::input(element.bytes(&problem.bias)));
+    }
     let grid = [word(n.div_ceil(tile[1])), word(m.div_ceil(tile[0]) + 1), word(parts)];
     let mut launches = vec![Launched { kernel: name, grid, threads: 128, shared: 0, arguments }];
     if parts > 1 {
