@@ -28,7 +28,8 @@
 // Numerics   C in f32; bias, then residual or old gradient added in f32; one rounding to A per element, at the store, and where "A"
 //            stands above. expf, correctly rounded division.
 // Bytes      2*(M*K*ceil(N/columns) + N*K*ceil(M/rows)) read before L2, rows and columns those of the tile; the outputs
-//            written once, in 16-byte accesses. With splits, 4*splits*O*I more written and read.
+//            written once, in 16-byte accesses; a bias is read from L1 or L2, sizeof(A) per output, with a rotation twice.
+//            With splits, 4*splits*O*I more written and read.
 // Budget     __launch_bounds__ of 2, 3, 4 blocks an SM: at most 255 registers for 128×128, 168 for 128×64, 128 for 64×64.
 // Ladder     v1 naive, one thread per element of C (rope: per pair; SwiGLU: per element of act).
 //            v2 tiles in shared memory, tensor cores: production.
