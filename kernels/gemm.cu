@@ -25,8 +25,8 @@
 // Splits     A weight gradient has few tiles and sums over many rows. Where args.splits > 1, block z of a tile sums the
 //            z-th part of the rows in use, an equal number of whole k-steps, into partials [splits, O, I] f32;
 //            linear_weight_gradient_finish adds up the parts that have rows, z ascending, then the old gradient.
-// Numerics   C in f32; bias, then residual or old gradient added in f32; one rounding to A per element, at the store, and where "A"
-//            stands above. expf, correctly rounded division.
+// Numerics   C in f32; bias, then residual or old gradient added in f32; one rounding to A per element, at the store, and
+//            where "A" stands above. expf, correctly rounded division.
 // Budget     linear*_128x64: 168 registers, 36864 bytes shared, 3 blocks of 128 threads (sm_75: 2, sm_86: 2, sm_89: 2, sm_120: 2)
 //            linear*_64x64: 128 registers, 24576 bytes shared, 4 blocks of 128 threads (sm_75: 3)
 //            linear_weight_gradient_finish: 64 registers, 0 bytes shared, 8 blocks of 128 threads

@@ -28,8 +28,7 @@ pub fn gradient<E: Element>(dy: &[E], db: &mut [f32], partials: &mut [f32], add:
 /// as for [`gradient`], with the rows that were planned.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] and [`crate::Error::Unsupported`] before anything is launched; [`crate::Error::Cuda`] if the
-/// driver refuses.
+/// [`crate::error::Error::Shape`] and `Unsupported` before anything is launched; `Cuda` if the driver refuses.
 pub fn launch(device: &Cuda, rung: Rung, dy: Tensor, db: Tensor, partials: Tensor) -> Result<()> {
     const OP: &str = "bias_gradient";
     const THREADS: u32 = 128;
