@@ -8,6 +8,8 @@ pub mod matmul;
 
 pub mod rows;
 
+pub mod tile;
+
 pub mod embedding;
 
 pub mod rmsnorm;

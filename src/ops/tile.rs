@@ -1,0 +1,190 @@
+//! The matrix unit for bf16: products of packed panels into blocks of 32 × 32 f32, by AMX, AVX-512 or plain vectors.
+//!
+//! The left operand is cut into panels of 32 rows, the right one into panels of 32 columns; both run along the inner
+//! dimension k in steps of 32, padded with zeros. One step of a panel is 32 [`Line`]s of 64 bytes, laid out as AMX wants
+//! its tiles (Intel SDM, TDPBF16PS), and every other level reads the same layout:
+//!
+//! * rows panel: line `r` of a step holds `a[r][0..32]`;
+//! * columns panel: line `16h + p` holds, for the 16 columns of half `h`, the pairs `b[2p][c], b[2p + 1][c]`.
+//!
+//! The two halves of a columns panel need not adjoin, so that an epilogue may find in one block what it combines: a
+//! gate with its value, or the two coordinates that a rotation mixes.
+
+mod amx;
+mod avx512;
+mod level;
+mod pack;
+mod vector;
+
+pub use level::Level;
+pub use pack::{Matrix, pack_columns, pack_rows};
+
+use half::bf16;
+
+/// Rows and columns of a [`Block`], and the inner dimension of one step.
+pub const SIDE: usize = 32;
+
+/// Columns of half a columns panel.
+pub const HALF: usize = SIDE / 2;
+
+/// 32 values of a panel.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Line(pub [bf16; SIDE]);
+
+impl Line {
+    /// Nothing but zeros.
+    pub const ZERO: Self = Self([bf16::ZERO; SIDE]);
+
+    /// Two values at a time, the first in the lower half.
+    #[inline(always)]
+    fn pairs(&self) -> &[u32; HALF] {
+        bytemuck::cast_ref(self)
+    }
+}
+
+/// 32 × 32 sums, row by row.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Block(pub [[f32; SIDE]; SIDE]);
+
+impl Block {
+    /// Nothing but zeros.
+    pub const ZERO: Self = Self([[0.0; SIDE]; SIDE]);
+}
+
+/// Steps that an inner dimension of `k` takes.
+pub const fn steps(k: usize) -> usize {
+    k.div_ceil(SIDE)
+}
+
+/// Lines of a panel along an inner dimension of `k`.
+pub const fn panel_lines(k: usize) -> usize {
+    steps(k) * SIDE
+}
+
+/// A thread's hold on the matrix unit. AMX has tiles to configure before and to release after.
+pub struct Unit {
+    level: Level,
+    // Tiles belong to the thread that configured them.
+    _not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl Unit {
+    /// Gets the unit ready on this thread.
+    pub fn new(level: Level) -> Self {
+        if level == Level::Amx {
+            amx::configure();
+        }
+        Self { level, _not_send: std::marker::PhantomData }
+    }
+
+    /// `c = a·b`, or `c += a·b` with `add`. The sum over k goes step by step in ascending order.
+    ///
+    /// Levels without AMX add each product to the sum in ascending k, all with the same bits, but for the one with
+    /// AVX-512 BF16, which like AMX adds pairs and treats subnormal numbers as zero.
+    ///
+    /// # Panics
+    /// If the panels are not of one length, or not of whole steps.
+    #[inline]
+    pub fn multiply(&self, a: &[Line], b: &[Line], c: &mut Block, add: bool) {
+        assert!(a.len() == b.len() && a.len().is_multiple_of(SIDE), "panels of {} and {}", a.len(), b.len());
+        match self.level {
+            Level::Amx => amx::multiply(a, b, c, add),
+            Level::Avx512Bf16 => avx512::multiply(a, b, c, add),
+            Level::Avx512 | Level::Avx2 | Level::Portable => vector::multiply(self.level, a, b, c, add),
+        }
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        if self.level == Level::Amx {
+            amx::release();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of few bits, so that every sum is exact.
+    fn integers(n: usize, seed: usize) -> Vec<bf16> {
+        (0..n).map(|i| bf16::from_f32(((i * 31 + i / 7 + seed * 17) % 13) as f32 - 6.0)).collect()
+    }
+
+    fn at(m: Matrix<'_>, data: &[bf16], stride: usize, i: usize, j: usize) -> f32 {
+        let [rows, cols] = m.shape();
+        if i >= rows || j >= cols {
+            return 0.0;
+        }
+        data[if m.is_transposed() { j * stride + i } else { i * stride + j }].to_f32()
+    }
+
+    fn available() -> impl Iterator<Item = Level> {
+        Level::ALL.into_iter().filter(|level| level.is_available())
+    }
+
+    /// Both orientations of both operands, inside and across every edge, against the definition; exact.
+    #[test]
+    fn every_level_multiplies_what_it_packed() {
+        for (m, n, k) in [(32, 32, 32), (40, 50, 70), (5, 3, 1), (64, 64, 64), (33, 17, 96)] {
+            let stride = |cols: usize| cols + 6;
+            let (a, b) = (integers(m.max(k) * (m.max(k) + 6), 1), integers(n.max(k) * (n.max(k) + 6), 2));
+            let left = [Matrix::strided(&a, m, k, stride(k)), Matrix::strided(&a, k, m, stride(m)).t()];
+            let right = [Matrix::strided(&b, k, n, stride(n)), Matrix::strided(&b, n, k, stride(k)).t()];
+            let strides = [(stride(k), stride(m)), (stride(n), stride(k))];
+            for level in available() {
+                let unit = Unit::new(level);
+                for (x, y) in left.iter().flat_map(|&x| right.iter().map(move |&y| (x, y))) {
+                    let sa = if x.is_transposed() { strides[0].1 } else { strides[0].0 };
+                    let sb = if y.is_transposed() { strides[1].1 } else { strides[1].0 };
+                    let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
+                    let (row, firsts) = (m / 3, [n / 4, n / 2]);
+                    pack_rows(level, x, row, &mut panels[0]);
+                    pack_columns(level, y, firsts, &mut panels[1]);
+                    let mut c = Block([[1.0; SIDE]; SIDE]);
+                    for add in [false, true] {
+                        unit.multiply(&panels[0], &panels[1], &mut c, add);
+                    }
+                    for (i, got) in c.0.iter().enumerate() {
+                        for (j, got) in got.iter().enumerate() {
+                            let column = firsts[j / HALF] + j % HALF;
+                            let dot: f32 =
+                                (0..k).map(|l| at(x, &a, sa, row + i, l) * at(y, &b, sb, l, column)).sum();
+                            assert_eq!(*got, 2.0 * dot, "{level:?} {m}x{n}x{k} at {i}, {j}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The levels that add single products agree in bits; the others within the roundings of one sum of 96 products.
+    #[test]
+    fn levels_agree_on_numbers_that_round() {
+        let noise = |n: usize, seed: f32| -> Vec<bf16> {
+            (0..n).map(|i| bf16::from_f32((i as f32 * 0.7 + seed).sin())).collect()
+        };
+        let k = 96;
+        let (a, b) = (noise(SIDE * k, 1.0), noise(SIDE * k, 2.0));
+        let run = |level| {
+            let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
+            pack_rows(level, Matrix::new(&a, SIDE, k), 0, &mut panels[0]);
+            pack_columns(level, Matrix::new(&b, SIDE, k).t(), [0, HALF], &mut panels[1]);
+            let mut c = Block::ZERO;
+            Unit::new(level).multiply(&panels[0], &panels[1], &mut c, false);
+            c
+        };
+        let want = run(Level::Portable);
+        for level in available() {
+            let got = run(level);
+            // 96 products below 1 in either order, each sum rounded once or, where pairs are added, at most twice.
+            let allowed = if level < Level::Avx512Bf16 { 0.0 } else { 2.0 * 96.0 * 96.0 * f32::EPSILON };
+            for (got, want) in got.0.iter().flatten().zip(want.0.iter().flatten()) {
+                assert!((got - want).abs() <= allowed, "{level:?}: {got} {want}");
+            }
+        }
+    }
+}

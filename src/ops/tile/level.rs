@@ -1,0 +1,51 @@
+//! What the processor has for products of bf16.
+
+use std::sync::OnceLock;
+
+/// A way to multiply, from the plainest to the fastest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Whatever the target's baseline is.
+    Portable,
+    /// 8 lanes of fp32; bf16 is widened on the way.
+    Avx2,
+    /// 16 lanes of fp32; bf16 is widened on the way.
+    Avx512,
+    /// Pairs of bf16 in 16 lanes (VDPBF16PS).
+    Avx512Bf16,
+    /// Tiles of 16 × 32 bf16 (TDPBF16PS).
+    Amx,
+}
+
+impl Level {
+    /// Every level, plainest first.
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
+
+    /// Whether this processor has it and the kernel lets us use it.
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Self::Portable => true,
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw"),
+            Self::Avx512Bf16 => Self::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            // Packing uses AVX-512; every processor with AMX has it.
+            Self::Amx => Self::Avx512Bf16.is_available() && super::amx::is_permitted(),
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        return self == Self::Portable;
+    }
+
+    /// The fastest one available.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Level> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            Self::ALL.into_iter().rev().find(|level| level.is_available()).unwrap_or(Self::Portable)
+        })
+    }
+
+    /// Whether bf16 is at least as fast on it as fp32.
+    pub fn has_bf16(self) -> bool {
+        self >= Self::Avx512Bf16
+    }
+}

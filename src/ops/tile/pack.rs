@@ -1,0 +1,185 @@
+//! Packing of row-major matrices into panels. What a panel has beyond the matrix is zero.
+//!
+//! Both kinds of panel come from either orientation in two moves on 16 lines: take rows as they are or in interleaved
+//! pairs, then leave or transpose the 16 × 16 pairs.
+
+use super::{HALF, Level, Line, SIDE};
+use half::bf16;
+
+/// A matrix in a slice, row-major with `stride` elements from one row to the next, or the transpose of one.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    data: &'a [bf16],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    transposed: bool,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row-major with `stride` elements from one row to the next.
+    ///
+    /// # Panics
+    /// If the last element lies outside `data`.
+    pub fn strided(data: &'a [bf16], rows: usize, cols: usize, stride: usize) -> Self {
+        let fits = rows == 0 || cols == 0 || (stride >= cols && (rows - 1) * stride + cols <= data.len());
+        assert!(fits, "matrix of {rows}x{cols} outside its slice");
+        Self { data, rows, cols, stride, transposed: false }
+    }
+
+    /// Row-major and contiguous.
+    ///
+    /// # Panics
+    /// As [`Matrix::strided`].
+    pub fn new(data: &'a [bf16], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// The transpose; nothing moves.
+    pub fn t(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        if self.transposed { [self.cols, self.rows] } else { [self.rows, self.cols] }
+    }
+
+    /// Whether rows of the matrix lie across the rows of memory.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// `width` elements of row `row` in memory.
+    #[inline(always)]
+    fn stored(&self, row: usize, column: usize, width: usize) -> &'a [bf16] {
+        &self.data[row * self.stride + column..][..width]
+    }
+}
+
+/// Packs rows `first..first + 32` of `a`; `panel` holds [`super::panel_lines`] of its columns.
+pub fn pack_rows(level: Level, a: Matrix<'_>, first: usize, panel: &mut [Line]) {
+    for (step, lines) in panel.chunks_exact_mut(SIDE).enumerate() {
+        for (half, lines) in lines.chunks_exact_mut(HALF).enumerate() {
+            let lines = lines.try_into().expect("16 lines");
+            pack(level, a, a.transposed, first + half * HALF, step * SIDE, lines);
+        }
+    }
+}
+
+/// Packs two times 16 columns of `b`, which begin at `firsts`; `panel` holds [`super::panel_lines`] of its rows.
+pub fn pack_columns(level: Level, b: Matrix<'_>, firsts: [usize; 2], panel: &mut [Line]) {
+    for (step, lines) in panel.chunks_exact_mut(SIDE).enumerate() {
+        for (first, lines) in firsts.into_iter().zip(lines.chunks_exact_mut(HALF)) {
+            let lines = lines.try_into().expect("16 lines");
+            pack(level, b, !b.transposed, first, step * SIDE, lines);
+        }
+    }
+}
+
+/// 16 of the outer by 32 of the inner dimension. `paired`: the inner dimension runs down the rows of memory, so that
+/// pairs of rows are interleaved; a transposed matrix also has its pairs transposed.
+fn pack(level: Level, m: Matrix<'_>, paired: bool, outer: usize, inner: usize, lines: &mut [Line; HALF]) {
+    let (row, column, [rows, columns]) =
+        if paired { (inner, outer, [SIDE, HALF]) } else { (outer, inner, [HALF, SIDE]) };
+    let inside = row + rows <= m.rows && column + columns <= m.cols;
+    #[cfg(target_arch = "x86_64")]
+    if inside && level >= Level::Avx512 {
+        // SAFETY: levels are made available ones only, and this one has AVX-512.
+        return unsafe { registers::pack(m, paired, row, column, lines) };
+    }
+    let _ = level;
+    let rows = if inside { rows } else { m.rows.saturating_sub(row).min(rows) };
+    let columns = if inside { columns } else { m.cols.saturating_sub(column).min(columns) };
+    *lines = [Line::ZERO; HALF];
+    for r in 0..rows {
+        let from = if columns == 0 { &[] } else { m.stored(row + r, column, columns) };
+        if paired {
+            from.iter().zip(lines[r / 2].0.iter_mut().skip(r % 2).step_by(2)).for_each(|(x, to)| *to = *x);
+        } else {
+            lines[r].0[..columns].copy_from_slice(from);
+        }
+    }
+    if m.transposed {
+        transpose(lines);
+    }
+}
+
+/// Transposes 16 × 16 pairs.
+fn transpose(lines: &mut [Line; HALF]) {
+    let from = *lines;
+    for (p, line) in lines.iter_mut().enumerate() {
+        for (q, pair) in line.0.chunks_exact_mut(2).enumerate() {
+            pair.copy_from_slice(&from[q].0[2 * p..][..2]);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod registers {
+    use super::{HALF, Line, Matrix, SIDE};
+    use half::bf16;
+    use std::arch::x86_64::*;
+
+    /// See [`super::pack`], for a part that lies inside the matrix.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub fn pack(m: Matrix<'_>, paired: bool, row: usize, column: usize, lines: &mut [Line; HALF]) {
+        let mut tile = [_mm512_setzero_si512(); HALF];
+        for (p, line) in tile.iter_mut().enumerate() {
+            *line = if paired {
+                let [even, odd] = [0, 1].map(|r| m.stored(row + 2 * p + r, column, HALF));
+                _mm512_or_si512(widen(even), _mm512_slli_epi32::<16>(widen(odd)))
+            } else {
+                let from = m.stored(row + p, column, SIDE);
+                // SAFETY: a slice of 32 values of two bytes.
+                unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+            };
+        }
+        if m.transposed {
+            tile = transpose(tile);
+        }
+        for (line, from) in lines.iter_mut().zip(tile) {
+            // SAFETY: a line is 64 bytes, aligned to as many.
+            unsafe { _mm512_store_si512((&raw mut *line).cast(), from) };
+        }
+    }
+
+    /// 16 values as the lower halves of 16 lanes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn widen(x: &[bf16]) -> __m512i {
+        debug_assert_eq!(x.len(), HALF);
+        // SAFETY: a slice of 16 values of two bytes.
+        _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
+    }
+
+    /// Transposes 16 × 16 lanes: within quarters of a register first, then the quarters.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn transpose(rows: [__m512i; HALF]) -> [__m512i; HALF] {
+        let zero = [_mm512_setzero_si512(); HALF];
+        let (mut pairs, mut quads) = (zero, zero);
+        for i in (0..HALF).step_by(2) {
+            pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+        }
+        for i in (0..HALF).step_by(4) {
+            quads[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+            quads[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+            quads[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+            quads[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+        }
+        // quads[4g + j] holds, in quarter q, lane 4q + j of rows 4g..4g + 4.
+        let mut out = zero;
+        for j in 0..4 {
+            let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
+            let (ab, ab_high) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+            let (cd, cd_high) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+            out[j] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
+            out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
+            out[4 + j] = _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high);
+            out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high);
+        }
+        out
+    }
+}
