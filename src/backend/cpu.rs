@@ -8,9 +8,12 @@ use crate::arena::{Memory, Plan};
 use crate::dtype::with_element;
 use crate::ops::attention::Saved;
 use crate::ops::grad_norm::{self, GradNorm};
-use crate::ops::{adamw, adamw_8bit, attention, bias, embedding, linear, matmul, rmsnorm, rope, swiglu};
+use crate::ops::linear::{Rotation, SwigluBuffers};
+use crate::ops::tile::Level;
+use crate::ops::{adamw, adamw_8bit, attention, bias, embedding, linear, matmul, rmsnorm, rope};
 
-/// The processor. In fp32 the fast path; in bf16 and fp16 the plain one that rounds where the kernels round.
+/// The processor. bf16 goes through its matrix unit, fp32 through the `gemm` crate; fp16 is widened for it, and rounded
+/// where the kernels round.
 ///
 /// Work is spread over the rayon pool of the calling thread.
 pub struct Cpu {
@@ -20,6 +23,7 @@ pub struct Cpu {
     output: StepOutput,
     norm: GradNorm,
     loss_scale: LossScale,
+    level: Level,
 }
 
 impl Cpu {
@@ -35,6 +39,7 @@ impl Cpu {
             output: StepOutput::default(),
             norm: GradNorm { norm: 0.0, scale: 1.0, skip: 0 },
             loss_scale: LossScale::default(),
+            level: Level::best(),
         })
     }
 
@@ -176,9 +181,10 @@ impl Backend for Cpu {
         let (dy, dx) = (self.active(dy), self.active(dx));
         dy.expect("linear_input_gradient", "dy", [dx.rows, w.rows])?;
         dx.expect("linear_input_gradient", "dx", [dy.rows, w.cols])?;
+        let level = self.level;
         let ([grad, weight], [out]) = self.memory.lend([dy, w], [dx]);
         with_element!(w.dtype, E => {
-            linear::input_gradient::<E>(grad.get(), weight.get(), out.get(), dy.rows, w.cols);
+            linear::input_gradient::<E>(level, grad.get(), weight.get(), out.get(), w.cols);
         });
         Ok(())
     }
@@ -187,9 +193,10 @@ impl Backend for Cpu {
         let (dy, x, add) = (self.active(dy), self.active(x), self.accumulates());
         dw.expect("linear_weight_gradient", "dw", [dy.cols, x.cols])?;
         expect_dtype("linear_weight_gradient", dy, x.dtype)?;
+        let level = self.level;
         let ([grad, input], [out]) = self.memory.lend([dy, x], [dw]);
         with_element!(x.dtype, E => {
-            linear::weight_gradient::<E>(grad.get(), input.get(), out.get(), x.rows, x.cols, add);
+            linear::weight_gradient::<E>(level, grad.get(), input.get(), out.get(), x.cols, add);
         });
         Ok(())
     }
@@ -219,18 +226,13 @@ impl Backend for Cpu {
         w.expect("linear_rope", "w", [heads.qkv_width(), x.cols])?;
         let positions = Self::list(batch.positions, self.params.tokens);
         let reads = [x, w, positions, rope.cos, rope.sin];
+        let level = self.level;
         let ([input, weight, positions, cos, sin], [out]) = self.memory.lend(reads, [qkv]);
         let table = rope::Table { cos: cos.get(), sin: sin.get() };
         with_element!(w.dtype, E => {
-            let out: &mut [E] = out.get();
-            // One rounding, after the rotation, as in a fused epilogue.
-            matmul::rounding(out, |out| {
-                linear::forward::<E, f32>(input.get(), weight.get(), out, x.rows, x.cols);
-                if let Some(bias) = &bias {
-                    linear::add_bias(out, bias);
-                }
-                rope::rotate(out, heads, positions.get(), table, rope::Turn::Forward);
-            });
+            let rotation = Rotation { heads, positions: positions.get(), table };
+            let (x, bias) = (input.get::<E>(), bias.as_deref());
+            linear::forward_rope(level, x, weight.get(), bias, rotation, out.get(), w.cols);
         });
         Ok(())
     }
@@ -303,22 +305,35 @@ impl Backend for Cpu {
     }
 
     fn linear_swiglu(&mut self, x: Tensor, w: Projection, gate_up: Tensor, act: Tensor) -> Result<()> {
-        self.affine("linear_swiglu", x, w, gate_up)?;
-        let (gate_up, act) = (self.active(gate_up), self.active(act));
+        let bias = self.bias("linear_swiglu", w)?;
+        let (w, x, gate_up, act) = (w.w, self.active(x), self.active(gate_up), self.active(act));
+        w.expect("linear_swiglu", "w", [gate_up.cols, x.cols])?;
+        x.expect("linear_swiglu", "x", [act.rows, w.cols])?;
         gate_up.expect("linear_swiglu", "gate_up", [act.rows, 2 * act.cols])?;
-        let ([input], [output]) = self.memory.lend([gate_up], [act]);
-        with_element!(act.dtype, E => swiglu::forward::<E>(input.get(), output.get(), act.cols));
+        let (level, inputs) = (self.level, w.cols);
+        let ([input, weight], [gate_up, output]) = self.memory.lend([x, w], [gate_up, act]);
+        with_element!(act.dtype, E => {
+            let (x, w, bias) = (input.get::<E>(), weight.get(), bias.as_deref());
+            linear::forward_swiglu(level, x, w, bias, gate_up.get(), output.get(), inputs);
+        });
         Ok(())
     }
 
     fn linear_swiglu_backward(&mut self, args: SwigluBackward) -> Result<()> {
-        self.linear_input_gradient(args.dy, args.w, args.dact)?;
-        let [gate_up, dact, act, dgate_up] =
-            [args.gate_up, args.dact, args.act, args.dgate_up].map(|t| self.active(t));
-        dgate_up.expect("linear_swiglu_backward", "dgate_up", [act.rows, 2 * act.cols])?;
-        let ([input, grad], [act_out, out]) = self.memory.lend([gate_up, dact], [act, dgate_up]);
+        let (op, w, level) = ("linear_swiglu_backward", args.w, self.level);
+        let [dy, gate_up] = [args.dy, args.gate_up].map(|t| self.active(t));
+        let [dact, act, dgate_up] = [args.dact, args.act, args.dgate_up].map(|t| self.active(t));
+        dy.expect(op, "dy", [act.rows, w.rows])?;
+        w.expect(op, "w", [dy.cols, act.cols])?;
+        dact.expect(op, "dact", [act.rows, act.cols])?;
+        gate_up.expect(op, "gate_up", [act.rows, 2 * act.cols])?;
+        dgate_up.expect(op, "dgate_up", [act.rows, 2 * act.cols])?;
+        let ([grad, weight, gate_up], [act_out, dact, dgate_up]) =
+            self.memory.lend([dy, w, gate_up], [act, dact, dgate_up]);
         with_element!(act.dtype, E => {
-            swiglu::backward::<E>(input.get(), grad.get(), act_out.get(), out.get(), act.cols);
+            let (gate_up, act_out, dact, dgate_up) = (gate_up.get(), act_out.get(), dact.get(), dgate_up.get());
+            let buffers = SwigluBuffers::<E> { gate_up, act: act_out, dact, dgate_up };
+            linear::swiglu_backward(level, grad.get(), weight.get(), buffers, w.cols);
         });
         Ok(())
     }
@@ -333,9 +348,10 @@ impl Backend for Cpu {
         let last = Tensor { offset: x.offset + (tokens - n) * x.cols * x.dtype.size(), rows: n, ..x };
         let logits = logits.head(n);
         logits.expect("logits", "logits", [n, w.rows])?;
+        let level = self.level;
         let ([input, weight], [output]) = self.memory.lend([last, w], [logits]);
         with_element!(w.dtype, E => {
-            linear::forward::<E, f32>(input.get(), weight.get(), output.get(), n, w.cols);
+            linear::forward_f32::<E>(level, input.get(), weight.get(), output.get(), w.cols);
         });
         Ok(())
     }

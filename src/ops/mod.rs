@@ -10,6 +10,8 @@ pub mod rows;
 
 pub mod tile;
 
+pub mod product;
+
 pub mod embedding;
 
 pub mod rmsnorm;

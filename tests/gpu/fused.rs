@@ -68,12 +68,12 @@ fn swiglu_matches<E: Element>(unit: f32) {
         let (mut gate_up_want, mut act_want) = (zeros(2 * t * f), zeros(t * f));
         let bias_host = whole::<E>(2 * f, 5, 2.0);
         matmul::rounding(&mut gate_up_want, |out| {
-            linear::forward::<E, f32>(&x_host, &w_host, out, t, inputs);
-            linear::add_bias(out, &widen(&bias_host));
+            linear::plain::forward::<E, f32>(&x_host, &w_host, out, t, inputs);
+            linear::plain::add_bias(out, &widen(&bias_host));
         });
         swiglu::forward(&gate_up_want, &mut act_want, f);
         let (mut dact, mut again, mut dgate_up_want) = (zeros(t * f), zeros(t * f), zeros(2 * t * f));
-        linear::input_gradient(&dy_host, &down_host, &mut dact, t, f);
+        linear::plain::input_gradient(&dy_host, &down_host, &mut dact, t, f);
         swiglu::backward(&gate_up_want, &dact, &mut again, &mut dgate_up_want, f);
         let mut of_tiles = Vec::new();
         for (rung, tile) in versions(E::DTYPE) {
@@ -135,8 +135,8 @@ fn rope_matches<E: Element>(unit: f32) {
         let (cos_host, sin_host) = rope::table(&frequencies, 50);
         let mut product = vec![0.0f32; t * width];
         let bias_host = whole::<E>(width, 3, 4.0);
-        linear::forward::<E, f32>(&x_host, &w_host, &mut product, t, inputs);
-        linear::add_bias(&mut product, &widen(&bias_host));
+        linear::plain::forward::<E, f32>(&x_host, &w_host, &mut product, t, inputs);
+        linear::plain::add_bias(&mut product, &widen(&bias_host));
         let mut want = product.clone();
         let table = rope::Table { cos: &cos_host, sin: &sin_host };
         rope::rotate(&mut want, heads, &at[..t], table, rope::Turn::Forward);

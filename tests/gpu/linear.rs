@@ -102,12 +102,12 @@ impl<E: Element> Host<E> {
         let (mut y, mut dx) = (vec![E::from_f32(0.0); t * outputs], vec![E::from_f32(0.0); t * inputs]);
         let mut sum = vec![0.0; t * outputs];
         let mut dw = [vec![0.0; outputs * inputs], self.dw.clone()];
-        linear::forward(&self.x, &self.w, &mut y, t, inputs);
-        linear::forward_residual(&self.x, &self.w, &self.residual, &mut sum, t, inputs);
-        linear::add_bias(&mut sum, &widen(&self.bias));
-        linear::input_gradient(&self.dy, &self.w, &mut dx, t, inputs);
-        linear::weight_gradient(&self.dy, &self.x, &mut dw[0], t, inputs, false);
-        linear::weight_gradient(&self.dy, &self.x, &mut dw[1], t, inputs, true);
+        linear::plain::forward(&self.x, &self.w, &mut y, t, inputs);
+        linear::plain::forward_residual(&self.x, &self.w, &self.residual, &mut sum, t, inputs);
+        linear::plain::add_bias(&mut sum, &widen(&self.bias));
+        linear::plain::input_gradient(&self.dy, &self.w, &mut dx, t, inputs);
+        linear::plain::weight_gradient(&self.dy, &self.x, &mut dw[0], t, inputs, false);
+        linear::plain::weight_gradient(&self.dy, &self.x, &mut dw[1], t, inputs, true);
         Results { y: widen(&y), sum, dx: widen(&dx), dw }
     }
 

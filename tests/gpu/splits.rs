@@ -79,7 +79,7 @@ impl<E: Element> Split<E> {
         let narrow = |v: &[E]| v.iter().map(|x| E::from_f32(value(x.to_f32()))).collect::<Vec<E>>();
         let mut dw =
             if add { self.old.iter().map(|&x| value(x)).collect() } else { vec![0.0; self.old.len()] };
-        linear::weight_gradient(&narrow(&self.dy), &narrow(&self.x), &mut dw, t, inputs, add);
+        linear::plain::weight_gradient(&narrow(&self.dy), &narrow(&self.x), &mut dw, t, inputs, add);
         dw
     }
 }
@@ -190,7 +190,7 @@ fn the_engine_splits_and_replays() {
     let mut want = vec![0.0; dw.len()];
     for (t, accumulate) in [(ROWS, 0), (100, 1), (ROWS, 1), (32, 1), (0, 1), (2049, 0), (0, 0)] {
         let n = 64 * t;
-        linear::weight_gradient(&dy_host[..n], &x_host[..n], &mut want, t, 64, accumulate == 1);
+        linear::plain::weight_gradient(&dy_host[..n], &x_host[..n], &mut want, t, 64, accumulate == 1);
         engine.upload(room, &vec![0xff; room.bytes()]).unwrap();
         let tokens = u32::try_from(t).unwrap();
         let step = StepParams { accumulate, ..params(tokens, bytemuck::Zeroable::zeroed()) };

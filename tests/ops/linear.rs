@@ -2,7 +2,7 @@
 
 use crate::common::real::{Real, assert_allowed, reals, values};
 use smolten::dtype::Element;
-use smolten::ops::linear::{forward, forward_residual, input_gradient, weight_gradient};
+use smolten::ops::linear::plain::{forward, forward_residual, input_gradient, weight_gradient};
 
 /// Tokens, inputs, outputs.
 const SHAPES: [(usize, usize, usize); 9] = [

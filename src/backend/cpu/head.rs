@@ -40,12 +40,13 @@ impl Cpu {
         let (v, c) = (w.rows, w.cols);
         let (x_chunk, logits) = (args.x_chunk.head(n), args.logits.head(n));
         let weight = args.gradients.map(|_| self.params.inverse_denominator * self.loss_scale.value);
+        let level = self.level;
         let ([x, head], [gathered, logits_out]) = self.memory.lend([args.x, w], [x_chunk, logits]);
         let (x, gathered, scores) = (x.get::<E>(), gathered.get::<E>(), logits_out.get::<f32>());
         for (to, &row) in gathered.chunks_exact_mut(c).zip(rows) {
             to.copy_from_slice(&x[row as usize * c..][..c]);
         }
-        linear::forward::<E, f32>(gathered, head.get(), scores, n, c);
+        linear::forward_f32::<E>(level, gathered, head.get(), scores, c);
         let losses = cross_entropy::rows(scores, v, targets, weight);
         for row in &losses {
             self.output.loss_sum += f64::from(row.loss);
@@ -68,8 +69,8 @@ impl Cpu {
         let reads = [dlogits, w, x_chunk];
         let ([d, head, x], [dx_chunk, dw, dx]) = self.memory.lend(reads, [g.dx_chunk.head(n), g.dw, g.dx]);
         let (d, dx_chunk, dx) = (d.get::<E>(), dx_chunk.get::<E>(), dx.get::<E>());
-        linear::input_gradient::<E>(d, head.get(), dx_chunk, n, c);
-        linear::weight_gradient::<E>(d, x.get(), dw.get(), n, c, add);
+        linear::input_gradient::<E>(level, d, head.get(), dx_chunk, c);
+        linear::weight_gradient::<E>(level, d, x.get(), dw.get(), c, add);
         for (from, &row) in dx_chunk.chunks_exact(c).zip(rows) {
             dx[row as usize * c..][..c].copy_from_slice(from);
         }

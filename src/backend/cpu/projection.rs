@@ -17,14 +17,11 @@ impl Cpu {
         x.expect(op, "x", [y.rows, w.cols])?;
         y.expect(op, "y", [x.rows, w.rows])?;
         expect_dtype(op, y, w.dtype)?;
+        let level = self.level;
         let ([input, weight], [output]) = self.memory.lend([x, w], [y]);
         with_element!(w.dtype, E => {
-            matmul::rounding(output.get::<E>(), |out| {
-                linear::forward::<E, f32>(input.get(), weight.get(), out, x.rows, x.cols);
-                if let Some(bias) = &bias {
-                    linear::add_bias(out, bias);
-                }
-            });
+            let (x, bias) = (input.get::<E>(), bias.as_deref());
+            linear::forward(level, x, weight.get(), bias, output.get(), w.cols);
         });
         Ok(())
     }
@@ -36,14 +33,12 @@ impl Cpu {
         x.expect("linear_residual", "x", [y.rows, w.cols])?;
         residual.expect("linear_residual", "residual", [x.rows, w.rows])?;
         y.expect("linear_residual", "y", [x.rows, w.rows])?;
+        let level = self.level;
         let ([input, weight, residual], [output]) = self.memory.lend([x, w, residual], [y]);
         with_element!(w.dtype, E => {
-            let (input, weight) = (input.get(), weight.get());
-            linear::forward_residual::<E>(input, weight, residual.get(), output.get(), x.rows, x.cols);
+            let (x, bias) = (input.get::<E>(), bias.as_deref());
+            linear::forward_residual(level, x, weight.get(), bias, residual.get(), output.get(), w.cols);
         });
-        if let Some(bias) = &bias {
-            linear::add_bias(self.memory.get_mut(y), bias);
-        }
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 use super::{HALF, Level, Line, SIDE};
 use half::bf16;
+use std::ops::Range;
 
 /// A matrix in a slice, row-major with `stride` elements from one row to the next, or the transpose of one.
 #[derive(Clone, Copy)]
@@ -43,6 +44,27 @@ impl<'a> Matrix<'a> {
     /// Rows and columns.
     pub fn shape(&self) -> [usize; 2] {
         if self.transposed { [self.cols, self.rows] } else { [self.rows, self.cols] }
+    }
+
+    /// Rows `range` of the matrix.
+    pub fn rows(self, range: Range<usize>) -> Self {
+        if self.transposed { self.t().columns(range).t() } else { self.stored_rows(range) }
+    }
+
+    /// Columns `range` of the matrix.
+    pub fn columns(self, range: Range<usize>) -> Self {
+        if self.transposed {
+            return self.t().rows(range).t();
+        }
+        assert!(range.end <= self.cols, "columns {range:?} of {}", self.cols);
+        let data = self.data.get(range.start..).unwrap_or(&[]);
+        Self { data, cols: range.len(), ..self }
+    }
+
+    fn stored_rows(self, range: Range<usize>) -> Self {
+        assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
+        let data = self.data.get(range.start * self.stride..).unwrap_or(&[]);
+        Self { data, rows: range.len(), ..self }
     }
 
     /// Whether rows of the matrix lie across the rows of memory.
