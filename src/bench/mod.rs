@@ -11,6 +11,7 @@ mod operation;
 mod published;
 mod setup;
 mod suite;
+mod timed;
 mod timer;
 
 pub use calibrate::Calibration;
@@ -18,6 +19,7 @@ pub use card::Card;
 pub use operation::{Operation, Product, Work};
 pub use published::{Figure, figures, nearest};
 pub use suite::{Case, SIZES, Size, cases};
+pub use timed::{Shares, Timed};
 pub use timer::Times;
 
 use crate::cuda::{Cuda, Device, NORM_AT, Rung};

@@ -13,7 +13,9 @@ mod epilogue;
 pub use epilogue::{Output, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
 
 use super::matmul::Threads;
-use super::tile::{Block, HALF, Level, Line, Matrix, SIDE, Unit, pack_columns, pack_rows, panel_lines};
+use super::tile::{
+    Block, HALF, Level, Line, Matrix, SIDE, Unit, pack_columns, pack_rows, panel_lines, prefetch_columns,
+};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -41,21 +43,12 @@ impl Pairing {
     }
 }
 
-/// Where a block lies in the result; what it has beyond is not to be stored.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
-    /// Rows of the result.
-    pub rows: (usize, usize),
-    /// First columns of the block's halves.
-    pub firsts: [usize; 2],
-    /// Columns of the halves that the result has.
-    pub widths: [usize; 2],
-}
-
-/// What is done with a finished block. Every element of the result is handed over once, by whichever thread has it.
+/// What is done with a finished block, row by row. Every element of the result is handed over once, by whichever thread
+/// has it. Compiled for the level's vector unit, which `store` must inline into.
 pub trait Epilogue: Sync {
-    /// Stores `block`.
-    fn store(&self, block: &Block, at: Place);
+    /// Stores what row `row` has in the halves of a block, whose first columns are `firsts`. Each holds 16 sums, or
+    /// fewer at the edge of the result.
+    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]);
 }
 
 /// Steps of k that a columns panel has in L1 at a time: 36 KiB.
@@ -161,16 +154,16 @@ impl<E: Epilogue> Product<'_, E> {
             for (i, chunk) in chunks.iter().enumerate() {
                 let lines = panel_lines(chunk.len());
                 let (a, b) = (self.a.columns(chunk.clone()), self.b.rows(chunk.clone()));
-                for (r, panel) in rows.clone().zip(scratch.rows.chunks_exact_mut(lines.max(1))) {
-                    pack_rows(self.level, a, r * SIDE, panel);
-                }
+                let packed = &mut scratch.rows[..rows.len() * lines];
+                pack_rows(self.level, a, rows.start * SIDE, lines, packed);
                 for (p, column) in all.columns.clone().enumerate() {
                     let firsts = self.pairing.firsts(column);
                     let panel = &mut scratch.columns[..lines];
                     pack_columns(self.level, b, firsts, panel);
                     let blocks =
                         &mut scratch.blocks[if kept == 1 { 0 } else { p * rows.len() }..][..rows.len()];
-                    multiply(&unit, &scratch.rows, panel, blocks, i > 0);
+                    let next = (p + 1 < panels).then(|| (b, self.pairing.firsts(column + 1)));
+                    multiply(&unit, &scratch.rows, panel, blocks, i > 0, next);
                     if i + 1 == chunks.len() {
                         self.finish(blocks, rows.start, firsts);
                     }
@@ -182,16 +175,69 @@ impl<E: Epilogue> Product<'_, E> {
     /// Hands a column of blocks over.
     fn finish(&self, blocks: &[Block], first: usize, firsts: [usize; 2]) {
         let ([m, _], [_, n]) = (self.a.shape(), self.b.shape());
+        let rows = first * SIDE..m.min((first + blocks.len()) * SIDE);
         let widths = firsts.map(|first| n.saturating_sub(first).min(HALF));
-        for (block, r) in blocks.iter().zip(first..) {
-            let rows = (r * SIDE, m.min((r + 1) * SIDE));
-            self.epilogue.store(block, Place { rows, firsts, widths });
+        let part = Part { blocks, rows, firsts, widths };
+        #[cfg(target_arch = "x86_64")]
+        match self.level {
+            // SAFETY: levels are made available ones only, and these have AVX-512.
+            Level::Amx | Level::Avx512Bf16 | Level::Avx512 => {
+                return unsafe { part.store_avx512(self.epilogue) };
+            }
+            // SAFETY: as above, AVX2.
+            Level::Avx2 => return unsafe { part.store_avx2(self.epilogue) },
+            Level::Portable => {}
+        }
+        part.store(self.epilogue);
+    }
+}
+
+/// Blocks one below the other, and what the result has of them.
+struct Part<'a> {
+    blocks: &'a [Block],
+    rows: Range<usize>,
+    firsts: [usize; 2],
+    widths: [usize; 2],
+}
+
+impl Part<'_> {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    fn store_avx512(self, epilogue: &impl Epilogue) {
+        self.store(epilogue);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn store_avx2(self, epilogue: &impl Epilogue) {
+        self.store(epilogue);
+    }
+
+    #[inline(always)]
+    fn store(self, epilogue: &impl Epilogue) {
+        let rows = self.blocks.iter().flat_map(|block| &block.0);
+        for (row, sums) in self.rows.zip(rows) {
+            let (a, b) = sums.split_at(HALF);
+            // A constant length where there is one: the loops over it become one instruction each.
+            if self.widths == [HALF; 2] {
+                epilogue.store(row, self.firsts, [&a[..HALF], &b[..HALF]]);
+            } else {
+                epilogue.store(row, self.firsts, [&a[..self.widths[0]], &b[..self.widths[1]]]);
+            }
         }
     }
 }
 
-/// All row panels by one columns panel, in pieces of k for which the latter stays in L1.
-fn multiply(unit: &Unit, rows: &[Line], column: &[Line], blocks: &mut [Block], add: bool) {
+/// All row panels by one columns panel, in pieces of k for which the latter stays in L1. Meanwhile the columns that come
+/// `next` are brought close.
+fn multiply(
+    unit: &Unit,
+    rows: &[Line],
+    column: &[Line],
+    blocks: &mut [Block],
+    add: bool,
+    next: Option<(Matrix<'_>, [usize; 2])>,
+) {
     let lines = column.len();
     if lines == 0 {
         if !add {
@@ -199,9 +245,16 @@ fn multiply(unit: &Unit, rows: &[Line], column: &[Line], blocks: &mut [Block], a
         }
         return;
     }
-    for (i, piece) in chunks(lines / SIDE, MOST_STEPS).into_iter().enumerate() {
+    let pieces = chunks(lines / SIDE, MOST_STEPS);
+    let turns = pieces.len() * blocks.len();
+    for (i, piece) in pieces.into_iter().enumerate() {
         let piece = piece.start * SIDE..piece.end * SIDE;
-        for (block, row) in blocks.iter_mut().zip(rows.chunks_exact(lines)) {
+        for ((block, row), turn) in
+            blocks.iter_mut().zip(rows.chunks_exact(lines)).zip(i * rows.len() / lines..)
+        {
+            if let Some((b, firsts)) = next {
+                prefetch_columns(b, firsts, turn, turns);
+            }
             unit.multiply(&row[piece.clone()], &column[piece.clone()], block, add || i > 0);
         }
     }

@@ -17,7 +17,7 @@ mod pack;
 mod vector;
 
 pub use level::Level;
-pub use pack::{Matrix, pack_columns, pack_rows};
+pub use pack::{Matrix, pack_columns, pack_rows, prefetch_columns};
 
 use half::bf16;
 
@@ -142,7 +142,7 @@ mod tests {
                     let sb = if y.is_transposed() { strides[1].1 } else { strides[1].0 };
                     let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
                     let (row, firsts) = (m / 3, [n / 4, n / 2]);
-                    pack_rows(level, x, row, &mut panels[0]);
+                    pack_rows(level, x, row, panel_lines(k), &mut panels[0]);
                     pack_columns(level, y, firsts, &mut panels[1]);
                     let mut c = Block([[1.0; SIDE]; SIDE]);
                     for add in [false, true] {
@@ -171,7 +171,7 @@ mod tests {
         let (a, b) = (noise(SIDE * k, 1.0), noise(SIDE * k, 2.0));
         let run = |level| {
             let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
-            pack_rows(level, Matrix::new(&a, SIDE, k), 0, &mut panels[0]);
+            pack_rows(level, Matrix::new(&a, SIDE, k), 0, panel_lines(k), &mut panels[0]);
             pack_columns(level, Matrix::new(&b, SIDE, k).t(), [0, HALF], &mut panels[1]);
             let mut c = Block::ZERO;
             Unit::new(level).multiply(&panels[0], &panels[1], &mut c, false);

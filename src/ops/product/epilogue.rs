@@ -1,10 +1,11 @@
-//! What is done with a block of a product while it is in cache: rounding, and the operations that saves a pass.
+//! What is done with a row of a block while it is in cache: rounding, and the operations that saves a pass.
 
-use super::{Epilogue, Place};
+use super::Epilogue;
+use crate::dtype::Element;
 use crate::ops::attention::Heads;
-use crate::ops::math::{sigmoid, simd};
+use crate::ops::math::sigmoid;
 use crate::ops::rope::Table;
-use crate::ops::tile::{Block, HALF};
+use crate::ops::tile::HALF;
 use half::bf16;
 use std::marker::PhantomData;
 
@@ -39,25 +40,25 @@ impl<'a, T> Output<'a, T> {
     }
 }
 
-/// Calls `f(row, half, sums)` for the part of a block that is in the result.
 #[inline(always)]
-fn halves(block: &Block, at: Place, mut f: impl FnMut(usize, usize, &[f32])) {
-    for (row, sums) in (at.rows.0..at.rows.1).zip(&block.0) {
-        for (half, sums) in sums.chunks_exact(HALF).enumerate() {
-            // A constant length where there is one: the loops over it become one instruction each.
-            if at.widths[half] == HALF {
-                f(row, half, &sums[..HALF]);
-            } else if at.widths[half] > 0 {
-                f(row, half, &sums[..at.widths[half]]);
-            }
-        }
-    }
+fn round(x: f32) -> bf16 {
+    <bf16 as Element>::from_f32(x)
 }
 
-/// `bias[column]`, or 0.
 #[inline(always)]
-fn bias_at(bias: Option<&[f32]>, column: usize) -> f32 {
-    bias.map_or(0.0, |bias| bias[column])
+fn wide(x: bf16) -> f32 {
+    Element::to_f32(x)
+}
+
+/// `sums[i] + bias[first + i]`.
+#[inline(always)]
+fn biased(bias: Option<&[f32]>, first: usize, sums: &[f32]) -> [f32; HALF] {
+    let mut out = [0.0; HALF];
+    out[..sums.len()].copy_from_slice(sums);
+    if let Some(bias) = bias {
+        out.iter_mut().zip(&bias[first..][..sums.len()]).for_each(|(o, b)| *o += b);
+    }
+    out
 }
 
 /// `out = sums + bias`, rounded.
@@ -69,20 +70,14 @@ pub struct Rounded<'a> {
 }
 
 impl Epilogue for Rounded<'_> {
-    fn store(&self, block: &Block, at: Place) {
-        simd(|| {
-            halves(block, at, |row, half, sums| {
-                let first = at.firsts[half];
-                // SAFETY: every element of the result is handed over once.
-                let out = unsafe { self.out.row(row, first, sums.len()) };
-                if let Some(bias) = self.bias {
-                    let bias = &bias[first..][..sums.len()];
-                    out.iter_mut().zip(sums).zip(bias).for_each(|((o, s), b)| *o = bf16::from_f32(s + b));
-                } else {
-                    out.iter_mut().zip(sums).for_each(|(o, s)| *o = bf16::from_f32(*s));
-                }
-            });
-        });
+    #[inline(always)]
+    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
+        for half in 0..2 {
+            let (first, sums) = (firsts[half], halves[half]);
+            // SAFETY: every element of the result is handed over once.
+            let out = unsafe { self.out.row(row, first, sums.len()) };
+            out.iter_mut().zip(biased(self.bias, first, sums)).for_each(|(o, s)| *o = round(s));
+        }
     }
 }
 
@@ -95,18 +90,18 @@ pub struct Sum<'a> {
 }
 
 impl Epilogue for Sum<'_> {
-    fn store(&self, block: &Block, at: Place) {
-        simd(|| {
-            halves(block, at, |row, half, sums| {
-                // SAFETY: every element of the result is handed over once.
-                let out = unsafe { self.out.row(row, at.firsts[half], sums.len()) };
-                if self.add {
-                    out.iter_mut().zip(sums).for_each(|(o, s)| *o += s);
-                } else {
-                    out.copy_from_slice(sums);
-                }
-            });
-        });
+    #[inline(always)]
+    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
+        for half in 0..2 {
+            let (first, sums) = (firsts[half], halves[half]);
+            // SAFETY: every element of the result is handed over once.
+            let out = unsafe { self.out.row(row, first, sums.len()) };
+            if self.add {
+                out.iter_mut().zip(sums).for_each(|(o, s)| *o += s);
+            } else {
+                out.copy_from_slice(sums);
+            }
+        }
     }
 }
 
@@ -121,24 +116,23 @@ pub struct Residual<'a> {
 }
 
 impl Epilogue for Residual<'_> {
-    fn store(&self, block: &Block, at: Place) {
-        simd(|| {
-            halves(block, at, |row, half, sums| {
-                let first = at.firsts[half];
-                // SAFETY: every element of the result is handed over once.
-                let out = unsafe { self.out.row(row, first, sums.len()) };
-                let residual = &self.residual[row * self.out.stride + first..][..sums.len()];
-                out.iter_mut().zip(sums).zip(residual).for_each(|((o, s), r)| *o = r + s);
-                if let Some(bias) = self.bias {
-                    out.iter_mut().zip(&bias[first..][..sums.len()]).for_each(|(o, b)| *o += b);
-                }
-            });
-        });
+    #[inline(always)]
+    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
+        for half in 0..2 {
+            let (first, sums) = (firsts[half], halves[half]);
+            // SAFETY: every element of the result is handed over once.
+            let out = unsafe { self.out.row(row, first, sums.len()) };
+            let residual = &self.residual[row * self.out.stride + first..][..sums.len()];
+            out.iter_mut().zip(sums).zip(residual).for_each(|((o, s), r)| *o = r + s);
+            if let Some(bias) = self.bias {
+                out.iter_mut().zip(&bias[first..][..sums.len()]).for_each(|(o, b)| *o += b);
+            }
+        }
     }
 }
 
-/// Queries, keys and values with their bias, the first two rotated, rounded once. Halves of a block are those of a
-/// head, or parts of them: they are [`Heads::head_dim`] / 2 columns apart.
+/// Queries, keys and values with their bias, the first two rotated, rounded once. The halves of a block are
+/// [`Heads::head_dim`] / 2 columns apart: the coordinates that the rotation mixes.
 pub struct Rope<'a> {
     /// Result, rows of [`Heads::qkv_width`].
     pub out: Output<'a, bf16>,
@@ -153,33 +147,30 @@ pub struct Rope<'a> {
 }
 
 impl Epilogue for Rope<'_> {
-    fn store(&self, block: &Block, at: Place) {
-        let (d, half) = (self.heads.head_dim, self.heads.head_dim / 2);
-        let turned = at.firsts[0] < (self.heads.heads + self.heads.kv_heads) * d;
-        let angle = at.firsts[0] % d;
-        let bias: [[f32; HALF]; 2] =
-            at.firsts.map(|first| std::array::from_fn(|i| bias_at(self.bias, first + i)));
-        simd(|| {
-            for (row, sums) in (at.rows.0..at.rows.1).zip(&block.0) {
-                let (a, b) = sums.split_at(HALF);
-                let from = self.positions[row] as usize * half + angle;
-                let (cos, sin) = (&self.table.cos[from..][..HALF], &self.table.sin[from..][..HALF]);
-                // SAFETY: every element of the result is handed over once, and the halves do not overlap.
-                let first = unsafe { self.out.row(row, at.firsts[0], HALF) };
-                // SAFETY: as above.
-                let second = unsafe { self.out.row(row, at.firsts[1], HALF) };
-                for i in 0..HALF {
-                    let (x, y) = (a[i] + bias[0][i], b[i] + bias[1][i]);
-                    let (cos, sin) = if turned { (cos[i], sin[i]) } else { (1.0, 0.0) };
-                    first[i] = bf16::from_f32(x * cos - y * sin);
-                    second[i] = bf16::from_f32(y * cos + x * sin);
-                }
-            }
-        });
+    #[inline(always)]
+    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
+        let d = self.heads.head_dim;
+        let a = biased(self.bias, firsts[0], halves[0]);
+        let b = biased(self.bias, firsts[1], halves[1]);
+        // SAFETY: every element of the result is handed over once, and the halves do not overlap.
+        let first = unsafe { self.out.row(row, firsts[0], HALF) };
+        // SAFETY: as above.
+        let second = unsafe { self.out.row(row, firsts[1], HALF) };
+        if firsts[0] >= (self.heads.heads + self.heads.kv_heads) * d {
+            first.iter_mut().zip(a).for_each(|(o, x)| *o = round(x));
+            second.iter_mut().zip(b).for_each(|(o, x)| *o = round(x));
+            return;
+        }
+        let from = self.positions[row] as usize * (d / 2) + firsts[0] % d;
+        let (cos, sin) = (&self.table.cos[from..][..HALF], &self.table.sin[from..][..HALF]);
+        for i in 0..HALF {
+            first[i] = round(a[i] * cos[i] - b[i] * sin[i]);
+            second[i] = round(b[i] * cos[i] + a[i] * sin[i]);
+        }
     }
 }
 
-/// Gate and up with their bias, and `silu(gate)·up` of what was rounded. Halves of a block are a gate and its up.
+/// Gate and up with their bias, and `silu(gate)·up` of what was rounded. The halves of a block are a gate and its up.
 pub struct Swiglu<'a> {
     /// Gate and up side by side.
     pub gate_up: Output<'a, bf16>,
@@ -190,26 +181,21 @@ pub struct Swiglu<'a> {
 }
 
 impl Epilogue for Swiglu<'_> {
-    fn store(&self, block: &Block, at: Place) {
-        let bias: [[f32; HALF]; 2] =
-            at.firsts.map(|first| std::array::from_fn(|i| bias_at(self.bias, first + i)));
-        simd(|| {
-            for (row, sums) in (at.rows.0..at.rows.1).zip(&block.0) {
-                let (a, b) = sums.split_at(HALF);
-                // SAFETY: every element of the result is handed over once, and the halves do not overlap.
-                let gate = unsafe { self.gate_up.row(row, at.firsts[0], HALF) };
-                // SAFETY: as above.
-                let up = unsafe { self.gate_up.row(row, at.firsts[1], HALF) };
-                // SAFETY: as above; a gate's column is its product's.
-                let act = unsafe { self.act.row(row, at.firsts[0], HALF) };
-                for i in 0..HALF {
-                    gate[i] = bf16::from_f32(a[i] + bias[0][i]);
-                    up[i] = bf16::from_f32(b[i] + bias[1][i]);
-                    let g = gate[i].to_f32();
-                    act[i] = bf16::from_f32(g * sigmoid(g) * up[i].to_f32());
-                }
-            }
-        });
+    #[inline(always)]
+    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
+        let a = biased(self.bias, firsts[0], halves[0]);
+        let b = biased(self.bias, firsts[1], halves[1]);
+        // SAFETY: every element of the result is handed over once, and the halves do not overlap.
+        let gate = unsafe { self.gate_up.row(row, firsts[0], HALF) };
+        // SAFETY: as above.
+        let up = unsafe { self.gate_up.row(row, firsts[1], HALF) };
+        // SAFETY: as above; a gate's column is its product's.
+        let act = unsafe { self.act.row(row, firsts[0], HALF) };
+        for i in 0..HALF {
+            (gate[i], up[i]) = (round(a[i]), round(b[i]));
+            let g = wide(gate[i]);
+            act[i] = round(g * sigmoid(g) * wide(up[i]));
+        }
     }
 }
 
@@ -224,28 +210,28 @@ pub struct SwigluGradient<'a> {
 }
 
 impl Epilogue for SwigluGradient<'_> {
-    fn store(&self, block: &Block, at: Place) {
+    #[inline(always)]
+    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
         let f = self.act.stride;
-        simd(|| {
-            halves(block, at, |row, half, sums| {
-                let (first, n) = (at.firsts[half], sums.len());
-                let gate = &self.gate_up[row * 2 * f + first..][..n];
-                let up = &self.gate_up[row * 2 * f + f + first..][..n];
-                // SAFETY: every element of the result is handed over once.
-                let act = unsafe { self.act.row(row, first, n) };
-                // SAFETY: as above, and with it the two gradients.
-                let dgate = unsafe { self.dgate_up.row(row, first, n) };
-                // SAFETY: as above.
-                let dup = unsafe { self.dgate_up.row(row, f + first, n) };
-                for i in 0..n {
-                    let (g, u, d) = (gate[i].to_f32(), up[i].to_f32(), bf16::from_f32(sums[i]).to_f32());
-                    let s = sigmoid(g);
-                    let silu = g * s;
-                    act[i] = bf16::from_f32(silu * u);
-                    dgate[i] = bf16::from_f32(d * u * (s + silu * (1.0 - s)));
-                    dup[i] = bf16::from_f32(d * silu);
-                }
-            });
-        });
+        for half in 0..2 {
+            let (first, sums) = (firsts[half], halves[half]);
+            let n = sums.len();
+            let gate = &self.gate_up[row * 2 * f + first..][..n];
+            let up = &self.gate_up[row * 2 * f + f + first..][..n];
+            // SAFETY: every element of the result is handed over once.
+            let act = unsafe { self.act.row(row, first, n) };
+            // SAFETY: as above, and with it the two gradients.
+            let dgate = unsafe { self.dgate_up.row(row, first, n) };
+            // SAFETY: as above.
+            let dup = unsafe { self.dgate_up.row(row, f + first, n) };
+            for i in 0..n {
+                let (g, u, d) = (wide(gate[i]), wide(up[i]), wide(round(sums[i])));
+                let s = sigmoid(g);
+                let silu = g * s;
+                act[i] = round(silu * u);
+                dgate[i] = round(d * u * (s + silu * (1.0 - s)));
+                dup[i] = round(d * silu);
+            }
+        }
     }
 }

@@ -79,12 +79,41 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Packs rows `first..first + 32` of `a`; `panel` holds [`super::panel_lines`] of its columns.
-pub fn pack_rows(level: Level, a: Matrix<'_>, first: usize, panel: &mut [Line]) {
-    for (step, lines) in panel.chunks_exact_mut(SIDE).enumerate() {
-        for (half, lines) in lines.chunks_exact_mut(HALF).enumerate() {
-            let lines = lines.try_into().expect("16 lines");
-            pack(level, a, a.transposed, first + half * HALF, step * SIDE, lines);
+/// Packs rows `first..first + 32` of `a`, then the 32 after them, and so on; each panel has `lines` lines, which is
+/// [`super::panel_lines`] of the columns, and there are as many as `panels` holds.
+pub fn pack_rows(level: Level, a: Matrix<'_>, first: usize, lines: usize, panels: &mut [Line]) {
+    if !a.transposed {
+        return panels.chunks_exact_mut(lines.max(1)).zip(first / SIDE..).for_each(|(panel, p)| {
+            copy_rows(a, p * SIDE + first % SIDE, panel);
+        });
+    }
+    // Memory runs across the panels.
+    for step in 0..lines / SIDE {
+        for (p, panel) in panels.chunks_exact_mut(lines).enumerate() {
+            let (half, other) = panel[step * SIDE..][..SIDE].split_at_mut(HALF);
+            for (h, half) in [half, other].into_iter().enumerate() {
+                let half = half.try_into().expect("16 lines");
+                pack(level, a, true, first + p * SIDE + h * HALF, step * SIDE, half);
+            }
+        }
+    }
+}
+
+/// A rows panel of a matrix as it lies in memory, row by row.
+fn copy_rows(a: Matrix<'_>, first: usize, panel: &mut [Line]) {
+    let whole = a.cols / SIDE;
+    for r in 0..SIDE {
+        let row = if first + r < a.rows { a.stored(first + r, 0, a.cols) } else { &[] };
+        let mut lines = panel[r..].iter_mut().step_by(SIDE);
+        let (full, rest) = row.as_chunks::<SIDE>();
+        for (from, line) in full.iter().zip(&mut lines) {
+            line.0 = *from;
+        }
+        if row.is_empty() || whole * SIDE < a.cols {
+            for line in lines {
+                *line = Line::ZERO;
+                line.0[..rest.len()].copy_from_slice(rest);
+            }
         }
     }
 }
@@ -92,11 +121,39 @@ pub fn pack_rows(level: Level, a: Matrix<'_>, first: usize, panel: &mut [Line]) 
 /// Packs two times 16 columns of `b`, which begin at `firsts`; `panel` holds [`super::panel_lines`] of its rows.
 pub fn pack_columns(level: Level, b: Matrix<'_>, firsts: [usize; 2], panel: &mut [Line]) {
     for (step, lines) in panel.chunks_exact_mut(SIDE).enumerate() {
-        for (first, lines) in firsts.into_iter().zip(lines.chunks_exact_mut(HALF)) {
-            let lines = lines.try_into().expect("16 lines");
-            pack(level, b, !b.transposed, first, step * SIDE, lines);
+        let (half, other) = lines.split_at_mut(HALF);
+        for (first, half) in firsts.into_iter().zip([half, other]) {
+            let half = half.try_into().expect("16 lines");
+            pack(level, b, !b.transposed, first, step * SIDE, half);
         }
     }
+}
+
+/// Asks for the columns that [`pack_columns`] would read, or the `part`-th of `parts` shares of them, to be brought
+/// close by the time they are packed: neither order is one that the processor foresees.
+pub fn prefetch_columns(b: Matrix<'_>, firsts: [usize; 2], part: usize, parts: usize) {
+    const LINE: usize = size_of::<Line>() / size_of::<bf16>();
+    let (outer, inner) = if b.transposed { (HALF, b.cols) } else { (b.rows, HALF) };
+    let lines = inner.div_ceil(LINE);
+    for first in firsts {
+        let (row, column) = if b.transposed { (first, 0) } else { (0, first) };
+        let all = outer * lines;
+        for i in all * part / parts..all * (part + 1) / parts {
+            prefetch(b.data.as_ptr().wrapping_add((row + i / lines) * b.stride + column + i % lines * LINE));
+        }
+    }
+}
+
+/// A hint, for whatever address.
+#[inline(always)]
+fn prefetch(address: *const bf16) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// 16 of the outer by 32 of the inner dimension. `paired`: the inner dimension runs down the rows of memory, so that
@@ -149,7 +206,8 @@ mod registers {
         let mut tile = [_mm512_setzero_si512(); HALF];
         for (p, line) in tile.iter_mut().enumerate() {
             *line = if paired {
-                let [even, odd] = [0, 1].map(|r| m.stored(row + 2 * p + r, column, HALF));
+                let even = m.stored(row + 2 * p, column, HALF);
+                let odd = m.stored(row + 2 * p + 1, column, HALF);
                 _mm512_or_si512(widen(even), _mm512_slli_epi32::<16>(widen(odd)))
             } else {
                 let from = m.stored(row + p, column, SIDE);
