@@ -46,9 +46,21 @@ impl Pairing {
 /// What is done with a finished block, row by row. Every element of the result is handed over once, by whichever thread
 /// has it. Compiled for the level's vector unit, which `store` must inline into.
 pub trait Epilogue: Sync {
-    /// Stores what row `row` has in the halves of a block, whose first columns are `firsts`. Each holds 16 sums, or
-    /// fewer at the edge of the result.
-    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]);
+    /// Stores a row of a block.
+    fn store(&self, part: Row<'_>);
+}
+
+/// A row of a block: two halves of 16 sums.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    /// Row of the result.
+    pub row: usize,
+    /// Column of the result where each half begins.
+    pub firsts: [usize; 2],
+    /// Columns of each half that the result has.
+    pub widths: [usize; 2],
+    /// The sums.
+    pub sums: [&'a [f32; HALF]; 2],
 }
 
 /// Steps of k that a columns panel has in L1 at a time: 36 KiB.
@@ -215,14 +227,16 @@ impl Part<'_> {
 
     #[inline(always)]
     fn store(self, epilogue: &impl Epilogue) {
+        let Self { firsts, widths, .. } = self;
         let rows = self.blocks.iter().flat_map(|block| &block.0);
         for (row, sums) in self.rows.zip(rows) {
-            let (a, b) = sums.split_at(HALF);
-            // A constant length where there is one: the loops over it become one instruction each.
-            if self.widths == [HALF; 2] {
-                epilogue.store(row, self.firsts, [&a[..HALF], &b[..HALF]]);
+            let ([left, right], []) = sums.as_chunks() else { unreachable!("two halves") };
+            let sums = [left, right];
+            // A constant width where there is one.
+            if widths == [HALF; 2] {
+                epilogue.store(Row { row, firsts, widths: [HALF; 2], sums });
             } else {
-                epilogue.store(row, self.firsts, [&a[..self.widths[0]], &b[..self.widths[1]]]);
+                epilogue.store(Row { row, firsts, widths, sums });
             }
         }
     }

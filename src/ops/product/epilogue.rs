@@ -1,6 +1,6 @@
 //! What is done with a row of a block while it is in cache: rounding, and the operations that saves a pass.
 
-use super::Epilogue;
+use super::{Epilogue, Row};
 use crate::dtype::Element;
 use crate::ops::attention::Heads;
 use crate::ops::math::sigmoid;
@@ -26,39 +26,87 @@ impl<'a, T> Output<'a, T> {
         Self { data: data.as_mut_ptr(), len: data.len(), stride, lent: PhantomData }
     }
 
-    /// `width` elements of a row.
+    /// What [`Output::put`] stored, and zeros.
     ///
     /// # Safety
-    /// No other reference to any of them exists while this one does.
+    /// As there.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "the caller's promise")]
-    unsafe fn row(&self, row: usize, column: usize, width: usize) -> &mut [T] {
+    unsafe fn get(&self, row: usize, column: usize, width: usize) -> Lanes<T>
+    where
+        T: Copy + Default,
+    {
+        let at = row * self.stride + column;
+        assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
+        // SAFETY: inside the slice that `new` borrowed for the life of self (asserted), and not written (the caller).
+        load(unsafe { std::slice::from_raw_parts(self.data.add(at), width) }, 0, width)
+    }
+
+    /// Stores the first `width` of the lanes in a row.
+    ///
+    /// # Safety
+    /// No reference to these elements exists, and no other thread uses them.
+    #[inline(always)]
+    unsafe fn put(&self, row: usize, column: usize, width: usize, lanes: Lanes<T>)
+    where
+        T: Copy,
+    {
         let at = row * self.stride + column;
         assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
         // SAFETY: inside the slice that `new` borrowed for the life of self (asserted), and not aliased (the caller).
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(at), width) }
+        let to = unsafe { std::slice::from_raw_parts_mut(self.data.add(at), width) };
+        if let Some(to) = to.first_chunk_mut() {
+            *to = lanes;
+        } else {
+            to.copy_from_slice(&lanes[..width]);
+        }
     }
 }
 
+/// What half of a block has of a row. A fixed length, for which loops become single instructions.
+type Lanes<T> = [T; HALF];
+
+/// `width` elements from `at` on, and zeros.
 #[inline(always)]
-fn round(x: f32) -> bf16 {
-    <bf16 as Element>::from_f32(x)
+fn load<T: Copy + Default>(from: &[T], at: usize, width: usize) -> Lanes<T> {
+    let from = &from[at..][..width];
+    if let Some(lanes) = from.first_chunk() {
+        return *lanes;
+    }
+    let mut lanes = [T::default(); HALF];
+    lanes[..width].copy_from_slice(from);
+    lanes
 }
 
 #[inline(always)]
-fn wide(x: bf16) -> f32 {
-    Element::to_f32(x)
+fn round(x: Lanes<f32>) -> Lanes<bf16> {
+    let mut y = [bf16::ZERO; HALF];
+    for i in 0..HALF {
+        y[i] = Element::from_f32(x[i]);
+    }
+    y
+}
+
+#[inline(always)]
+fn widen(x: Lanes<bf16>) -> Lanes<f32> {
+    let mut y = [0.0; HALF];
+    for i in 0..HALF {
+        y[i] = Element::to_f32(x[i]);
+    }
+    y
+}
+
+#[inline(always)]
+fn add(mut x: Lanes<f32>, y: Lanes<f32>) -> Lanes<f32> {
+    for i in 0..HALF {
+        x[i] += y[i];
+    }
+    x
 }
 
 /// `sums[i] + bias[first + i]`.
 #[inline(always)]
-fn biased(bias: Option<&[f32]>, first: usize, sums: &[f32]) -> [f32; HALF] {
-    let mut out = [0.0; HALF];
-    out[..sums.len()].copy_from_slice(sums);
-    if let Some(bias) = bias {
-        out.iter_mut().zip(&bias[first..][..sums.len()]).for_each(|(o, b)| *o += b);
-    }
-    out
+fn biased(bias: Option<&[f32]>, first: usize, width: usize, sums: &Lanes<f32>) -> Lanes<f32> {
+    bias.map_or(*sums, |bias| add(*sums, load(bias, first, width)))
 }
 
 /// `out = sums + bias`, rounded.
@@ -71,12 +119,12 @@ pub struct Rounded<'a> {
 
 impl Epilogue for Rounded<'_> {
     #[inline(always)]
-    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
+    fn store(&self, part: Row<'_>) {
         for half in 0..2 {
-            let (first, sums) = (firsts[half], halves[half]);
+            let (first, width) = (part.firsts[half], part.widths[half]);
+            let y = round(biased(self.bias, first, width, part.sums[half]));
             // SAFETY: every element of the result is handed over once.
-            let out = unsafe { self.out.row(row, first, sums.len()) };
-            out.iter_mut().zip(biased(self.bias, first, sums)).for_each(|(o, s)| *o = round(s));
+            unsafe { self.out.put(part.row, first, width, y) };
         }
     }
 }
@@ -91,16 +139,15 @@ pub struct Sum<'a> {
 
 impl Epilogue for Sum<'_> {
     #[inline(always)]
-    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
+    fn store(&self, part: Row<'_>) {
         for half in 0..2 {
-            let (first, sums) = (firsts[half], halves[half]);
-            // SAFETY: every element of the result is handed over once.
-            let out = unsafe { self.out.row(row, first, sums.len()) };
+            let (first, width, mut sums) = (part.firsts[half], part.widths[half], *part.sums[half]);
             if self.add {
-                out.iter_mut().zip(sums).for_each(|(o, s)| *o += s);
-            } else {
-                out.copy_from_slice(sums);
+                // SAFETY: every element of the result is handed over once.
+                sums = add(unsafe { self.out.get(part.row, first, width) }, sums);
             }
+            // SAFETY: as above.
+            unsafe { self.out.put(part.row, first, width, sums) };
         }
     }
 }
@@ -117,16 +164,13 @@ pub struct Residual<'a> {
 
 impl Epilogue for Residual<'_> {
     #[inline(always)]
-    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
+    fn store(&self, part: Row<'_>) {
         for half in 0..2 {
-            let (first, sums) = (firsts[half], halves[half]);
+            let (first, width) = (part.firsts[half], part.widths[half]);
+            let residual = load(self.residual, part.row * self.out.stride + first, width);
+            let y = biased(self.bias, first, width, &add(residual, *part.sums[half]));
             // SAFETY: every element of the result is handed over once.
-            let out = unsafe { self.out.row(row, first, sums.len()) };
-            let residual = &self.residual[row * self.out.stride + first..][..sums.len()];
-            out.iter_mut().zip(sums).zip(residual).for_each(|((o, s), r)| *o = r + s);
-            if let Some(bias) = self.bias {
-                out.iter_mut().zip(&bias[first..][..sums.len()]).for_each(|(o, b)| *o += b);
-            }
+            unsafe { self.out.put(part.row, first, width, y) };
         }
     }
 }
@@ -148,25 +192,21 @@ pub struct Rope<'a> {
 
 impl Epilogue for Rope<'_> {
     #[inline(always)]
-    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
-        let d = self.heads.head_dim;
-        let a = biased(self.bias, firsts[0], halves[0]);
-        let b = biased(self.bias, firsts[1], halves[1]);
-        // SAFETY: every element of the result is handed over once, and the halves do not overlap.
-        let first = unsafe { self.out.row(row, firsts[0], HALF) };
+    fn store(&self, part: Row<'_>) {
+        let (d, [first, second]) = (self.heads.head_dim, part.firsts);
+        let mut a = biased(self.bias, first, HALF, part.sums[0]);
+        let mut b = biased(self.bias, second, HALF, part.sums[1]);
+        if first < (self.heads.heads + self.heads.kv_heads) * d {
+            let angle = self.positions[part.row] as usize * (d / 2) + first % d;
+            let (cos, sin) = (load(self.table.cos, angle, HALF), load(self.table.sin, angle, HALF));
+            for i in 0..HALF {
+                (a[i], b[i]) = (a[i] * cos[i] - b[i] * sin[i], b[i] * cos[i] + a[i] * sin[i]);
+            }
+        }
+        // SAFETY: every element of the result is handed over once.
+        unsafe { self.out.put(part.row, first, HALF, round(a)) };
         // SAFETY: as above.
-        let second = unsafe { self.out.row(row, firsts[1], HALF) };
-        if firsts[0] >= (self.heads.heads + self.heads.kv_heads) * d {
-            first.iter_mut().zip(a).for_each(|(o, x)| *o = round(x));
-            second.iter_mut().zip(b).for_each(|(o, x)| *o = round(x));
-            return;
-        }
-        let from = self.positions[row] as usize * (d / 2) + firsts[0] % d;
-        let (cos, sin) = (&self.table.cos[from..][..HALF], &self.table.sin[from..][..HALF]);
-        for i in 0..HALF {
-            first[i] = round(a[i] * cos[i] - b[i] * sin[i]);
-            second[i] = round(b[i] * cos[i] + a[i] * sin[i]);
-        }
+        unsafe { self.out.put(part.row, second, HALF, round(b)) };
     }
 }
 
@@ -182,20 +222,21 @@ pub struct Swiglu<'a> {
 
 impl Epilogue for Swiglu<'_> {
     #[inline(always)]
-    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
-        let a = biased(self.bias, firsts[0], halves[0]);
-        let b = biased(self.bias, firsts[1], halves[1]);
-        // SAFETY: every element of the result is handed over once, and the halves do not overlap.
-        let gate = unsafe { self.gate_up.row(row, firsts[0], HALF) };
-        // SAFETY: as above.
-        let up = unsafe { self.gate_up.row(row, firsts[1], HALF) };
-        // SAFETY: as above; a gate's column is its product's.
-        let act = unsafe { self.act.row(row, firsts[0], HALF) };
+    fn store(&self, part: Row<'_>) {
+        let (row, [first, second]) = (part.row, part.firsts);
+        let gate = round(biased(self.bias, first, HALF, part.sums[0]));
+        let up = round(biased(self.bias, second, HALF, part.sums[1]));
+        let (g, u) = (widen(gate), widen(up));
+        let mut act = [0.0; HALF];
         for i in 0..HALF {
-            (gate[i], up[i]) = (round(a[i]), round(b[i]));
-            let g = wide(gate[i]);
-            act[i] = round(g * sigmoid(g) * wide(up[i]));
+            act[i] = g[i] * sigmoid(g[i]) * u[i];
         }
+        // SAFETY: every element of the result is handed over once.
+        unsafe { self.gate_up.put(row, first, HALF, gate) };
+        // SAFETY: as above.
+        unsafe { self.gate_up.put(row, second, HALF, up) };
+        // SAFETY: as above; a gate's column is its product's.
+        unsafe { self.act.put(row, first, HALF, round(act)) };
     }
 }
 
@@ -211,27 +252,27 @@ pub struct SwigluGradient<'a> {
 
 impl Epilogue for SwigluGradient<'_> {
     #[inline(always)]
-    fn store(&self, row: usize, firsts: [usize; 2], halves: [&[f32]; 2]) {
-        let f = self.act.stride;
+    fn store(&self, part: Row<'_>) {
+        let (row, f) = (part.row, self.act.stride);
         for half in 0..2 {
-            let (first, sums) = (firsts[half], halves[half]);
-            let n = sums.len();
-            let gate = &self.gate_up[row * 2 * f + first..][..n];
-            let up = &self.gate_up[row * 2 * f + f + first..][..n];
-            // SAFETY: every element of the result is handed over once.
-            let act = unsafe { self.act.row(row, first, n) };
-            // SAFETY: as above, and with it the two gradients.
-            let dgate = unsafe { self.dgate_up.row(row, first, n) };
-            // SAFETY: as above.
-            let dup = unsafe { self.dgate_up.row(row, f + first, n) };
-            for i in 0..n {
-                let (g, u, d) = (wide(gate[i]), wide(up[i]), wide(round(sums[i])));
-                let s = sigmoid(g);
-                let silu = g * s;
-                act[i] = round(silu * u);
-                dgate[i] = round(d * u * (s + silu * (1.0 - s)));
-                dup[i] = round(d * silu);
+            let (first, width) = (part.firsts[half], part.widths[half]);
+            let g = widen(load(self.gate_up, row * 2 * f + first, width));
+            let u = widen(load(self.gate_up, row * 2 * f + f + first, width));
+            let d = widen(round(*part.sums[half]));
+            let (mut act, mut dgate, mut dup) = ([0.0; HALF], [0.0; HALF], [0.0; HALF]);
+            for i in 0..HALF {
+                let s = sigmoid(g[i]);
+                let silu = g[i] * s;
+                act[i] = silu * u[i];
+                dgate[i] = d[i] * u[i] * (s + silu * (1.0 - s));
+                dup[i] = d[i] * silu;
             }
+            // SAFETY: every element of the result is handed over once, and with it the two gradients.
+            unsafe { self.act.put(row, first, width, round(act)) };
+            // SAFETY: as above.
+            unsafe { self.dgate_up.put(row, first, width, round(dgate)) };
+            // SAFETY: as above.
+            unsafe { self.dgate_up.put(row, f + first, width, round(dup)) };
         }
     }
 }

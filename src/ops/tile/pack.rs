@@ -133,13 +133,13 @@ pub fn pack_columns(level: Level, b: Matrix<'_>, firsts: [usize; 2], panel: &mut
 /// close by the time they are packed: neither order is one that the processor foresees.
 pub fn prefetch_columns(b: Matrix<'_>, firsts: [usize; 2], part: usize, parts: usize) {
     const LINE: usize = size_of::<Line>() / size_of::<bf16>();
-    let (outer, inner) = if b.transposed { (HALF, b.cols) } else { (b.rows, HALF) };
-    let lines = inner.div_ceil(LINE);
+    let (rows, width) = if b.transposed { (HALF, b.cols) } else { (b.rows, HALF) };
+    let share = rows * part / parts..rows * (part + 1) / parts;
     for first in firsts {
         let (row, column) = if b.transposed { (first, 0) } else { (0, first) };
-        let all = outer * lines;
-        for i in all * part / parts..all * (part + 1) / parts {
-            prefetch(b.data.as_ptr().wrapping_add((row + i / lines) * b.stride + column + i % lines * LINE));
+        for r in share.clone() {
+            let from = b.data.as_ptr().wrapping_add((row + r) * b.stride + column);
+            (0..width).step_by(LINE).for_each(|i| prefetch(from.wrapping_add(i)));
         }
     }
 }
