@@ -17,7 +17,7 @@ mod pack;
 mod vector;
 
 pub use level::Level;
-pub use pack::{Matrix, pack_columns, pack_rows, prefetch_columns};
+pub use pack::{Matrix, pack_columns, pack_rows, prefetch_columns, transpose};
 
 use half::bf16;
 
