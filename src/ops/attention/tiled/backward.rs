@@ -86,7 +86,7 @@ impl Backward<'_> {
                 for queries in chunks(all.start.max(keys.start)..all.end, QUERIES) {
                     self.pack_queries(task, task.kv * group + h, &queries, &mut s.queries);
                     let at = (h * all.len() + queries.start - all.start) * columns;
-                    self.add(unit, task, &keys, &queries, s, at);
+                    self.add(unit, task, &keys, &queries, s, [at, h]);
                     if matches!(task.share, Share::Keys(_)) {
                         continue;
                     }
@@ -111,8 +111,8 @@ impl Backward<'_> {
         pack_rows(self.level, k, 0, lines, room(&mut s.k, n * lines, Line::ZERO));
         pack_rows(self.level, v, 0, lines, room(&mut s.v, n * lines, Line::ZERO));
         pack_rows(self.level, k.t(), 0, n * SIDE, room(&mut s.k_transposed, columns * n * SIDE, Line::ZERO));
-        room(&mut s.dk, n * columns, Block::ZERO).fill(Block::ZERO);
-        room(&mut s.dv, n * columns, Block::ZERO).fill(Block::ZERO);
+        room(&mut s.dk, n * columns, Block::ZERO);
+        room(&mut s.dv, n * columns, Block::ZERO);
     }
 
     fn pack_queries(&self, task: &Task, h: usize, blocks: &Range<usize>, s: &mut Queries) {
@@ -152,7 +152,7 @@ impl Backward<'_> {
         keys: &Range<usize>,
         queries: &Range<usize>,
         s: &mut Scratch,
-        at: usize,
+        [at, h]: [usize; 2],
     ) {
         let (d, factor) = (self.heads.head_dim, scale(self.heads) * LOG2_E);
         let (lines, columns, n, stride) = (panel_lines(d), steps(d), queries.len(), keys.len() * SIDE);
@@ -177,11 +177,12 @@ impl Backward<'_> {
             if matches!(task.share, Share::Queries(_)) {
                 continue;
             }
-            let seen = first * SIDE..n * SIDE;
+            // The first head's first queries that see the key find nothing to add to.
+            let (seen, add) = (first * SIDE..n * SIDE, h > 0 || key < queries.start);
             for column in 0..columns {
-                let (dout, q) = (&q.dout[column * n * SIDE..][seen.clone()], &q.q[column * n * SIDE..][seen.clone()]);
-                unit.multiply(&p[seen.clone()], dout, &mut k.dv[i * columns + column], true);
-                unit.multiply(&ds[seen.clone()], q, &mut k.dk[i * columns + column], true);
+                let [dout, q] = [&q.dout, &q.q].map(|x| &x[column * n * SIDE..][seen.clone()]);
+                unit.multiply(&p[seen.clone()], dout, &mut k.dv[i * columns + column], add);
+                unit.multiply(&ds[seen.clone()], q, &mut k.dk[i * columns + column], add);
             }
         }
         if matches!(task.share, Share::Keys(_)) {

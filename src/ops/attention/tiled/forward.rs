@@ -15,8 +15,11 @@ use std::ops::Range;
 /// Blocks of queries that share a pass over the keys.
 const QUERIES: usize = 16;
 
-/// Blocks of keys for which the running maximum is renewed once. The result depends on it.
-const KEYS: usize = 4;
+/// Blocks of keys and values that are packed at a time.
+const KEYS: usize = 32;
+
+/// Blocks of keys whose weights are multiplied with the values at a time.
+const WEIGHTS: usize = 4;
 
 /// A forward pass.
 pub struct Forward<'a> {
@@ -74,6 +77,7 @@ impl Forward<'_> {
             pack_rows(self.level, k.rows(rows.clone()), 0, lines, packed);
             let values = room(&mut s.values, columns * keys.len() * SIDE, Line::ZERO);
             pack_rows(self.level, v.rows(rows).t(), 0, keys.len() * SIDE, values);
+            let scores = room(&mut s.scores, 2, Block::ZERO);
             let mut step = Step {
                 keys: packed,
                 values,
@@ -81,16 +85,15 @@ impl Forward<'_> {
                 level: self.level,
                 first: keys.start == 0,
                 factor: scale(self.heads) * LOG2_E,
-                scores: room(&mut s.scores, KEYS, Block::ZERO),
-                weights: room(&mut s.weights, KEYS * SIDE, Line::ZERO),
+                weights: room(&mut s.weights, WEIGHTS * SIDE, Line::ZERO),
             };
             for (i, query) in queries.chunks_exact(lines).enumerate() {
                 let block = blocks.start + i % n;
                 if block >= keys.start {
                     let visible = keys.len().min(block + 1 - keys.start);
-                    let own = block < keys.end;
+                    let own = if block < keys.end { visible - 1 } else { usize::MAX };
                     let sums = &mut sums[i * columns..][..columns];
-                    step.add(unit, query, visible, own, &mut running[i], sums);
+                    step.add(unit, query, [visible, own], scores, &mut running[i], sums);
                 }
             }
         }
@@ -136,38 +139,54 @@ struct Step<'a> {
     level: Level,
     first: bool,
     factor: f32,
-    scores: &'a mut [Block],
     weights: &'a mut [Line],
 }
 
 impl Step<'_> {
-    /// Adds the first `visible` blocks to what a block of queries has; `own`: the last of them is its own.
+    /// Adds the first `visible` blocks of keys, one of which may be its `own`, to what a block of queries has.
     fn add(
         &mut self,
         unit: &Unit,
         query: &[Line],
-        visible: usize,
-        own: bool,
+        [visible, own]: [usize; 2],
+        scores: &mut [Block],
         running: &mut Running,
         sums: &mut [Block],
     ) {
-        let scores = &mut self.scores[..visible];
-        for (scores, keys) in scores.iter_mut().zip(self.keys.chunks_exact(query.len())) {
-            unit.multiply(keys, query, scores, false);
-        }
-        if own {
-            lanes::mask(self.level, &mut scores[visible - 1]);
-        }
-        let rescale = lanes::make_way(self.level, running, scores, self.factor) && !self.first;
-        for (scores, panel) in scores.iter().zip(self.weights.as_chunks_mut().0) {
-            lanes::weigh(self.level, scores, self.factor, running, panel);
-        }
-        let weights = &self.weights[..visible * SIDE];
-        for (sums, values) in sums.iter_mut().zip(self.values.chunks_exact(self.value_lines)) {
-            if rescale {
-                lanes::scale(self.level, sums, &running.shrink);
+        let [current, next] = scores else { unreachable!("two blocks") };
+        let (mut current, mut next) = (current, next);
+        let (lines, mut pending) = (query.len(), 0..0);
+        unit.multiply(&self.keys[..lines], query, current, false);
+        for block in 0..visible {
+            // Ahead, so that the matrix unit works while the vector unit does.
+            if block + 1 < visible {
+                unit.multiply(&self.keys[(block + 1) * lines..][..lines], query, next, false);
             }
-            unit.multiply(&values[..weights.len()], weights, sums, !self.first);
+            if block == own {
+                lanes::mask(self.level, current);
+            }
+            if lanes::make_way(self.level, running, current, self.factor) && (pending.end > 0 || !self.first) {
+                self.multiply(unit, &pending, sums);
+                pending.start = pending.end;
+                sums.iter_mut().for_each(|sums| lanes::scale(self.level, sums, &running.shrink));
+            }
+            let panel = super::step(self.weights, pending.len());
+            lanes::weigh(self.level, current, self.factor, running, panel);
+            pending.end += 1;
+            if pending.len() == WEIGHTS || block + 1 == visible {
+                self.multiply(unit, &pending, sums);
+                pending.start = pending.end;
+            }
+            (current, next) = (next, current);
+        }
+    }
+
+    /// Adds the values of blocks `keys`, weighed.
+    fn multiply(&self, unit: &Unit, keys: &Range<usize>, sums: &mut [Block]) {
+        let weights = &self.weights[..keys.len() * SIDE];
+        for (column, sums) in sums.iter_mut().enumerate() {
+            let values = &self.values[column * self.value_lines + keys.start * SIDE..][..weights.len()];
+            unit.multiply(values, weights, sums, !(self.first && keys.start == 0));
         }
     }
 }

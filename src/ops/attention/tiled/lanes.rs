@@ -60,12 +60,11 @@ pub fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// The upper half holds x as bf16, rounded to nearest, ties to even. A NaN stays one if its lower half is zero, as it is
-/// if it stems from arithmetic on bf16.
+/// The upper half holds x as bf16, rounded to nearest, ties away from zero, which is one addition. A NaN stays one if its
+/// lower half is zero, as it is if it stems from arithmetic on bf16.
 #[inline(always)]
 fn round(x: f32) -> u32 {
-    let bits = x.to_bits();
-    bits.wrapping_add(0x7fff + (bits >> 16 & 1))
+    x.to_bits().wrapping_add(0x8000)
 }
 
 /// Two rounded values as they lie in a columns panel.
@@ -107,14 +106,12 @@ impl Running {
 const SLACK: f32 = 8.0;
 
 for_each_level! {
-    /// Makes way for further scores, to be multiplied by `factor`. Whether there are sums to be scaled.
-    fn make_way<FUSED>(running: &mut Running, scores: &[Block], factor: f32) -> bool {
+    /// Makes way for further scores, to be multiplied by `factor`. Whether the shift changed, so that sums must shrink.
+    fn make_way<FUSED>(running: &mut Running, scores: &Block, factor: f32) -> bool {
         let mut highest = [f32::NEG_INFINITY; SIDE];
-        for block in scores {
-            for row in &block.0 {
-                for i in 0..SIDE {
-                    highest[i] = if row[i] > highest[i] { row[i] } else { highest[i] };
-                }
+        for row in &scores.0 {
+            for i in 0..SIDE {
+                highest[i] = if row[i] > highest[i] { row[i] } else { highest[i] };
             }
         }
         let mut changed = 0u32;
@@ -180,7 +177,7 @@ for_each_level! {
             for i in 0..HALF {
                 let factor = factor[half + i];
                 let (even, odd) = (block.0[2 * p][half + i], block.0[2 * p + 1][half + i]);
-                pairs[i] = pair(round(even * factor), round(odd * factor));
+                pairs[i] = pair(round_even(even * factor), round_even(odd * factor));
             }
             lines[p] = bytemuck::cast(pairs);
         }
@@ -312,6 +309,13 @@ fn turn(a: &mut [f32], b: &mut [f32], scale: f32, cos: &[f32], sin: &[f32]) {
     }
 }
 
+/// As [`round`], ties to even: for what is stored.
+#[inline(always)]
+fn round_even(x: f32) -> u32 {
+    let bits = x.to_bits();
+    bits.wrapping_add(0x7fff + (bits >> 16 & 1))
+}
+
 for_each_level! {
     /// Rounds to bf16.
     fn rounded<FUSED>(row: &[f32], out: &mut [bf16]) {
@@ -319,12 +323,12 @@ for_each_level! {
         for part in 0..row.len().min(out.len()) {
             let mut bits = [0; HALF];
             for i in 0..HALF {
-                bits[i] = round(row[part][i]);
+                bits[i] = round_even(row[part][i]);
             }
             out[part] = upper_halves(&bits);
         }
         for i in 0..row_rest.len().min(out_rest.len()) {
-            out_rest[i] = upper_halves(&[round(row_rest[i]); HALF])[0];
+            out_rest[i] = upper_halves(&[round_even(row_rest[i]); HALF])[0];
         }
     }
 }
