@@ -161,6 +161,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_level_transposes() {
+        let line = |p: usize| bytemuck::cast(std::array::from_fn::<u32, HALF, _>(|q| (p * 100 + q) as u32));
+        let want = |p: usize| bytemuck::cast(std::array::from_fn::<u32, HALF, _>(|q| (q * 100 + p) as u32));
+        for level in available() {
+            let mut lines: [Line; HALF] = std::array::from_fn(line);
+            transpose(level, &mut lines);
+            assert_eq!(lines, std::array::from_fn(want), "{level:?}");
+        }
+    }
+
     /// The levels that add single products agree in bits; the others within the roundings of one sum of 96 products.
     #[test]
     fn levels_agree_on_numbers_that_round() {

@@ -107,7 +107,8 @@ impl Backward<'_> {
         let (lines, columns, n) = (panel_lines(d), steps(d), blocks.len());
         let rows = task.clip(blocks);
         let k = head(self.saved.qkv, width, task, self.heads.heads + task.kv, d).rows(rows.clone());
-        let v = head(self.saved.qkv, width, task, self.heads.heads + self.heads.kv_heads + task.kv, d).rows(rows);
+        let v =
+            head(self.saved.qkv, width, task, self.heads.heads + self.heads.kv_heads + task.kv, d).rows(rows);
         pack_rows(self.level, k, 0, lines, room(&mut s.k, n * lines, Line::ZERO));
         pack_rows(self.level, v, 0, lines, room(&mut s.v, n * lines, Line::ZERO));
         pack_rows(self.level, k.t(), 0, n * SIDE, room(&mut s.k_transposed, columns * n * SIDE, Line::ZERO));
@@ -130,7 +131,8 @@ impl Backward<'_> {
             let dout_panel = &mut dout_transposed[i * lines..][..lines];
             pack_columns(level, dout.t(), halves(i), dout_panel);
             pack_columns(level, out.t(), halves(i), packed_out);
-            *statistics = Statistics { delta: lanes::dots(level, dout_panel, packed_out), ..Statistics::NONE };
+            *statistics =
+                Statistics { delta: lanes::dots(level, dout_panel, packed_out), ..Statistics::NONE };
             let rows = task.clip(&(blocks.start + i..blocks.start + i + 1));
             for (lse, row) in statistics.lse.iter_mut().zip(rows) {
                 *lse = self.saved.lse[(task.first + row) * self.heads.heads + h] * LOG2_E;
@@ -165,8 +167,18 @@ impl Backward<'_> {
             let i = key - keys.start;
             let first = key.saturating_sub(queries.start);
             for j in first..n {
-                unit.multiply(&k.k[i * lines..][..lines], &q.q_transposed[j * lines..][..lines], scores, false);
-                unit.multiply(&k.v[i * lines..][..lines], &q.dout_transposed[j * lines..][..lines], dp, false);
+                unit.multiply(
+                    &k.k[i * lines..][..lines],
+                    &q.q_transposed[j * lines..][..lines],
+                    scores,
+                    false,
+                );
+                unit.multiply(
+                    &k.v[i * lines..][..lines],
+                    &q.dout_transposed[j * lines..][..lines],
+                    dp,
+                    false,
+                );
                 if queries.start + j == key {
                     lanes::mask(self.level, scores);
                 }
@@ -226,7 +238,9 @@ impl Backward<'_> {
         let stride = columns * SIDE;
         let rows = room(&mut s.rows, SIDE * stride, 0.0);
         let k = self.heads.heads + task.kv;
-        for (column, gradients, turned) in [(k, &s.keys.dk, true), (k + self.heads.kv_heads, &s.keys.dv, false)] {
+        for (column, gradients, turned) in
+            [(k, &s.keys.dk, true), (k + self.heads.kv_heads, &s.keys.dv, false)]
+        {
             for (block, gradient) in blocks.clone().zip(gradients.chunks_exact(columns)) {
                 for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
                     for (to, from) in row.as_chunks_mut().0.iter_mut().zip(gradient) {

@@ -165,7 +165,8 @@ impl Step<'_> {
             if block == own {
                 lanes::mask(self.level, current);
             }
-            if lanes::make_way(self.level, running, current, self.factor) && (pending.end > 0 || !self.first) {
+            if lanes::make_way(self.level, running, current, self.factor) && (pending.end > 0 || !self.first)
+            {
                 self.multiply(unit, &pending, sums);
                 pending.start = pending.end;
                 sums.iter_mut().for_each(|sums| lanes::scale(self.level, sums, &running.shrink));

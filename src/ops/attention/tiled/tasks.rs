@@ -121,3 +121,59 @@ fn ranges(costs: impl Iterator<Item = usize>, least: usize) -> impl Iterator<Ite
     }
     ranges.into_iter()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: [u32; 6] = [0, 512, 512, 513, 700, 4000];
+
+    /// How often the tasks write each block of queries and of keys of kv head 1 of the sequence that begins at `first`.
+    fn writes(tasks: &[Task], first: usize, blocks: usize) -> [Vec<usize>; 2] {
+        let mut counts = [vec![0; blocks], vec![0; blocks]];
+        for task in tasks.iter().filter(|task| task.first == first && task.kv == 1) {
+            if !matches!(task.share, Share::Keys(_)) {
+                task.queries().for_each(|query| counts[0][query] += 1);
+            }
+            if !matches!(task.share, Share::Queries(_)) {
+                task.keys().for_each(|key| counts[1][key] += 1);
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn every_block_is_written_once() {
+        for threads in [1, 2, 3, 7, 64, 1000] {
+            let tasks = tasks(&BOUNDS, 3, threads, by_queries_and_keys);
+            for (first, rows) in [(0, 512), (512, 1), (513, 187), (700, 3300)] {
+                let blocks = usize::div_ceil(rows, SIDE);
+                assert_eq!(writes(&tasks, first, blocks), [vec![1; blocks], vec![1; blocks]], "{threads}");
+            }
+        }
+    }
+
+    /// One after the other to whoever is free, no thread gets much more than its share.
+    #[test]
+    fn threads_get_nearly_the_same() {
+        for (bounds, threads) in [(&[0, 512, 1024][..], 2), (&[0, 512], 2), (&[0, 2048], 16), (&BOUNDS, 4)] {
+            let tasks = tasks(bounds, 3, threads, by_queries);
+            let mut loads = vec![0; threads];
+            for task in &tasks {
+                let load = loads.iter_mut().min().unwrap();
+                *load += task.queries().map(|query| query + 1).sum::<usize>();
+            }
+            let (most, total) = (loads.iter().max().unwrap(), loads.iter().sum::<usize>());
+            assert!(most * threads * 100 <= total * 125, "{loads:?}");
+        }
+    }
+
+    #[test]
+    fn heads_stay_whole_where_that_keeps_threads_busy() {
+        let whole = |threads| {
+            let tasks = tasks(&[0, 512, 1024], 3, threads, by_queries_and_keys);
+            tasks.iter().filter(|task| task.share == Share::Whole).count()
+        };
+        assert_eq!([1, 2, 3, 6, 12].map(whole), [6, 6, 6, 6, 0]);
+    }
+}
