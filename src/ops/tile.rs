@@ -163,8 +163,9 @@ mod tests {
 
     #[test]
     fn every_level_transposes() {
-        let line = |p: usize| bytemuck::cast(std::array::from_fn::<u32, HALF, _>(|q| (p * 100 + q) as u32));
-        let want = |p: usize| bytemuck::cast(std::array::from_fn::<u32, HALF, _>(|q| (q * 100 + p) as u32));
+        let element = |p: usize, q: usize| (p * 100 + q) as f32;
+        let line = |p| bytemuck::cast(std::array::from_fn::<f32, HALF, _>(|q| element(p, q)));
+        let want = |p| bytemuck::cast(std::array::from_fn::<f32, HALF, _>(|q| element(q, p)));
         for level in available() {
             let mut lines: [Line; HALF] = std::array::from_fn(line);
             transpose(level, &mut lines);

@@ -51,7 +51,7 @@ impl<'a, T> Output<'a, T> {
         let at = row * self.stride + column;
         assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
         // SAFETY: inside the slice that `new` borrowed for the life of self (asserted), and not aliased (the caller).
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(at), width) }
+        unsafe { std::slice::from_raw_parts_mut(self.data.wrapping_add(at), width) }
     }
 
     /// Stores the first `width` of the lanes in a row.

@@ -1,5 +1,7 @@
 //! What is done between the products: arithmetic on blocks of keys × queries, a query to a lane.
 
+#![allow(clippy::needless_range_loop, reason = "the same lane of several arrays")]
+
 use crate::ops::tile::{Block, HALF, Level, Line, SIDE};
 use half::bf16;
 
@@ -43,6 +45,7 @@ pub type Lanes = [f32; SIDE];
 pub fn exp2<const FUSED: bool>(x: f32) -> f32 {
     // Adding it rounds to an integer and leaves it, plus the bias of an exponent, in the lowest bits.
     const SHIFT: f32 = 12_582_912.0 + 127.0;
+    #[allow(clippy::approx_constant, reason = "the best coefficient, close to ln 2")]
     const P: [f32; 5] = [1.326_472_8e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1];
     let x = if x < -127.0 { -127.0 } else { x };
     let shifted = x + SHIFT;
@@ -364,6 +367,7 @@ mod tests {
 
     /// To nearest, ties as said; what is not finite stays so.
     #[test]
+    #[allow(clippy::cast_possible_truncation, reason = "the upper half, shifted down")]
     fn rounding() {
         for (x, away, even) in
             [(0x3f80_7fff, 0x3f80, 0x3f80), (0x3f80_8000, 0x3f81, 0x3f80), (0x3f81_8000, 0x3f82, 0x3f82)]
