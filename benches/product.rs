@@ -19,6 +19,24 @@ fn main() {
             let mut wide = vec![0.0f32; t * outputs];
             let mut dx = vec![bf16::ZERO; t * inputs];
             let mut dw = vec![0.0f32; inputs * outputs];
+            if let Some(only) = arguments.get(2) {
+                if *only != format!("{inputs}->{outputs}") {
+                    continue;
+                }
+                let which = arguments.get(3).map_or("f", |a| a.as_str());
+                let start = Instant::now();
+                let mut n = 0;
+                while start.elapsed().as_secs() < 4 {
+                    match which {
+                        "f" => linear::forward(Level::best(), &x, &w, None, &mut y, inputs),
+                        "d" => linear::input_gradient(Level::best(), &dy, &w, &mut dx, inputs),
+                        _ => linear::weight_gradient(Level::best(), &dy, &x, &mut dw, inputs, true),
+                    }
+                    n += 1;
+                }
+                println!("{:.0} GFLOP/s", 2.0 * (t * inputs * outputs) as f64 * n as f64 / start.elapsed().as_secs_f64() / 1e9);
+                continue;
+            }
             let level = Level::best();
             let flops = 2.0 * (t * inputs * outputs) as f64;
             let mut act = vec![bf16::ZERO; t * outputs / 2];

@@ -17,7 +17,7 @@ mod pack;
 mod vector;
 
 pub use level::Level;
-pub use pack::{Matrix, pack_columns, pack_rows, prefetch_columns};
+pub use pack::{Matrix, pack_columns, pack_half, pack_rows, prefetch_half};
 
 use half::bf16;
 
@@ -89,10 +89,42 @@ impl Unit {
     #[inline]
     pub fn multiply(&self, a: &[Line], b: &[Line], c: &mut Block, add: bool) {
         assert!(a.len() == b.len() && a.len().is_multiple_of(SIDE), "panels of {} and {}", a.len(), b.len());
+        let mut sums = Block::ZERO;
+        self.begin(add.then_some(&*c), &mut sums);
+        for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+            self.step(a, b, &mut sums);
+        }
+        self.end(&sums, c);
+    }
+
+    /// The three parts of [`Unit::multiply`], for callers with something to do between the steps. First: the sums begin as
+    /// `from`, or with zeros. They are in the unit, or in `sums` where it has no place for them.
+    #[inline(always)]
+    pub fn begin(&self, from: Option<&Block>, sums: &mut Block) {
+        if self.level == Level::Amx {
+            amx::begin(from);
+        } else {
+            *sums = *from.unwrap_or(&Block::ZERO);
+        }
+    }
+
+    /// One step of both panels.
+    #[inline(always)]
+    pub fn step(&self, a: &[Line; SIDE], b: &[Line; SIDE], sums: &mut Block) {
         match self.level {
-            Level::Amx => amx::multiply(a, b, c, add),
-            Level::Avx512Bf16 => avx512::multiply(a, b, c, add),
-            Level::Avx512 | Level::Avx2 | Level::Portable => vector::multiply(self.level, a, b, c, add),
+            Level::Amx => amx::step(a, b),
+            Level::Avx512Bf16 => avx512::step(a, b, sums),
+            level => vector::step(level, a, b, sums),
+        }
+    }
+
+    /// Last: the sums go to `to`.
+    #[inline(always)]
+    pub fn end(&self, sums: &Block, to: &mut Block) {
+        if self.level == Level::Amx {
+            amx::end(to);
+        } else {
+            *to = *sums;
         }
     }
 }

@@ -120,27 +120,26 @@ fn copy_rows(a: Matrix<'_>, first: usize, panel: &mut [Line]) {
 
 /// Packs two times 16 columns of `b`, which begin at `firsts`; `panel` holds [`super::panel_lines`] of its rows.
 pub fn pack_columns(level: Level, b: Matrix<'_>, firsts: [usize; 2], panel: &mut [Line]) {
-    for (step, lines) in panel.chunks_exact_mut(SIDE).enumerate() {
-        let (half, other) = lines.split_at_mut(HALF);
-        for (first, half) in firsts.into_iter().zip([half, other]) {
-            let half = half.try_into().expect("16 lines");
-            pack(level, b, !b.transposed, first, step * SIDE, half);
-        }
+    for (i, lines) in panel.as_chunks_mut().0.iter_mut().enumerate() {
+        pack_half(level, b, firsts, i, lines);
     }
 }
 
-/// Asks for the columns that [`pack_columns`] would read, or the `part`-th of `parts` shares of them, to be brought
-/// close by the time they are packed: neither order is one that the processor foresees.
-pub fn prefetch_columns(b: Matrix<'_>, firsts: [usize; 2], part: usize, parts: usize) {
-    const LINE: usize = size_of::<Line>() / size_of::<bf16>();
-    let (rows, width) = if b.transposed { (HALF, b.cols) } else { (b.rows, HALF) };
-    let share = rows * part / parts..rows * (part + 1) / parts;
-    for first in firsts {
-        let (row, column) = if b.transposed { (first, 0) } else { (0, first) };
-        for r in share.clone() {
-            let from = b.data.as_ptr().wrapping_add((row + r) * b.stride + column);
-            (0..width).step_by(LINE).for_each(|i| prefetch(from.wrapping_add(i)));
-        }
+/// The `i`-th 16 lines of what [`pack_columns`] packs.
+#[inline]
+pub fn pack_half(level: Level, b: Matrix<'_>, firsts: [usize; 2], i: usize, lines: &mut [Line; HALF]) {
+    pack(level, b, !b.transposed, firsts[i % 2], i / 2 * SIDE, lines);
+}
+
+/// Asks for what [`pack_half`] would read to be brought close: its order is none that the processor foresees.
+#[inline]
+pub fn prefetch_half(b: Matrix<'_>, firsts: [usize; 2], i: usize) {
+    let (outer, inner) = (firsts[i % 2], i / 2 * SIDE);
+    let (row, column, rows) = if b.transposed { (outer, inner, HALF) } else { (inner, outer, SIDE) };
+    let first = b.data.as_ptr().wrapping_add(row.wrapping_mul(b.stride)).wrapping_add(column);
+    // A line holds both halves where they adjoin.
+    if b.transposed || i.is_multiple_of(2) || firsts[1] - firsts[0] >= SIDE {
+        (0..rows).for_each(|r| prefetch(first.wrapping_add(r * b.stride)));
     }
 }
 
