@@ -249,7 +249,12 @@ impl Backend for Cpu {
         out.expect("attention_forward", "out", [qkv.rows, heads.width()])?;
         lse.expect("attention_forward", "lse", [qkv.rows, heads.heads])?;
         let bounds = Self::list(batch.cu_seqlens, self.params.sequences + 1);
+        let level = self.level;
         let ([input, bounds], [output, lse]) = self.memory.lend([qkv, bounds], [out, lse]);
+        if qkv.dtype == DType::BF16 && level.has_bf16() {
+            attention::tiled::forward(level, input.get(), bounds.get(), heads, output.get(), lse.get());
+            return Ok(());
+        }
         with_element!(qkv.dtype, E => {
             attention::forward::<E>(input.get(), bounds.get(), heads, output.get(), lse.get());
         });
@@ -272,8 +277,15 @@ impl Backend for Cpu {
         let bounds = Self::list(batch.cu_seqlens, self.params.sequences + 1);
         let positions = Self::list(batch.positions, self.params.tokens);
         let reads = [qkv, out, lse, dout, bounds, positions, rope.cos, rope.sin];
+        let level = self.level;
         let ([q, o, l, d, bounds, positions, cos, sin], [dq, delta]) = self.memory.lend(reads, [dqkv, delta]);
         let table = rope::Table { cos: cos.get(), sin: sin.get() };
+        if qkv.dtype == DType::BF16 && level.has_bf16() {
+            let saved = Saved { qkv: q.get(), out: o.get(), lse: l.get(), dout: d.get() };
+            let (bounds, positions) = (bounds.get(), positions.get());
+            attention::tiled::backward(level, &saved, bounds, positions, heads, table, dq.get());
+            return Ok(());
+        }
         with_element!(qkv.dtype, E => {
             let saved = Saved::<E> { qkv: q.get(), out: o.get(), lse: l.get(), dout: d.get() };
             attention::backward(&saved, bounds.get(), positions.get(), heads, table, delta.get(), dq.get());

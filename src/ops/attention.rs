@@ -7,6 +7,8 @@
 //! With A = bf16 or fp16 probabilities and their gradients are rounded to A before the products that use them,
 //! as they are on tensor cores.
 
+pub mod tiled;
+
 use super::math::{exp, max, rounded, simd, sum};
 use super::matmul::{Threads, View, multiply, rounding, widen};
 use super::rope::{self, Table, Turn};

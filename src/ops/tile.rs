@@ -17,7 +17,9 @@ mod pack;
 mod vector;
 
 pub use level::Level;
-pub use pack::{Matrix, pack_columns, pack_rows, pack_rows_half, prefetch_rows_half};
+pub use pack::{
+    Matrix, pack_all_rows, pack_columns, pack_rows, pack_rows_half, prefetch_rows_half, transpose,
+};
 
 use half::bf16;
 
@@ -232,6 +234,17 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_level_transposes() {
+        let line = |p: usize| bytemuck::cast(std::array::from_fn::<u32, HALF, _>(|q| (p * 100 + q) as u32));
+        let want = |p: usize| bytemuck::cast(std::array::from_fn::<u32, HALF, _>(|q| (q * 100 + p) as u32));
+        for level in available() {
+            let mut lines: [Line; HALF] = std::array::from_fn(line);
+            transpose(level, &mut lines);
+            assert_eq!(lines, std::array::from_fn(want), "{level:?}");
         }
     }
 

@@ -34,7 +34,7 @@ impl<E: Element> Case<E> {
     pub fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }
-    fn cu_seqlens(&self) -> Vec<u32> {
+    pub fn cu_seqlens(&self) -> Vec<u32> {
         let mut end = 0;
         let ends = self.lengths.iter().map(|n| {
             end += u32::try_from(*n).unwrap();
@@ -42,21 +42,21 @@ impl<E: Element> Case<E> {
         });
         std::iter::once(0).chain(ends).collect()
     }
-    fn positions(&self) -> Vec<u32> {
+    pub fn positions(&self) -> Vec<u32> {
         self.lengths.iter().flat_map(|&n| 0..u32::try_from(n).unwrap()).collect()
     }
     /// For each token the first token of its sequence.
-    fn starts(&self) -> Vec<usize> {
+    pub fn starts(&self) -> Vec<usize> {
         let bounds = self.cu_seqlens();
         bounds.windows(2).flat_map(|w| vec![w[0] as usize; (w[1] - w[0]) as usize]).collect()
     }
-    fn rows(&self) -> Rows {
+    pub fn rows(&self) -> Rows {
         Rows { heads: self.heads, data: reals(&self.qkv) }
     }
 }
 
 /// Heads of q, k and v by row.
-struct Rows {
+pub struct Rows {
     heads: Heads,
     data: Vec<Real>,
 }
@@ -65,22 +65,22 @@ impl Rows {
     fn head(&self, t: usize, column: usize) -> &[Real] {
         &self.data[t * self.heads.qkv_width() + column * self.heads.head_dim..][..self.heads.head_dim]
     }
-    fn q(&self, t: usize, h: usize) -> &[Real] {
+    pub fn q(&self, t: usize, h: usize) -> &[Real] {
         self.head(t, h)
     }
     /// Query heads share keys and values in runs: heads 0..g the first, g..2g the second.
-    fn k(&self, t: usize, h: usize) -> &[Real] {
+    pub fn k(&self, t: usize, h: usize) -> &[Real] {
         self.head(t, self.heads.heads + h * self.heads.kv_heads / self.heads.heads)
     }
-    fn v(&self, t: usize, h: usize) -> &[Real] {
+    pub fn v(&self, t: usize, h: usize) -> &[Real] {
         self.head(t, self.heads.heads + self.heads.kv_heads + h * self.heads.kv_heads / self.heads.heads)
     }
     /// A square root and a division, each rounded.
-    fn scale(&self) -> Real {
+    pub fn scale(&self) -> Real {
         Real::exact(1.0) / Real::rounded_once((self.heads.head_dim as f64).sqrt())
     }
     /// Scaled score of query `t` with key `j`.
-    fn score(&self, t: usize, j: usize, h: usize) -> Real {
+    pub fn score(&self, t: usize, j: usize, h: usize) -> Real {
         Real::dot(self.q(t, h), self.k(j, h)) * self.scale()
     }
 }
@@ -140,10 +140,10 @@ fn p_and_ds<E: Element>(rows: &Rows, saved: &Incoming<E>, t: usize, j: usize, h:
 }
 
 /// Adds up terms per element, to be summed at the end.
-struct Terms(Vec<Vec<Real>>);
+pub struct Terms(pub Vec<Vec<Real>>);
 
 impl Terms {
-    fn add(&mut self, at: usize, factor: Real, row: &[Real]) {
+    pub fn add(&mut self, at: usize, factor: Real, row: &[Real]) {
         self.0[at..][..row.len()].iter_mut().zip(row).for_each(|(terms, &x)| terms.push(factor * x));
     }
 }
@@ -166,7 +166,14 @@ fn reference_gradient<E: Element>(case: &Case<E>, saved: &Incoming<E>, rope: Tab
         }
     }
     let mut gradient: Vec<Real> = terms.0.into_iter().map(Real::sum).collect();
-    for (row, position) in gradient.chunks_mut(width).zip(case.positions()) {
+    rotate_back(&mut gradient, heads, &case.positions(), rope);
+    gradient
+}
+
+/// Queries and keys of every row, rotated back by its position.
+pub fn rotate_back(gradient: &mut [Real], heads: Heads, positions: &[u32], rope: Table<'_>) {
+    let d = heads.head_dim;
+    for (row, &position) in gradient.chunks_mut(heads.qkv_width()).zip(positions) {
         for head in row[..(heads.heads + heads.kv_heads) * d].chunks_mut(d) {
             for i in 0..d / 2 {
                 let at = position as usize * d / 2 + i;
@@ -176,7 +183,6 @@ fn reference_gradient<E: Element>(case: &Case<E>, saved: &Incoming<E>, rope: Tab
             }
         }
     }
-    gradient
 }
 
 fn backward_in<E: Element>(case: &Case<E>) {
@@ -225,7 +231,7 @@ fn sequences_of_very_different_lengths() {
     in_each_type!(both, 2, 2, 6, &[1]);
 }
 
-fn bits<E: Element>(x: &[E]) -> Vec<u32> {
+pub fn bits<E: Element>(x: &[E]) -> Vec<u32> {
     x.iter().map(|x| x.to_f32().to_bits()).collect()
 }
 

@@ -17,6 +17,7 @@ macro_rules! in_each_type {
 
 mod arena;
 mod attention;
+mod attention_tiled;
 mod bias;
 mod cached;
 mod conversions;

@@ -41,19 +41,30 @@ impl<'a, T> Output<'a, T> {
         load(unsafe { std::slice::from_raw_parts(self.data.add(at), width) }, 0, width)
     }
 
+    /// `width` elements of a row, to be written.
+    ///
+    /// # Safety
+    /// No reference to these elements exists while the result does, and no other thread uses them.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "what the caller promises")]
+    pub unsafe fn row(&self, row: usize, column: usize, width: usize) -> &mut [T] {
+        let at = row * self.stride + column;
+        assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
+        // SAFETY: inside the slice that `new` borrowed for the life of self (asserted), and not aliased (the caller).
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(at), width) }
+    }
+
     /// Stores the first `width` of the lanes in a row.
     ///
     /// # Safety
     /// No reference to these elements exists, and no other thread uses them.
     #[inline(always)]
-    unsafe fn put(&self, row: usize, column: usize, width: usize, lanes: Lanes<T>)
+    pub unsafe fn put(&self, row: usize, column: usize, width: usize, lanes: Lanes<T>)
     where
         T: Copy,
     {
-        let at = row * self.stride + column;
-        assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
-        // SAFETY: inside the slice that `new` borrowed for the life of self (asserted), and not aliased (the caller).
-        let to = unsafe { std::slice::from_raw_parts_mut(self.data.add(at), width) };
+        // SAFETY: as the caller promises.
+        let to = unsafe { self.row(row, column, width) };
         if let Some(to) = to.first_chunk_mut() {
             *to = lanes;
         } else {
@@ -63,7 +74,7 @@ impl<'a, T> Output<'a, T> {
 }
 
 /// What half of a block has of a row. A fixed length, for which loops become single instructions.
-type Lanes<T> = [T; HALF];
+pub type Lanes<T> = [T; HALF];
 
 /// `width` elements from `at` on, and zeros.
 #[inline(always)]

@@ -94,6 +94,13 @@ pub fn pack_rows(level: Level, a: Matrix<'_>, first: usize, panel: &mut [Line]) 
     }
 }
 
+/// Packs all rows of `a`, a panel of `lines` lines after the other.
+pub fn pack_all_rows(level: Level, a: Matrix<'_>, lines: usize, panels: &mut [Line]) {
+    for (p, panel) in panels.chunks_exact_mut(lines.max(1)).enumerate() {
+        pack_rows(level, a, p * SIDE, panel);
+    }
+}
+
 /// The `i`-th 16 lines of what [`pack_rows`] packs.
 #[inline]
 pub fn pack_rows_half(level: Level, a: Matrix<'_>, first: usize, i: usize, lines: &mut [Line; HALF]) {
@@ -155,12 +162,22 @@ fn pack(level: Level, m: Matrix<'_>, paired: bool, outer: usize, inner: usize, l
         }
     }
     if m.transposed {
-        transpose(lines);
+        transpose_pairs(lines);
     }
 }
 
-/// Transposes 16 × 16 pairs.
-fn transpose(lines: &mut [Line; HALF]) {
+/// Transposes 16 × 16 elements of four bytes: pairs of bf16, or fp32.
+pub fn transpose(level: Level, lines: &mut [Line; HALF]) {
+    #[cfg(target_arch = "x86_64")]
+    if level >= Level::Avx512 {
+        // SAFETY: levels are made available ones only, and this one has AVX-512.
+        return unsafe { registers::transpose_lines(lines) };
+    }
+    let _ = level;
+    transpose_pairs(lines);
+}
+
+fn transpose_pairs(lines: &mut [Line; HALF]) {
     let from = *lines;
     for (p, line) in lines.iter_mut().enumerate() {
         for (q, pair) in line.0.chunks_exact_mut(2).enumerate() {
@@ -195,6 +212,20 @@ mod registers {
         }
         for (line, from) in lines.iter_mut().zip(tile) {
             // SAFETY: a line is 64 bytes, aligned to as many.
+            unsafe { _mm512_store_si512((&raw mut *line).cast(), from) };
+        }
+    }
+
+    /// See [`super::transpose`].
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub fn transpose_lines(lines: &mut [Line; HALF]) {
+        let mut tile = [_mm512_setzero_si512(); HALF];
+        for (to, line) in tile.iter_mut().zip(&*lines) {
+            // SAFETY: a line is 64 bytes, aligned to as many.
+            *to = unsafe { _mm512_load_si512((&raw const *line).cast()) };
+        }
+        for (line, from) in lines.iter_mut().zip(transpose(tile)) {
+            // SAFETY: as above.
             unsafe { _mm512_store_si512((&raw mut *line).cast(), from) };
         }
     }

@@ -1,0 +1,382 @@
+//! What is done between the products: arithmetic on blocks of keys × queries, a query to a lane.
+
+use crate::ops::tile::{Block, HALF, Level, Line, SIDE};
+use half::bf16;
+
+/// Compiles a function for the vectors of each level. `FUSED`: a fused product and sum is one instruction. All that it
+/// calls must inline; loops over arrays of constant length become single instructions.
+macro_rules! for_each_level {
+    ($(#[$attribute:meta])* fn $name:ident<FUSED>($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? $body:block) => {
+        $(#[$attribute])*
+        pub fn $name(level: Level, $($argument: $type),*) $(-> $output)? {
+            #[inline(always)]
+            fn plain<const FUSED: bool>($($argument: $type),*) $(-> $output)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn avx512($($argument: $type),*) $(-> $output)? {
+                plain::<true>($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($argument: $type),*) $(-> $output)? {
+                plain::<true>($($argument),*)
+            }
+            match level {
+                // SAFETY: levels are made available ones only, and these have AVX-512.
+                #[cfg(target_arch = "x86_64")]
+                Level::Amx | Level::Avx512Bf16 | Level::Avx512 => unsafe { avx512($($argument),*) },
+                // SAFETY: as above, AVX2.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => unsafe { avx2($($argument),*) },
+                _ => plain::<false>($($argument),*),
+            }
+        }
+    };
+}
+
+/// One value for each query of a block.
+pub type Lanes = [f32; SIDE];
+
+/// `2^x` for x up to 127: `2^n · p(r)`, n the nearest integer, p of degree 5 with p(0) = 1, the best for the relative
+/// error (1.1·10⁻⁷). Relative error below 2·2⁻²³; 0 below 2^-126.5.
+#[inline(always)]
+pub fn exp2<const FUSED: bool>(x: f32) -> f32 {
+    // Adding it rounds to an integer and leaves it, plus the bias of an exponent, in the lowest bits.
+    const SHIFT: f32 = 12_582_912.0 + 127.0;
+    const P: [f32; 5] = [1.326_472_8e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1];
+    let x = if x < -127.0 { -127.0 } else { x };
+    let shifted = x + SHIFT;
+    let r = x - (shifted - SHIFT);
+    let mut p = P[0];
+    for c in &P[1..] {
+        p = multiply_add::<FUSED>(p, r, *c);
+    }
+    p = multiply_add::<FUSED>(p, r, 1.0);
+    p * f32::from_bits(shifted.to_bits() << 23)
+}
+
+#[inline(always)]
+pub fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// The upper half holds x as bf16, rounded to nearest, ties away from zero, which is one addition. A NaN stays one if its
+/// lower half is zero, as it is if it stems from arithmetic on bf16.
+#[inline(always)]
+fn round(x: f32) -> u32 {
+    x.to_bits().wrapping_add(0x8000)
+}
+
+/// Two rounded values as they lie in a columns panel.
+#[inline(always)]
+fn pair(even: u32, odd: u32) -> u32 {
+    even >> 16 | odd & 0xffff_0000
+}
+
+for_each_level! {
+    /// Hides from each query the keys after its own, in the block where they meet.
+    fn mask<FUSED>(scores: &mut Block) {
+        for key in 0..SIDE {
+            for query in 0..SIDE {
+                let s = &mut scores.0[key][query];
+                *s = if query < key { f32::NEG_INFINITY } else { *s };
+            }
+        }
+    }
+}
+
+/// The softmax so far, of one block of queries of one head.
+#[derive(Clone, Copy)]
+pub struct Running {
+    /// Subtracted from the scores before they are exponents: no further than [`SLACK`] below the largest.
+    pub shift: Lanes,
+    /// Sum of the weights.
+    pub total: Lanes,
+    /// What the latest change of the shift has made of one.
+    pub shrink: Lanes,
+}
+
+impl Running {
+    /// Nothing so far.
+    pub const START: Self =
+        Self { shift: [f32::NEG_INFINITY; SIDE], total: [0.0; SIDE], shrink: [1.0; SIDE] };
+}
+
+/// How far, to base 2, scores may lie above the shift before the sums so far are scaled for a new one. The weights then
+/// stay below 2⁸, which is as good as below one.
+const SLACK: f32 = 8.0;
+
+for_each_level! {
+    /// Makes way for further scores, to be multiplied by `factor`. Whether the shift changed, so that sums must shrink.
+    fn make_way<FUSED>(running: &mut Running, scores: &Block, factor: f32) -> bool {
+        let mut highest = [f32::NEG_INFINITY; SIDE];
+        for row in &scores.0 {
+            for i in 0..SIDE {
+                highest[i] = if row[i] > highest[i] { row[i] } else { highest[i] };
+            }
+        }
+        let mut changed = 0u32;
+        for i in 0..SIDE {
+            let (old, new) = (running.shift[i], highest[i] * factor);
+            let shift = if new > old + SLACK { new } else { old };
+            changed |= u32::from(shift != old);
+            (running.shift[i], running.shrink[i]) = (shift, exp2::<FUSED>(old - shift));
+        }
+        if changed != 0 {
+            for i in 0..SIDE {
+                running.total[i] *= running.shrink[i];
+            }
+        }
+        changed != 0
+    }
+}
+
+for_each_level! {
+    /// `2^(factor·score − shift)`, added to the total and, rounded, laid into one step of a columns panel.
+    fn weigh<FUSED>(scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
+        for half in 0..2 {
+            let (mut shifts, mut totals) = ([0.0; HALF], [0.0; HALF]);
+            for i in 0..HALF {
+                (shifts[i], totals[i]) = (-running.shift[half * HALF + i], running.total[half * HALF + i]);
+            }
+            for p in 0..HALF {
+                let mut pairs = [0; HALF];
+                for i in 0..HALF {
+                    let (even, odd) = (scores.0[2 * p][half * HALF + i], scores.0[2 * p + 1][half * HALF + i]);
+                    let x = exp2::<FUSED>(multiply_add::<FUSED>(even, factor, shifts[i]));
+                    let y = exp2::<FUSED>(multiply_add::<FUSED>(odd, factor, shifts[i]));
+                    totals[i] += x + y;
+                    pairs[i] = pair(round(x), round(y));
+                }
+                panel[half * HALF + p] = bytemuck::cast(pairs);
+            }
+            for i in 0..HALF {
+                running.total[half * HALF + i] = totals[i];
+            }
+        }
+    }
+}
+
+for_each_level! {
+    /// Multiplies each column.
+    fn scale<FUSED>(block: &mut Block, factor: &Lanes) {
+        for row in &mut block.0 {
+            for i in 0..SIDE {
+                row[i] *= factor[i];
+            }
+        }
+    }
+}
+
+for_each_level! {
+    /// 16 columns of a block, from `half·16` on, times a factor each and rounded, in pairs of rows.
+    fn pairs<FUSED>(block: &Block, half: usize, factor: &Lanes) -> [Line; HALF] {
+        let mut lines = [Line::ZERO; HALF];
+        let half = half % 2 * HALF;
+        for p in 0..HALF {
+            let mut pairs = [0; HALF];
+            for i in 0..HALF {
+                let factor = factor[half + i];
+                let (even, odd) = (block.0[2 * p][half + i], block.0[2 * p + 1][half + i]);
+                pairs[i] = pair(round_even(even * factor), round_even(odd * factor));
+            }
+            lines[p] = bytemuck::cast(pairs);
+        }
+        lines
+    }
+}
+
+for_each_level! {
+    /// For each column of two columns panels the sum of the products.
+    fn dots<FUSED>(a: &[Line], b: &[Line]) -> Lanes {
+        let mut sums = [[0.0; HALF]; 2];
+        let (a, b) = (a.as_chunks::<SIDE>().0, b.as_chunks::<SIDE>().0);
+        for step in 0..a.len().min(b.len()) {
+            for line in 0..SIDE {
+                let x: &[u32; HALF] = bytemuck::cast_ref(&a[step][line]);
+                let y: &[u32; HALF] = bytemuck::cast_ref(&b[step][line]);
+                let sums = &mut sums[line / HALF];
+                for i in 0..HALF {
+                    sums[i] += lower(x[i]) * lower(y[i]) + upper(x[i]) * upper(y[i]);
+                }
+            }
+        }
+        bytemuck::cast(sums)
+    }
+}
+
+#[inline(always)]
+fn lower(pair: u32) -> f32 {
+    f32::from_bits(pair << 16)
+}
+
+#[inline(always)]
+fn upper(pair: u32) -> f32 {
+    f32::from_bits(pair & 0xffff_0000)
+}
+
+/// What the softmax of a query needs on the way back.
+#[derive(Clone, Copy)]
+pub struct Statistics {
+    /// Log-sum-exp, to base 2.
+    pub lse: Lanes,
+    /// Σ dout·out.
+    pub delta: Lanes,
+}
+
+impl Statistics {
+    /// For queries that do not exist.
+    pub const NONE: Self = Self { lse: [0.0; SIDE], delta: [0.0; SIDE] };
+}
+
+/// One step of the panels that the gradients are products of.
+pub struct Panels<'a> {
+    /// Probabilities, keys × queries, as rows.
+    pub p: &'a mut [Line; SIDE],
+    /// Gradients of the scores likewise.
+    pub ds: &'a mut [Line; SIDE],
+    /// The same as columns, in pairs of keys.
+    pub ds_columns: &'a mut [Line; SIDE],
+}
+
+for_each_level! {
+    /// `p = 2^(factor·score − lse)` and `p·(dp − delta)`, rounded.
+    fn gradients<FUSED>(scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>) {
+        for half in 0..2 {
+            let (mut lse, mut delta) = ([0.0; HALF], [0.0; HALF]);
+            for i in 0..HALF {
+                (lse[i], delta[i]) = (-of.lse[half * HALF + i], of.delta[half * HALF + i]);
+            }
+            for key in (0..SIDE).step_by(2) {
+                let (mut p, mut ds) = ([[0; HALF]; 2], [[0; HALF]; 2]);
+                for odd in 0..2 {
+                    for i in 0..HALF {
+                        let (score, dp) =
+                            (scores.0[key + odd][half * HALF + i], dp.0[key + odd][half * HALF + i]);
+                        let probability = exp2::<FUSED>(multiply_add::<FUSED>(score, factor, lse[i]));
+                        p[odd][i] = round(probability);
+                        ds[odd][i] = round(probability * (dp - delta[i]));
+                    }
+                    store(&mut panels.p[key + odd], half, &p[odd]);
+                    store(&mut panels.ds[key + odd], half, &ds[odd]);
+                }
+                let mut pairs = [0; HALF];
+                for i in 0..HALF {
+                    pairs[i] = pair(ds[0][i], ds[1][i]);
+                }
+                panels.ds_columns[half * HALF + key / 2] = bytemuck::cast(pairs);
+            }
+        }
+    }
+}
+
+/// The upper halves, as half of a line.
+#[inline(always)]
+fn store(line: &mut Line, half: usize, values: &[u32; HALF]) {
+    if let Some(to) = line.0[half * HALF..].first_chunk_mut() {
+        *to = upper_halves(values);
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "the upper half, shifted down")]
+fn upper_halves(values: &[u32; HALF]) -> [bf16; HALF] {
+    let mut halves = [bf16::ZERO; HALF];
+    for i in 0..HALF {
+        halves[i] = bf16::from_bits((values[i] >> 16) as u16);
+    }
+    halves
+}
+
+for_each_level! {
+    /// The gradient of a query or key as it is to be stored: scaled as the scores were, and rotated back by the angles
+    /// whose cosines and sines are given.
+    fn finish<FUSED>(row: &mut [f32], scale: f32, cos: &[f32], sin: &[f32]) {
+        let (a, b) = row.split_at_mut(cos.len());
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks_mut::<HALF>(), b.as_chunks_mut::<HALF>());
+        let ((cos, cos_rest), (sin, sin_rest)) = (cos.as_chunks::<HALF>(), sin.as_chunks::<HALF>());
+        for part in 0..cos.len().min(sin.len()).min(a.len()).min(b.len()) {
+            turn(&mut a[part], &mut b[part], scale, &cos[part], &sin[part]);
+        }
+        turn(a_rest, b_rest, scale, cos_rest, sin_rest);
+    }
+}
+
+#[inline(always)]
+fn turn(a: &mut [f32], b: &mut [f32], scale: f32, cos: &[f32], sin: &[f32]) {
+    for i in 0..cos.len() {
+        let (x, y) = (a[i] * scale, b[i] * scale);
+        (a[i], b[i]) = (x * cos[i] + y * sin[i], y * cos[i] - x * sin[i]);
+    }
+}
+
+/// As [`round`], ties to even: for what is stored.
+#[inline(always)]
+fn round_even(x: f32) -> u32 {
+    let bits = x.to_bits();
+    bits.wrapping_add(0x7fff + (bits >> 16 & 1))
+}
+
+for_each_level! {
+    /// Rounds to bf16.
+    fn rounded<FUSED>(row: &[f32], out: &mut [bf16]) {
+        let ((row, row_rest), (out, out_rest)) = (row.as_chunks::<HALF>(), out.as_chunks_mut::<HALF>());
+        for part in 0..row.len().min(out.len()) {
+            let mut bits = [0; HALF];
+            for i in 0..HALF {
+                bits[i] = round_even(row[part][i]);
+            }
+            out[part] = upper_halves(&bits);
+        }
+        for i in 0..row_rest.len().min(out_rest.len()) {
+            out_rest[i] = upper_halves(&[round_even(row_rest[i]); HALF])[0];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp2_is_within_its_bound() {
+        let mut worst = 0.0f64;
+        // Every 97th float of both signs up to 126, denormals included.
+        for bits in (0..126.0f32.to_bits()).step_by(97) {
+            for x in [f32::from_bits(bits), -f32::from_bits(bits)] {
+                let want = f64::from(x).exp2();
+                for got in [exp2::<true>(x), exp2::<false>(x)] {
+                    worst = worst.max((f64::from(got) - want).abs() / (want * f64::from(f32::EPSILON)));
+                }
+            }
+        }
+        assert!(worst.is_finite() && worst <= 2.0, "{worst} of 2^-23");
+    }
+
+    #[test]
+    fn exp2_at_the_ends() {
+        assert_eq!(
+            (exp2::<true>(0.0), exp2::<true>(-127.0), exp2::<true>(f32::NEG_INFINITY)),
+            (1.0, 0.0, 0.0)
+        );
+        assert!(exp2::<true>(f32::NAN).is_nan());
+    }
+
+    /// To nearest, ties as said; what is not finite stays so.
+    #[test]
+    fn rounding() {
+        for (x, away, even) in
+            [(0x3f80_7fff, 0x3f80, 0x3f80), (0x3f80_8000, 0x3f81, 0x3f80), (0x3f81_8000, 0x3f82, 0x3f82)]
+        {
+            let x = f32::from_bits(x);
+            assert_eq!((round(x) >> 16, round(-x) >> 16), (away, away | 0x8000));
+            assert_eq!((round_even(x) >> 16, round_even(-x) >> 16), (even, even | 0x8000));
+        }
+        for x in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN] {
+            for bits in [round(x), round_even(x)] {
+                let stored = bf16::from_bits((bits >> 16) as u16).to_f32();
+                assert!(stored == x || stored.is_nan() && x.is_nan(), "{x} {stored}");
+            }
+        }
+    }
+}
