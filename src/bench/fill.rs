@@ -64,7 +64,7 @@ impl Random {
 
     /// Standard normal (Box & Muller 1958).
     #[expect(clippy::cast_possible_truncation, reason = "random values in f32 are meant")]
-    fn normal(&mut self) -> f32 {
+    pub(super) fn normal(&mut self) -> f32 {
         let radius = (-2.0 * self.uniform().ln()).sqrt();
         (radius * (std::f64::consts::TAU * self.uniform()).cos()) as f32
     }

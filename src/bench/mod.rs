@@ -13,14 +13,16 @@ mod setup;
 mod suite;
 mod timed;
 mod timer;
+mod train;
 
 pub use calibrate::Calibration;
 pub use card::Card;
 pub use operation::{Operation, Product, Work};
-pub use published::{Figure, figures, nearest};
+pub use published::{Figure, cpu_figures, figures, nearest, step_figures};
 pub use suite::{Case, SIZES, Size, cases};
 pub use timed::{Shares, Timed};
 pub use timer::Times;
+pub use train::{StepTime, TrainBench, WARM_UP};
 
 use crate::cuda::{Cuda, Device, NORM_AT, Rung};
 use crate::dtype::DType;

@@ -1,6 +1,7 @@
 //! The operations of the training step at the shapes of SmolLM2.
 
 use super::operation::{Operation, Product};
+use crate::config::{ModelConfig, RopeScaling};
 use crate::ops::attention::Heads;
 
 /// Dimensions of a model; letters as in [`crate::backend`].
@@ -18,6 +19,31 @@ pub struct Size {
     pub heads: Heads,
     /// vocab_size.
     pub vocab: usize,
+}
+
+impl Size {
+    /// With SmolLM2's constants.
+    pub fn config(&self) -> ModelConfig {
+        ModelConfig {
+            hidden_size: self.c,
+            intermediate_size: self.f,
+            num_hidden_layers: self.layers,
+            num_attention_heads: self.heads.heads,
+            num_key_value_heads: self.heads.kv_heads,
+            head_dim: self.heads.head_dim,
+            vocab_size: self.vocab,
+            max_position_embeddings: 8192,
+            rms_norm_eps: 1e-5,
+            rope_theta: 100_000.0,
+            rope_scaling: RopeScaling::Default,
+            tie_word_embeddings: true,
+            attention_bias: false,
+            mlp_bias: false,
+            bos_token_id: Some(1),
+            eos_token_ids: vec![2],
+            pad_token_id: Some(2),
+        }
+    }
 }
 
 const fn smollm2(name: &'static str, layers: usize, [c, f]: [usize; 2], [h, k]: [usize; 2]) -> Size {
@@ -144,6 +170,7 @@ mod tests {
     fn the_models_have_their_published_numbers_of_parameters() {
         let counts = SIZES.map(|size| weights(&size).iter().sum::<usize>());
         assert_eq!(counts[..3], [134_515_008, 361_821_120, 1_711_376_384]);
+        assert_eq!(SIZES.map(|size| size.config().num_parameters()), counts);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `smolten bench kernels`.
 
-use super::table;
+use super::{provenance, table};
 use crate::cli::EngineArguments;
 use clap::Args;
 use serde_json::{Value, json};
-use smolten::bench::{Bench, Calibration, Card, Case, Options, SIZES, cases};
+use smolten::bench::{Bench, Calibration, Card, Case, Options, SIZES, Size, cases};
 use smolten::cuda::{Device as Gpu, Rung};
 use smolten::dtype::DType;
 use smolten::error::{Error, Result};
@@ -78,13 +78,10 @@ pub fn run(arguments: &KernelsArguments) -> Result<()> {
 /// The operations that the flags name.
 fn choose(arguments: &KernelsArguments) -> Result<Vec<Case>> {
     let asked = arguments.model.as_deref();
-    let is_wanted = |name: &str| asked.map_or(name != "tiny", |asked| asked == name);
-    let sizes: Vec<_> = SIZES.iter().filter(|size| is_wanted(size.name)).collect();
-    if sizes.is_empty() {
-        let names: Vec<&str> = SIZES.iter().map(|size| size.name).collect();
-        let found = format!("the sizes are {}", names.join(", "));
-        return Err(Error::input(format!("--model {}", asked.unwrap_or("")), found, "name one of them"));
-    }
+    let sizes: Vec<&Size> = match asked {
+        Some(name) => vec![super::size(name, "--model")?],
+        None => SIZES.iter().filter(|size| size.name != "tiny").collect(),
+    };
     let all: Vec<Case> = sizes.iter().flat_map(|size| cases(size, arguments.tokens as usize)).collect();
     let only = arguments.only.as_deref().unwrap_or("");
     let chosen: Vec<Case> = all.iter().filter(|case| case.name().contains(only)).cloned().collect();
@@ -136,18 +133,14 @@ fn dtype(gpu: &Gpu, precision: Precision) -> Result<DType> {
 }
 
 fn document(card: &Card, dtype: DType, calibration: &Calibration, operations: Vec<Value>) -> Value {
-    let command: Vec<String> = std::env::args().collect();
-    let now = time::OffsetDateTime::now_utc().replace_nanosecond(0).expect("0 is in range");
-    let date = now.format(&time::format_description::well_known::Rfc3339).expect("a year of four digits");
-    json!({
-        "smolten": env!("CARGO_PKG_VERSION"),
-        "commit": std::env::var("SMOLTEN_COMMIT").ok(),
-        "command": command.join(" "),
-        "date": date,
+    let mut document = provenance();
+    let rest = json!({
         "not_a_gpu": card.not_a_gpu,
         "card": card,
         "precision": dtype,
         "calibration": calibration,
         "operations": operations,
-    })
+    });
+    document.extend(rest.as_object().cloned().unwrap_or_default());
+    Value::Object(document)
 }
