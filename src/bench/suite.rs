@@ -51,7 +51,7 @@ const fn smollm2(name: &'static str, layers: usize, [c, f]: [usize; 2], [h, k]: 
 }
 
 /// SmolLM2, and one to try the command with: under the emulator a model's shapes would take hours.
-pub const SIZES: [Size; 4] = [
+pub static SIZES: [Size; 4] = [
     smollm2("135m", 30, [576, 1536], [9, 3]),
     smollm2("360m", 32, [960, 2560], [15, 5]),
     smollm2("1.7b", 24, [2048, 8192], [32, 32]),
@@ -89,7 +89,7 @@ impl Case {
         let mut half = self.clone();
         half.tokens /= 2;
         match &mut half.operation {
-            Operation::Linear { t, .. } => *t /= 2,
+            Operation::Linear { t, .. } | Operation::Head { t, .. } => *t /= 2,
             Operation::AttentionForward { t, length, .. }
             | Operation::AttentionBackward { t, length, .. } => {
                 *t /= 2;
@@ -130,6 +130,7 @@ pub fn cases(size: &Size, tokens: usize) -> Vec<Case> {
     add(head(Product::InputGradient), Some("head"));
     add(head(Product::WeightGradient), Some("head"));
     add(Operation::Scatter { t: rows, c }, Some("head"));
+    add(Operation::Head { t: rows, c, vocab }, None);
 
     add(Operation::Zero { t, c }, None);
     add(Operation::NormBackward { t, c }, None);
@@ -168,9 +169,9 @@ mod tests {
 
     #[test]
     fn the_models_have_their_published_numbers_of_parameters() {
-        let counts = SIZES.map(|size| weights(&size).iter().sum::<usize>());
+        let counts = SIZES.each_ref().map(|size| weights(size).iter().sum::<usize>());
         assert_eq!(counts[..3], [134_515_008, 361_821_120, 1_711_376_384]);
-        assert_eq!(SIZES.map(|size| size.config().num_parameters()), counts);
+        assert_eq!(SIZES.each_ref().map(|size| size.config().num_parameters()), counts);
     }
 
     #[test]

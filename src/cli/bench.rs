@@ -1,5 +1,6 @@
 //! `smolten bench`: a run, or the kernels, against figures that others published.
 
+mod cpu;
 mod kernels;
 mod losses;
 mod reference;
@@ -25,8 +26,8 @@ pub struct BenchArguments {
 enum Bench {
     /// Time whole training steps, optimizer included; or, with --run, hold the losses of a run against published ones
     Train(train::TrainArguments),
-    /// Time every kernel operation of the training step at the shapes of SmolLM2 on one GPU, beside what the card does at
-    /// best and what others published
+    /// Time every operation of the training step at the shapes of SmolLM2, on one GPU or on the CPU, beside what the
+    /// machine does at best and what others reach
     Kernels(kernels::KernelsArguments),
 }
 
@@ -51,7 +52,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
 /// The size of that name.
 fn size(name: &str, flag: &str) -> Result<&'static Size> {
     SIZES.iter().find(|size| size.name == name).ok_or_else(|| {
-        let found = format!("the sizes are {}", SIZES.map(|size| size.name).join(", "));
+        let found = format!("the sizes are {}", SIZES.each_ref().map(|size| size.name).join(", "));
         Error::input(format!("{flag} {name}"), found, "name one of them")
     })
 }
