@@ -26,7 +26,7 @@ pub struct TrainArguments {
     /// A Hugging Face folder, a .gguf file, or the id of a model on the hub, in place of random weights
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Rows to train on as they are, as of `train` [default: full rows of random tokens]
+    /// Rows to train on as they come: what `train` takes [default: full rows of random tokens]
     #[arg(long, value_name = "DATA", requires = "model")]
     data: Option<String>,
     /// Rows of a micro-batch
@@ -67,6 +67,7 @@ impl TrainArguments {
             max_length: Some(self.length.into()),
             grad_accum: Some(self.grad_accum.into()),
             optimizer: self.optimizer.clone(),
+            shuffle: Some(false),
             ..self.engine.overrides()
         }
     }
