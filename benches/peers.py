@@ -37,7 +37,7 @@ def torch_side(role: str, env: dict | None = None, **settings) -> dict:
     command = [sys.executable, HERE / "peers_torch.py", role, json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}))
     if done.returncode != 0:
-        sys.exit(f"{role} {settings} failed:\n{done.stderr[-3000:]}")
+        sys.exit(f"{role} {settings} failed ({done.returncode}):\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -81,16 +81,17 @@ def compare_steps(runs: dict[str, list[dict]], tokens: int | None, tolerance: fl
             sys.exit(
                 f"losses of the first timed step differ: smolten {first['loss']}, {name} {loss}: not the same work"
             )
-        ratios[name] = first["rate"] / rate
+        if rows:
+            ratios[name] = first["rate"] / rate
         rows.append([name, f"{rate:.1f}", f"{min(rates):.1f} to {max(rates):.1f}", f"{statistics.median(seconds):.3f}",
-                     f"{peak / 1e9:.2f}", f"{ratios[name]:.2f} ×", f"{first['peak'] / peak:.2f} ×"])  # fmt: skip
+                     f"{peak / 1e9:.2f}", f"{first['rate'] / rate:.2f} ×", f"{first['peak'] / peak:.2f} ×"])  # fmt: skip
     columns = ["side", "tokens/s, median", "range", "step, s", "peak memory, GB", "smolten's speed", "smolten's memory"]
     return dict(columns=columns, rows=rows, ratios=ratios, timed_steps=len(seconds))
 
 
 def step(args, precisions: list[str], isa: str | None, env: dict | None) -> dict:
     words = ["--size", args.size, "--rows", args.rows, "--length", args.length]
-    ours = "fp32" if precisions == ["fp32"] or isa else "bf16"
+    ours = precisions[0]
     sides = {f"smolten {ours}, {args.optimizer}": lambda: bench_train(args, *words, "--precision", ours, isa=isa)}
     names = dict(fp32="PyTorch fp32", bf16="PyTorch bf16", autocast="PyTorch bf16 autocast")
     for p in precisions:
@@ -217,7 +218,7 @@ def decode(args) -> dict:
 PARTS = {
     "step-bf16": ("Training steps, bf16", lambda args: step(args, ["bf16", "autocast"], None, None)),
     "step-fp32": ("Training steps, fp32", lambda args: step(args, ["fp32"], None, None)),
-    "step-avx2": ("Training steps on AVX2", lambda args: step(args, ["fp32", "bf16"], "avx2", AVX2)),
+    "step-avx2": ("Training steps on AVX2", lambda args: step(args, ["fp32"], "avx2", AVX2)),
     "trl": ("Ragged rows, TRL", trl),
     "products-bf16": ("Matrix products, bf16", lambda args: products(args, "bf16")),
     "products-fp32": ("Matrix products, fp32", lambda args: products(args, "fp32")),

@@ -130,9 +130,20 @@ def trl(model, data, rows, grad_accum, length, warmup, steps, threads):
 
 
 def decode(model, prompt_ids, new, threads):
-    """Tokens per second of llama.cpp, greedy, from the first new token to the last; it does not stop at an end."""
+    """Tokens per second of llama.cpp, greedy, from the first new token to the last; it does not stop at an end.
+
+    Without its AMX buffers: with them 0.3.36 dies of an illegal instruction on prompts of several tokens of Q8_0. They
+    serve prompts, not single tokens."""
     import llama_cpp
 
+    defaults = llama_cpp.llama_model_default_params
+
+    def plain():
+        parameters = defaults()
+        parameters.use_extra_bufts = False
+        return parameters
+
+    llama_cpp.llama_cpp.llama_model_default_params = plain
     llm = llama_cpp.Llama(model, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
     at = []
     for _ in llm.generate(prompt_ids, temp=0.0):

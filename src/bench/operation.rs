@@ -266,6 +266,11 @@ mod tests {
         let absmax = 16.0 / 256.0 * (n - norms);
         assert_eq!(of_360m("adamw_8bit")[0].1, 18.0 * (n - norms) + 30.0 * norms + absmax);
         assert_eq!(of_360m("grad_norm")[0].1, 4.0 * n);
+        // In fp32 the weight is its own working copy.
+        let adamw = Operation::AdamW { weights: vec![5000, 7] };
+        let adamw_8bit = Operation::AdamW8bit { weights: vec![256 * 100, 7] };
+        assert_eq!(adamw.work(DType::F32).bytes(), 28.0 * 5007.0);
+        assert_eq!(adamw_8bit.work(DType::F32).bytes(), 16.0 * 25600.0 + 28.0 * 7.0 + 16.0 * 100.0);
     }
 
     /// Six operations per weight of a layer and token: two forward, two for each of the gradients.
