@@ -160,6 +160,8 @@ impl<E: Epilogue> Product<'_, E> {
                         sweep.unit.end(&unfinished, &mut meanwhile.done);
                         let (first, firsts) = (row * SIDE, self.pairing.firsts(column));
                         let widths = firsts.map(|first| n.saturating_sub(first).min(HALF));
+                        // Half a block may lie beyond the result.
+                        let firsts = [0, 1].map(|half| if widths[half] == 0 { 0 } else { firsts[half] });
                         meanwhile.rest = Rest { rows: first..m.min(first + SIDE), line: 0, firsts, widths };
                     } else {
                         sweep.unit.end(&unfinished, &mut room.sums[slot]);
