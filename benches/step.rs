@@ -74,7 +74,12 @@ fn run(dtype: DType, rows: usize, length: usize) {
         backend.run(Part::Update, &mut |b| optimizer.step(b)).expect("updated");
         let output = backend.take_output().expect("output");
         seconds.push(start.elapsed().as_secs_f64());
-        println!("step {t}: {:.3} s, loss {:.4}, norm {:.4}", seconds[seconds.len() - 1], output.loss_sum / batch.supervised() as f64, output.grad_norm);
+        println!(
+            "step {t}: {:.3} s, loss {:.4}, norm {:.4}",
+            seconds[seconds.len() - 1],
+            output.loss_sum / batch.supervised() as f64,
+            output.grad_norm
+        );
     }
     let mut timed = seconds[2..].to_vec();
     timed.sort_by(f64::total_cmp);
@@ -83,7 +88,12 @@ fn run(dtype: DType, rows: usize, length: usize) {
     shares.sort_by_key(|(_, (time, _))| std::cmp::Reverse(*time));
     for (name, (time, calls)) in shares {
         let per_step = time.as_secs_f64() / timed.len() as f64;
-        println!("{name:24} {:8.2} ms  {:5.1} %  {:4} calls", per_step * 1e3, 100.0 * per_step / median, calls / timed.len());
+        println!(
+            "{name:24} {:8.2} ms  {:5.1} %  {:4} calls",
+            per_step * 1e3,
+            100.0 * per_step / median,
+            calls / timed.len()
+        );
     }
     println!("median {median:.4} s, {:.0} tokens/s", (rows * length) as f64 / median);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `smolten bench train`: which runs are within the bands of the reference, which are not, and which cannot be held
+//! `smolten bench train`: whole steps timed; and with `--run`, which runs are within the bands of the reference, which are not, and which cannot be held
 //! against it.
 
 use serde_json::{Value, json};
@@ -174,5 +174,120 @@ fn bad_records_are_explained() {
         let (code, screen, errors) = run.bench();
         assert_eq!(code, 2, "{why}: {screen}{errors}");
         assert!(errors.contains(why) && screen.is_empty(), "{why}: {errors}");
+    }
+}
+
+/// Steps timed on the CPU with these flags.
+fn timed(flags: &[&str]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_smolten"));
+    program.args(["bench", "train", "--device", "cpu"]).args(flags).output().unwrap()
+}
+
+#[test]
+fn rates_are_tokens_in_time() {
+    let flags = [
+        "--size",
+        "tiny",
+        "--rows",
+        "3",
+        "--length",
+        "20",
+        "--grad-accum",
+        "2",
+        "--steps",
+        "4",
+        "--threads",
+        "1",
+    ];
+    for (precision, optimizer) in [("fp32", "adamw"), ("bf16", "adamw_8bit")] {
+        let ran =
+            timed(&[&flags[..], &["--precision", precision, "--optimizer", optimizer, "--json"]].concat());
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let result: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        let number = |value: &Value| value.as_f64().unwrap();
+        let steps = result["steps"].as_array().unwrap();
+        assert_eq!(steps.len(), 4);
+        assert!(steps.iter().all(|step| step["tokens"] == 2 * 3 * 20), "{steps:?}");
+        let mut seconds: Vec<f64> = steps.iter().map(|step| number(&step["seconds"])).collect();
+        assert!(
+            (number(&result["all_tokens_per_second"]) * seconds.iter().sum::<f64>() - 480.0).abs() < 1e-6
+        );
+        seconds.sort_by(f64::total_cmp);
+        assert_eq!(number(&result["step_seconds"]), f64::midpoint(seconds[1], seconds[2]));
+        let rates = &result["tokens_per_second"];
+        let [median, min, max] = ["median", "min", "max"].map(|key| number(&rates[key]));
+        assert!(min <= median && median <= max, "{rates}");
+        assert!(
+            (max * seconds[0] - 120.0).abs() < 1e-9 && (min * seconds[3] - 120.0).abs() < 1e-9,
+            "{rates}"
+        );
+        assert_eq!((&result["optimizer"], &result["threads"]), (&optimizer.into(), &1.into()));
+        assert_eq!(&result["warm_up_steps"], 2);
+        assert!(number(&result["peak_memory_bytes"]) > 1e6);
+    }
+}
+
+/// Rows of other lengths, in their order; the words of the table.
+#[test]
+fn ragged_rows_are_those_of_train() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-smollm.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    let row = |i: usize| {
+        json!({ "prompt": format!("Say {i} a's."), "response": "a ".repeat(1 + 3 * i) }).to_string()
+    };
+    std::fs::write(&data, (1..9).map(row).collect::<Vec<_>>().join("\n")).unwrap();
+    let data = data.to_str().unwrap();
+    let flags = ["--model", model, "--data", data, "--length", "128", "--steps", "2"];
+    let ran = timed(&[&flags[..], &["--json"]].concat());
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let result: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let ours: Vec<u64> =
+        result["steps"].as_array().unwrap().iter().map(|s| s["tokens"].as_u64().unwrap()).collect();
+    let out = folder.path().join("run");
+    let train = ["train", "--device", "cpu", "--batch-size", "2", "--grad-accum", "1", "--max-length", "128"];
+    let rest = ["--model", model, "--data", data, "--steps", "4", "--no-shuffle", "--save-every", "0"];
+    let sets = ["--set", "eval_share=0", "--set", "sample_every=0", "--out", out.to_str().unwrap()];
+    let train =
+        Command::new(env!("CARGO_BIN_EXE_smolten")).args(train).args(rest).args(sets).output().unwrap();
+    assert!(train.status.success(), "{}", String::from_utf8_lossy(&train.stderr));
+    let lines = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let theirs: Vec<u64> =
+        lines.filter(|line| line["loss"].is_number()).map(|l| l["tokens"].as_u64().unwrap()).collect();
+    // The first two warm up.
+    assert_eq!(ours, theirs[2..], "{theirs:?}");
+    assert!(theirs.is_sorted() && theirs[0] < theirs[3], "{theirs:?}");
+    let screen = String::from_utf8(timed(&flags).stdout).unwrap();
+    for what in [
+        "machine: ",
+        "tokens/s: ",
+        "of 2 steps after 2 to warm up",
+        "peak memory: ",
+        "step: 1 x 2 rows of at most 128",
+    ] {
+        assert!(screen.contains(what), "{what} is not in {screen}");
+    }
+}
+
+#[test]
+fn wrong_flags_are_explained() {
+    for (flags, why) in [
+        (vec!["--size", "7b"], "the sizes are 135m, 360m, 1.7b, tiny"),
+        (vec!["--data", "rows.jsonl"], "--model"),
+        (vec!["--size", "tiny", "--model", "x.gguf"], "cannot be used with"),
+        (vec!["--model", "x.gguf"], "there is no such file"),
+        (vec!["--rows", "0"], "0 is not in 1..=65536"),
+        (vec!["--length", "1"], "1 is not in 2..=1048576"),
+        (vec!["--size", "tiny", "--length", "8193"], "holds 8192 tokens"),
+        (vec!["--steps", "0"], "0 is not in 1..=100000"),
+        (vec!["--optimizer", "sgd"], "adamw, adamw_8bit"),
+        (vec!["--run", "x", "--rows", "3"], "cannot be used with"),
+        (vec!["--size", "1.7b", "--rows", "65536"], "fewer --rows"),
+    ] {
+        let ran = timed(&flags);
+        let errors = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(2), "{flags:?}: {errors}");
+        assert!(errors.contains(why) && ran.stdout.is_empty(), "{flags:?}: `{why}` is not in: {errors}");
     }
 }

@@ -9,7 +9,6 @@ use crate::dtype::with_element;
 use crate::ops::attention::Saved;
 use crate::ops::grad_norm::{self, GradNorm};
 use crate::ops::linear::{Rotation, SwigluBuffers};
-use crate::ops::tile::Level;
 use crate::ops::{adamw, adamw_8bit, attention, bias, embedding, linear, matmul, rmsnorm, rope};
 
 /// The processor. bf16 goes through its matrix unit, fp32 through the `gemm` crate; fp16 is widened for it, and rounded

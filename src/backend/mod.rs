@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::ops::adamw::AdamWScalars;
 use crate::ops::attention::Heads;
 use crate::ops::linear_launch::WORKSPACE_BYTES;
+use crate::ops::tile::Level;
 use crate::recipe::{Device, Precision};
 
 /// What the host changes from step to step. Mirrored by `struct StepParams` in `kernels/common.cuh`, which goes on with
@@ -249,8 +250,8 @@ pub trait Backend {
 
 /// The type of weights and activations for a device and the precision asked for.
 ///
-/// `auto` is fp32 on the CPU: its bf16 and fp16 are plain reference paths for now. On a GPU it is bf16 from compute
-/// capability 8.0 on, else fp16.
+/// `auto` is bf16 on a CPU with AMX or AVX-512 BF16, else fp32. On a GPU it is bf16 from compute capability 8.0 on, else
+/// fp16.
 ///
 /// # Errors
 /// [`Error::Input`] when the device cannot be used, not with this precision, or not for this model.
@@ -258,7 +259,7 @@ pub fn precision(device: Device, precision: Precision, model: &ModelConfig) -> R
     let gpu = choose(device)?;
     let has_bf16 = gpu.as_ref().is_none_or(|gpu| gpu.compute_capability() >= (8, 0));
     let dtype = match precision {
-        Precision::Auto if gpu.is_none() => DType::F32,
+        Precision::Auto if gpu.is_none() && !Level::best().has_bf16() => DType::F32,
         Precision::Auto if has_bf16 => DType::BF16,
         Precision::Auto | Precision::Fp16 => DType::F16,
         Precision::Fp32 => DType::F32,

@@ -3,7 +3,7 @@
 use super::card::Card;
 use super::fill::{Fill, fill};
 use super::timer::Timer;
-use crate::arena::{Category, Plan};
+use crate::arena::{Category, Plan, Tensor};
 use crate::cuda::{Cuda, Device, Rung, cuda};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -36,8 +36,9 @@ impl Calibration {
         let mut square = || plan.tensor(Category::Scratch, matrix_size, matrix_size, dtype);
         let (x, w, y) = (square(), square(), square());
         let mut device = Cuda::new(gpu, plan.bytes(), dtype)?;
-        fill(&mut device, x, &Fill::Normal(1.0), 1)?;
-        fill(&mut device, w, &Fill::Normal(1.0 / (matrix_size as f32).sqrt()), 2)?;
+        let mut upload = |part: Tensor, bytes: &[u8]| device.upload(part, bytes);
+        fill(&mut upload, x, &Fill::Normal(1.0), 1)?;
+        fill(&mut upload, w, &Fill::Normal(1.0 / (matrix_size as f32).sqrt()), 2)?;
         let mut timer = Timer::new(&device, card.flush_bytes())?;
         let product = timer
             .time(&device, repeats, &mut |device| linear_launch::linear(device, Rung::Production, x, w, y))?;

@@ -1,7 +1,6 @@
 //! Random contents of buffers: cards draw less power, and run faster, on zeros.
 
 use crate::arena::Tensor;
-use crate::cuda::Cuda;
 use crate::dtype::{DType, Element, with_element};
 use crate::error::Result;
 
@@ -18,8 +17,11 @@ pub(super) enum Fill {
 /// Elements after which normal values come again: a prime, so that no row begins like the one before.
 const PERIOD: usize = 1_048_573;
 
+/// Copies bytes into a buffer.
+pub(super) type Upload<'a> = dyn FnMut(Tensor, &[u8]) -> Result<()> + 'a;
+
 /// Fills `t`, with other values for another `seed`.
-pub(super) fn fill(cuda: &mut Cuda, t: Tensor, fill: &Fill, seed: u64) -> Result<()> {
+pub(super) fn fill(upload: &mut Upload<'_>, t: Tensor, fill: &Fill, seed: u64) -> Result<()> {
     let mut random = Random(seed);
     let n = t.len().min(PERIOD);
     let pattern = match (fill, t.dtype) {
@@ -32,7 +34,7 @@ pub(super) fn fill(cuda: &mut Cuda, t: Tensor, fill: &Fill, seed: u64) -> Result
     while done < t.bytes() {
         let bytes = &pattern[..pattern.len().min(t.bytes() - done)];
         let part = Tensor { offset: t.offset + done, rows: 1, cols: bytes.len() / t.dtype.size(), ..t };
-        cuda.upload(part, bytes)?;
+        upload(part, bytes)?;
         done += bytes.len();
     }
     Ok(())
@@ -64,7 +66,7 @@ impl Random {
 
     /// Standard normal (Box & Muller 1958).
     #[expect(clippy::cast_possible_truncation, reason = "random values in f32 are meant")]
-    fn normal(&mut self) -> f32 {
+    pub(super) fn normal(&mut self) -> f32 {
         let radius = (-2.0 * self.uniform().ln()).sqrt();
         (radius * (std::f64::consts::TAU * self.uniform()).cos()) as f32
     }

@@ -1,11 +1,13 @@
-//! Every kernel operation of the training step, timed on one GPU: `smolten bench kernels`.
+//! Every operation of the training step, timed on one GPU or on the processor: `smolten bench kernels`. Whole steps: `train`.
 //!
 //! A [`Case`] is an operation at a place of the step with the shape it has there. Its work, in operations and in bytes
 //! that must move whatever the kernel does, comes from [`Operation::work`]; its buffers and its launch from `setup`.
-//! Times are those of device events around one launch, with everything flushed from L2 before it.
+//! On a GPU times are those of device events around one launch, with everything flushed from L2 before it; on the
+//! processor see `cpu`.
 
 mod calibrate;
 mod card;
+mod cpu;
 mod fill;
 mod operation;
 mod published;
@@ -13,15 +15,19 @@ mod setup;
 mod suite;
 mod timed;
 mod timer;
+mod train;
 
 pub use calibrate::Calibration;
 pub use card::Card;
+pub use cpu::{CpuBench, CpuMeasured, FLUSH_BYTES, Limits};
 pub use operation::{Operation, Product, Work};
-pub use published::{Figure, figures, nearest};
+pub use published::{Figure, cpu_figures, figures, nearest, step_figures};
 pub use suite::{Case, SIZES, Size, cases};
 pub use timed::{Shares, Timed};
 pub use timer::Times;
+pub use train::{StepTime, TrainBench, WARM_UP};
 
+use crate::arena::Plan;
 use crate::cuda::{Cuda, Device, NORM_AT, Rung};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -82,7 +88,7 @@ impl Bench {
     /// # Errors
     /// [`Error::Input`] where a case does not fit into its free memory, named with what would fit; [`Error::Cuda`].
     pub fn new(gpu: &Device, card: &Card, cases: &[Case], options: Options) -> Result<Self> {
-        let bytes = room(cases, options.dtype, card.flush_bytes(), gpu.memory()?.0)?;
+        let bytes = room(cases, options.dtype, card.flush_bytes(), gpu.memory()?.0)?.bytes();
         let calibration = Calibration::measure(gpu, card, options.dtype, options.repeats)?;
         let cuda = Cuda::new(gpu, bytes, options.dtype)?;
         let timer = timer::Timer::new(&cuda, card.flush_bytes())?;
@@ -125,7 +131,7 @@ impl Bench {
         self.cuda.workspace = setup.plan.workspace();
         setup.fill(&mut self.cuda)?;
         let times = rungs.iter().map(|&(rung, repeats)| {
-            self.timer.time(&self.cuda, repeats, &mut |cuda| (setup.launch)(cuda, rung))
+            self.timer.time(&self.cuda, repeats, &mut |cuda| (setup.launch.gpu)(cuda, rung))
         });
         times.collect()
     }
@@ -141,18 +147,18 @@ fn comparable(case: &Case, dtype: DType) -> Case {
     smaller
 }
 
-/// Bytes of the largest case, which fits into `free` bytes beside the buffer that flushes L2.
-fn room(cases: &[Case], dtype: DType, flush: usize, free: usize) -> Result<usize> {
-    let needs = cases.iter().map(|case| (Setup::new(case, dtype).plan.bytes(), case));
-    let Some((bytes, largest)) = needs.max_by_key(|(bytes, _)| *bytes) else {
+/// The plan of the largest case, which fits into `free` bytes beside the buffer that flushes the cache.
+fn room(cases: &[Case], dtype: DType, flush: usize, free: usize) -> Result<Plan> {
+    let plans = cases.iter().map(|case| (Setup::new(case, dtype).plan, case));
+    let Some((plan, largest)) = plans.max_by_key(|(plan, _)| plan.bytes()) else {
         return Err(Error::input("bench kernels", "no operation is chosen", "choose one with --only"));
     };
-    if bytes + flush <= free {
-        return Ok(bytes);
+    if plan.bytes() + flush <= free {
+        return Ok(plan);
     }
     let mib = |bytes: usize| bytes.div_ceil(1 << 20);
     let asked = format!("bench kernels: {} of {}", largest.name(), largest.model);
-    let found = format!("it needs {} MiB and {} are free on the GPU", mib(bytes + flush), mib(free));
+    let found = format!("it needs {} MiB and {} are free", mib(plan.bytes() + flush), mib(free));
     Err(Error::input(
         asked,
         found,
@@ -180,9 +186,9 @@ mod tests {
     fn what_does_not_fit_is_refused_with_what_there_is() {
         let all = cases(&SIZES[2], 8192);
         // fp32 moments, master weight and gradient of 1.7 billion weights, and their bf16.
-        let bytes = room(&all, DType::BF16, 0, usize::MAX).unwrap();
+        let bytes = room(&all, DType::BF16, 0, usize::MAX).unwrap().bytes();
         assert_eq!(bytes / 1_711_376_384, 18, "{bytes}");
-        assert_eq!(room(&all, DType::BF16, 100, bytes + 100).unwrap(), bytes);
+        assert_eq!(room(&all, DType::BF16, 100, bytes + 100).unwrap().bytes(), bytes);
         let error = room(&all, DType::BF16, 100, bytes + 99).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let text = error.to_string();

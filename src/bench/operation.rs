@@ -77,6 +77,12 @@ pub enum Operation {
         t: usize,
         vocab: usize,
     },
+    /// Gathering, logits, loss, both gradients, scattering: of rows that are all in the loss.
+    Head {
+        t: usize,
+        c: usize,
+        vocab: usize,
+    },
     GradNorm {
         weights: Vec<usize>,
     },
@@ -135,6 +141,7 @@ impl Operation {
             Self::AttentionForward { .. } => "attention_forward",
             Self::AttentionBackward { .. } => "attention_backward",
             Self::CrossEntropy { .. } => "cross_entropy",
+            Self::Head { .. } => "linear_cross_entropy",
             Self::GradNorm { .. } => "grad_norm",
             Self::AdamW { .. } => "adamw",
             Self::AdamW8bit { .. } => "adamw_8bit",
@@ -169,6 +176,7 @@ impl Operation {
                 vec![("rows", *t), ("columns", *c), ("vocabulary", *vocab)]
             }
             Self::CrossEntropy { t, vocab } => vec![("rows", *t), ("columns", *vocab)],
+            Self::Head { t, c, vocab } => vec![("rows", *t), ("columns", *c), ("vocabulary", *vocab)],
             Self::GradNorm { weights } | Self::AdamW { weights } | Self::AdamW8bit { weights } => {
                 vec![("parameters", weights.iter().sum())]
             }
@@ -178,6 +186,8 @@ impl Operation {
     /// The one table of operations and bytes, for weights and activations of type `dtype`.
     pub fn work(&self, dtype: DType) -> Work {
         let a = dtype.size();
+        // What is kept in fp32 and, where A is narrower, rounded beside it.
+        let rounded = if dtype == DType::F32 { 0 } else { a };
         let (flops, read, written) = match self {
             Self::Zero { t, c } => (0, 0, 4 * t * c),
             Self::Gather { t, c } | Self::Scatter { t, c } => (0, a * t * c + 4 * t, a * t * c),
@@ -188,7 +198,9 @@ impl Operation {
                 (0, 4 * t * c + 4 * rows * c + 4 * t, 4 * rows * c)
             }
             Self::NormForward { t, c } => (0, 4 * t * c + a * c, a * t * c + 4 * t),
-            Self::NormBackward { t, c } => (0, (8 + a) * t * c + 4 * t + a * c, (4 + a) * t * c + 4 * c),
+            Self::NormBackward { t, c } => {
+                (0, (8 + a) * t * c + 4 * t + a * c, (4 + rounded) * t * c + 4 * c)
+            }
             Self::Linear { product, t, inputs, outputs } => product.work(a, *t, *inputs, *outputs),
             Self::AttentionForward { heads, t, length } => {
                 let (qkv, out) = (heads.qkv_width(), heads.width());
@@ -199,15 +211,18 @@ impl Operation {
                 (5 * t * length * out, a * t * (qkv + 2 * out) + 4 * t * heads.heads, a * t * qkv)
             }
             Self::CrossEntropy { t, vocab } => (0, 4 * t * vocab + 8 * t, a * t * vocab + 8 * t),
+            Self::Head { t, c, vocab } => {
+                (6 * t * c * vocab, a * (t + vocab) * c + 8 * t, a * t * c + 4 * vocab * c + 8 * t)
+            }
             Self::GradNorm { weights } => (0, 4 * weights.iter().sum::<usize>(), 0),
             Self::AdamW { weights } => {
-                (0, 16 * weights.iter().sum::<usize>(), (12 + a) * weights.iter().sum::<usize>())
+                (0, 16 * weights.iter().sum::<usize>(), (12 + rounded) * weights.iter().sum::<usize>())
             }
             Self::AdamW8bit { weights } => {
                 let small: usize = weights.iter().filter(|&&n| n < MIN_8BIT_ELEMENTS).sum();
                 let large = weights.iter().sum::<usize>() - small;
                 let absmax = 8 * (large / crate::ops::adamw_8bit::BLOCK);
-                (0, 10 * large + absmax + 16 * small, (6 + a) * large + absmax + (12 + a) * small)
+                (0, 10 * large + absmax + 16 * small, (6 + rounded) * large + absmax + (12 + rounded) * small)
             }
         };
         Work { flops: flops as f64, read: read as f64, written: written as f64 }
@@ -251,6 +266,11 @@ mod tests {
         let absmax = 16.0 / 256.0 * (n - norms);
         assert_eq!(of_360m("adamw_8bit")[0].1, 18.0 * (n - norms) + 30.0 * norms + absmax);
         assert_eq!(of_360m("grad_norm")[0].1, 4.0 * n);
+        // In fp32 the weight is its own working copy.
+        let adamw = Operation::AdamW { weights: vec![5000, 7] };
+        let adamw_8bit = Operation::AdamW8bit { weights: vec![256 * 100, 7] };
+        assert_eq!(adamw.work(DType::F32).bytes(), 28.0 * 5007.0);
+        assert_eq!(adamw_8bit.work(DType::F32).bytes(), 16.0 * 25600.0 + 28.0 * 7.0 + 16.0 * 100.0);
     }
 
     /// Six operations per weight of a layer and token: two forward, two for each of the gradients.

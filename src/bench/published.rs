@@ -1,6 +1,7 @@
 //! Figures that others published, from `benches/reference/*.toml`.
 
 use super::suite::Case;
+use crate::dtype::DType;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -9,6 +10,9 @@ const FILES: [(&str, &str); 3] = [
     ("attention.toml", include_str!("../../benches/reference/attention.toml")),
     ("rows.toml", include_str!("../../benches/reference/rows.toml")),
 ];
+
+/// Of processors.
+const CPU: (&str, &str) = ("cpu.toml", include_str!("../../benches/reference/cpu.toml"));
 
 /// One figure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,7 +33,7 @@ pub struct Figure {
     pub shape: BTreeMap<String, u64>,
     /// The figure.
     pub value: f64,
-    /// `TFLOP/s` or `GB/s`.
+    /// `TFLOP/s` or `GB/s`; of a processor also `GFLOP/s` and `tokens/s`.
     pub unit: String,
     /// What the card's maker gives as its peak, in the same unit, where the source names it.
     pub peak: Option<f64>,
@@ -45,15 +49,26 @@ struct File {
     figure: Vec<Figure>,
 }
 
-/// All figures.
-///
-/// # Panics
-/// If a file is damaged, which a test rules out.
+/// All figures of GPUs.
 pub fn figures() -> Vec<Figure> {
-    let parse = |(name, text): (&str, &str)| {
-        toml::from_str::<File>(text).unwrap_or_else(|e| panic!("benches/reference/{name}: {e}")).figure
-    };
     FILES.into_iter().flat_map(parse).collect()
+}
+
+/// Figures of operations on a processor, in this precision.
+pub fn cpu_figures(precision: DType) -> Vec<Figure> {
+    let name = if precision == DType::BF16 { "bf16" } else { "fp32" };
+    parse(CPU).into_iter().filter(|figure| figure.precision == name).collect()
+}
+
+/// Figures of whole training steps on a processor, of a model with so many parameters.
+pub fn step_figures(parameters: usize) -> Vec<Figure> {
+    let of_this = |figure: &Figure| figure.shape.get("parameters") == Some(&(parameters as u64));
+    parse(CPU).into_iter().filter(of_this).collect()
+}
+
+/// The files are part of the program, and a test reads them.
+fn parse((name, text): (&str, &str)) -> Vec<Figure> {
+    toml::from_str::<File>(text).unwrap_or_else(|e| panic!("benches/reference/{name}: {e}")).figure
 }
 
 /// The figure for this operation whose shape is nearest, of this card if there is one, else of another.
@@ -107,11 +122,28 @@ mod tests {
     }
 
     #[test]
+    fn figures_of_processors_are_of_operations_and_steps() {
+        let all = parse(CPU);
+        let products = [DType::F32, DType::BF16].map(cpu_figures).concat();
+        assert_eq!(all.len(), products.len());
+        let case = |name: &str| cases(&SIZES[0], 1024).into_iter().find(|c| c.name() == name).unwrap();
+        let head = nearest(&products, &case("linear_wide/head"), "").unwrap();
+        assert_eq!((head.shape["n"], head.unit.as_str()), (49_152, "GFLOP/s"));
+        let of_step = |precision: &str| {
+            let figure = step_figures(134_515_008).into_iter().find(|f| f.precision == precision).unwrap();
+            assert_eq!(figure.unit, "tokens/s");
+            figure.value
+        };
+        assert!(of_step("bf16") > of_step("fp32"));
+        assert!(step_figures(1).is_empty());
+    }
+
+    #[test]
     fn every_file_of_the_folder_is_read() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/reference");
         let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut found: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
-        let mut read = FILES.map(|(name, _)| name.to_owned()).to_vec();
+        let mut read = FILES.iter().chain([&CPU]).map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
         found.sort();
         read.sort();
         assert_eq!(found, read);

@@ -1,25 +1,46 @@
-//! Buffers of an operation, what is in them, and its launch.
+//! Buffers of an operation, what is in them, and its launch: on a GPU by rung, elsewhere through [`Backend`].
+
+mod attention;
+mod products;
+mod update;
 
 use super::fill::{self, Fill, Random};
-use super::operation::{MIN_8BIT_ELEMENTS, Operation, Product};
+use super::operation::Operation;
 use super::suite::Case;
 use crate::arena::{Category, Plan, Tensor};
-use crate::backend::{AttentionBackward, Moments, RmsNormBackward, StepParams, Trainable, UpdateRule};
-use crate::backend::{HeadGradients, LinearCrossEntropy};
+use crate::backend::{Backend, BatchBuffers, RmsNormBackward, StepParams, UpdateRule};
 use crate::cuda::{Cuda, LOSS_SCALE_AT, Rung};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::adamw::{AdamWConfig, AdamWScalars};
-use crate::ops::adamw_8bit::BLOCK;
-use crate::ops::adamw_launch::DeviceWeights;
-use crate::ops::attention::Heads;
-use crate::ops::grad_norm::DeviceNorm;
-use crate::ops::linear_launch::{self, Rotation, Rows, WORKSPACE_BYTES};
 use crate::ops::loss_scale::LossScale;
-use crate::ops::{attention_launch, cross_entropy_launch, embedding, rmsnorm, rows};
+use crate::ops::{embedding, rmsnorm, rows};
 
-/// Submits the operation once.
-type Launch = Box<dyn FnMut(&Cuda, Rung) -> Result<()>>;
+/// Submits the operation once to a GPU.
+type OnGpu = Box<dyn FnMut(&Cuda, Rung) -> Result<()>>;
+
+/// Runs it once on a backend.
+type OnBackend = Box<dyn FnMut(&mut dyn Backend) -> Result<()>>;
+
+/// The operation, both ways.
+pub(super) struct Launch {
+    pub(super) gpu: OnGpu,
+    /// Absent where the seam has it as a part of another operation only.
+    pub(super) backend: Option<OnBackend>,
+}
+
+impl Launch {
+    fn new(
+        gpu: impl FnMut(&Cuda, Rung) -> Result<()> + 'static,
+        backend: impl FnMut(&mut dyn Backend) -> Result<()> + 'static,
+    ) -> Self {
+        Self { gpu: Box::new(gpu), backend: Some(Box::new(backend)) }
+    }
+
+    fn of_gpu(gpu: impl FnMut(&Cuda, Rung) -> Result<()> + 'static) -> Self {
+        Self { gpu: Box::new(gpu), backend: None }
+    }
+}
 
 /// An operation ready to be launched, in an arena of its own that begins at 0.
 pub(super) struct Setup {
@@ -47,6 +68,7 @@ impl Setup {
             Operation::AttentionForward { heads, t, length } => b.attention_forward(*heads, *t, *length),
             Operation::AttentionBackward { heads, t, length } => b.attention_backward(*heads, *t, *length),
             Operation::CrossEntropy { t, vocab } => b.cross_entropy(*t, *vocab),
+            Operation::Head { t, c, vocab } => b.head(*t, *c, *vocab),
             Operation::GradNorm { weights } => b.grad_norm(weights.iter().sum()),
             Operation::AdamW { weights } => b.adamw(UpdateRule::Torch, weights),
             Operation::AdamW8bit { weights } => b.adamw(UpdateRule::Blockwise, weights),
@@ -57,10 +79,19 @@ impl Setup {
     /// Fills its buffers and sets the step's parameters.
     pub(super) fn fill(&self, cuda: &mut Cuda) -> Result<()> {
         for (seed, (tensor, contents)) in (1..).zip(&self.fills) {
-            fill::fill(cuda, *tensor, contents, seed)?;
+            fill::fill(&mut |part, bytes| cuda.upload(part, bytes), *tensor, contents, seed)?;
         }
         cuda.write_step(0, bytemuck::bytes_of(&self.params))?;
         cuda.write_step(LOSS_SCALE_AT, bytemuck::bytes_of(&LossScale::fixed(1.0)))
+    }
+
+    /// The same on a backend.
+    pub(super) fn fill_backend(&self, backend: &mut dyn Backend) -> Result<()> {
+        for (seed, (tensor, contents)) in (1..).zip(&self.fills) {
+            fill::fill(&mut |part, bytes| backend.upload(part, bytes), *tensor, contents, seed)?;
+        }
+        backend.set_params(&self.params)?;
+        backend.set_loss_scale(LossScale::fixed(1.0))
     }
 }
 
@@ -120,23 +151,26 @@ impl Buffers {
 
     fn zero(&mut self, t: usize, c: usize) -> Launch {
         let x = self.wide(t, c);
-        Box::new(move |cuda, rung| rows::zero(cuda, rung, x))
+        Launch::new(move |cuda, rung| rows::zero(cuda, rung, x), move |b| b.zero(x))
     }
 
     fn gather(&mut self, t: usize, c: usize) -> Launch {
         let (list, from, to) = (self.ascending(t), self.activation(t, c), self.out(t, c, self.a));
-        Box::new(move |cuda, rung| rows::gather(cuda, rung, list, 0, from, to))
+        Launch::of_gpu(move |cuda, rung| rows::gather(cuda, rung, list, 0, from, to))
     }
 
     fn scatter(&mut self, t: usize, c: usize) -> Launch {
         let (list, from, to) = (self.ascending(t), self.activation(t, c), self.out(t, c, self.a));
-        Box::new(move |cuda, rung| rows::scatter(cuda, rung, list, 0, from, to))
+        Launch::of_gpu(move |cuda, rung| rows::scatter(cuda, rung, list, 0, from, to))
     }
 
     fn embedding_forward(&mut self, t: usize, c: usize, vocab: usize) -> Launch {
         let (ids, w) = (self.list(below(vocab, t)), self.weight(vocab, c));
-        let x = self.out(t, c, DType::F32);
-        Box::new(move |cuda, rung| embedding::launch_forward(cuda, rung, ids, w, x))
+        let (x, batch) = (self.out(t, c, DType::F32), BatchBuffers { ids, ..self.batch() });
+        Launch::new(
+            move |cuda, rung| embedding::launch_forward(cuda, rung, ids, w, x),
+            move |b| b.embedding_forward(&batch, w, x),
+        )
     }
 
     fn embedding_backward(&mut self, t: usize, c: usize, vocab: usize) -> Launch {
@@ -150,13 +184,21 @@ impl Buffers {
         starts.resize(t + 1, self.params.tokens);
         let lists = [self.list(ids), self.list(by_id), self.list(starts)];
         let (dx, dw) = (self.wide(t, c), self.wide(vocab, c));
-        Box::new(move |cuda, rung| embedding::launch_backward(cuda, rung, lists, dx, dw, true))
+        let [ids, by_id, id_starts] = lists;
+        let batch = BatchBuffers { ids, by_id, id_starts, ..self.batch() };
+        Launch::new(
+            move |cuda, rung| embedding::launch_backward(cuda, rung, lists, dx, dw, true),
+            move |b| b.embedding_backward(&batch, dx, dw, true),
+        )
     }
 
     fn norm_forward(&mut self, t: usize, c: usize) -> Launch {
         let (x, w) = (self.wide(t, c), self.weight(1, c));
         let (y, rstd) = (self.out(t, c, self.a), self.out(1, t, DType::F32));
-        Box::new(move |cuda, rung| rmsnorm::launch_forward(cuda, rung, x, w, 1e-5, y, rstd))
+        Launch::new(
+            move |cuda, rung| rmsnorm::launch_forward(cuda, rung, x, w, 1e-5, y, rstd),
+            move |b| b.rmsnorm_forward(x, w, 1e-5, y, rstd),
+        )
     }
 
     fn norm_backward(&mut self, t: usize, c: usize) -> Launch {
@@ -166,167 +208,27 @@ impl Buffers {
             rstd: self.filled(1, t, DType::F32, Fill::Positive(1.0)),
             dy: self.activation(t, c),
             dx: self.wide(t, c),
-            dx_rounded: Some(self.out(t, c, self.a)),
+            dx_rounded: (self.a != DType::F32).then(|| self.out(t, c, self.a)),
             dw: self.out(1, c, DType::F32),
             partials: self.out(t.div_ceil(rmsnorm::ROWS_PER_PARTIAL), c, DType::F32),
         };
-        Box::new(move |cuda, rung| rmsnorm::launch_backward(cuda, rung, &of))
+        Launch::new(
+            move |cuda, rung| rmsnorm::launch_backward(cuda, rung, &of),
+            move |b| b.rmsnorm_backward(of),
+        )
     }
 
-    fn linear(&mut self, product: Product, t: usize, inputs: usize, outputs: usize) -> Launch {
-        let (a, rows) = (self.a, Rows::Tokens);
-        let w = match product {
-            Product::WeightGradient => self.out(outputs, inputs, DType::F32),
-            _ => self.weight(outputs, inputs),
-        };
-        // Rows of the head are the positions in the loss, here as many as there are.
-        self.params.tokens = u32::try_from(t).expect("at most the tokens");
-        match product {
-            Product::Wide => {
-                let (x, y) = (self.activation(t, inputs), self.out(t, outputs, DType::F32));
-                Box::new(move |cuda, rung| linear_launch::linear_wide(cuda, rung, rows, x, w, y))
-            }
-            Product::Residual => {
-                let (x, residual) = (self.activation(t, inputs), self.wide(t, outputs));
-                let y = self.out(t, outputs, DType::F32);
-                Box::new(move |cuda, rung| linear_launch::linear_residual(cuda, rung, x, w, residual, y))
-            }
-            Product::Rope(heads) => {
-                let (x, y) = (self.activation(t, inputs), self.out(t, outputs, a));
-                let [positions, cos, sin] = self.rotation(t, heads.head_dim / 2);
-                let rotation = Rotation { heads, positions, cos, sin };
-                Box::new(move |cuda, rung| linear_launch::linear_rope(cuda, rung, rotation, x, w, y))
-            }
-            Product::Swiglu => {
-                let (x, y) = (self.activation(t, inputs), self.out(t, outputs, a));
-                let act = self.out(t, outputs / 2, a);
-                Box::new(move |cuda, rung| linear_launch::linear_swiglu(cuda, rung, x, w, y, act))
-            }
-            Product::InputGradient => {
-                let (dy, dx) = (self.activation(t, outputs), self.out(t, inputs, a));
-                Box::new(move |cuda, rung| linear_launch::input_gradient(cuda, rung, rows, dy, w, dx))
-            }
-            Product::SwigluBackward => {
-                let (dy, gate_up) = (self.activation(t, outputs), self.activation(t, 2 * inputs));
-                let (act, dgate_up) = (self.out(t, inputs, a), self.out(t, 2 * inputs, a));
-                Box::new(move |cuda, rung| {
-                    linear_launch::swiglu_backward(cuda, rung, dy, w, gate_up, Some(act), dgate_up)
-                })
-            }
-            Product::WeightGradient => {
-                self.plan.reserve_workspace(WORKSPACE_BYTES);
-                let (dy, x) = (self.activation(t, outputs), self.activation(t, inputs));
-                Box::new(move |cuda, rung| linear_launch::weight_gradient(cuda, rung, rows, dy, x, w))
-            }
-        }
-    }
-
-    /// Positions, and numbers in place of cosines and sines.
-    fn rotation(&mut self, t: usize, half: usize) -> [Tensor; 3] {
-        [self.ascending(t), self.wide(t, half), self.wide(t, half)]
-    }
-
-    /// Bounds of sequences of `length` tokens, the last of which may be shorter.
-    fn sequences(&mut self, t: usize, length: usize) -> Tensor {
-        let bounds = (0..t).step_by(length).chain([t]);
-        let bounds: Vec<u32> = bounds.map(|i| u32::try_from(i).expect("at most the tokens")).collect();
-        self.params.tokens = *bounds.last().expect("the end");
-        self.params.sequences = u32::try_from(bounds.len() - 1).expect("at most the tokens");
-        self.list(bounds)
-    }
-
-    fn attention_forward(&mut self, heads: Heads, t: usize, length: usize) -> Launch {
-        let (sequences, qkv) = (self.sequences(t, length), self.activation(t, heads.qkv_width()));
-        let (out, lse) = (self.out(t, heads.width(), self.a), self.out(t, heads.heads, DType::F32));
-        Box::new(move |cuda, rung| attention_launch::forward(cuda, rung, heads, sequences, qkv, out, lse))
-    }
-
-    fn attention_backward(&mut self, heads: Heads, t: usize, length: usize) -> Launch {
-        let sequences = self.sequences(t, length);
-        let [positions, cos, sin] = self.rotation(t, heads.head_dim / 2);
-        let of = AttentionBackward {
-            qkv: self.activation(t, heads.qkv_width()),
-            out: self.out(t, heads.width(), self.a),
-            lse: self.out(t, heads.heads, DType::F32),
-            dout: self.activation(t, heads.width()),
-            dqkv: self.out(t, heads.qkv_width(), self.a),
-            delta: self.out(t, heads.heads, DType::F32),
-        };
-        let mut is_first = true;
-        Box::new(move |cuda, rung| {
-            // Output and log-sum-exp that belong to the scores; in the first warm-up.
-            if std::mem::take(&mut is_first) {
-                attention_launch::forward(cuda, Rung::Production, heads, sequences, of.qkv, of.out, of.lse)?;
-            }
-            attention_launch::backward(cuda, rung, heads, sequences, positions, [cos, sin], of)
-        })
-    }
-
-    fn cross_entropy(&mut self, t: usize, vocab: usize) -> Launch {
-        const UNREAD: usize = 8; // columns of buffers that only the products of the head read
-        let lists = [self.list(below(vocab, t)), self.ascending(t)];
-        let (x, logits) = (self.out(t, UNREAD, self.a), self.wide(t, vocab));
-        let args = LinearCrossEntropy {
-            x,
-            w: self.out(vocab, UNREAD, self.a),
-            losses: self.out(1, t, DType::F32),
-            entropies: self.out(1, t, DType::F32),
-            gradients: Some(HeadGradients { dx: x, dw: x, dlogits: self.out(t, vocab, self.a), dx_chunk: x }),
-            x_chunk: x,
-            logits,
-        };
-        Box::new(move |cuda, rung| cross_entropy_launch::launch_first_rows(cuda, rung, lists, &args))
-    }
-
-    fn grad_norm(&mut self, n: usize) -> Launch {
-        let grads = self.filled(1, n, DType::F32, Fill::Normal(1e-3));
-        let mut norm = None;
-        Box::new(move |cuda, rung| {
-            let norm = match &mut norm {
-                Some(norm) => norm,
-                none => none.insert(DeviceNorm::new(cuda, n)?),
-            };
-            norm.launch(cuda, rung, grads)
-        })
-    }
-
-    fn adamw(&mut self, rule: UpdateRule, weights: &[usize]) -> Launch {
-        let grads = self.filled(1, weights.iter().sum(), DType::F32, Fill::Normal(1e-3));
-        let mut offset = grads.offset;
-        let mut one = |n: usize| {
-            let grad = Tensor { offset, cols: n, ..grads };
-            offset += grad.bytes();
-            let master = self.filled(1, n, DType::F32, Fill::Normal(WEIGHT));
-            let (working, moments) = (self.out(1, n, self.a), self.moments(rule, n));
-            Trainable { master, working, grad, moments, decays: true }
-        };
-        let weights: Vec<Trainable> = weights.iter().map(|&n| one(n)).collect();
-        let mut table = None;
-        Box::new(move |cuda, rung| {
-            let table = match &mut table {
-                Some(table) => table,
-                none => {
-                    // Without its norm a step may count as one to skip; in the first warm-up.
-                    DeviceNorm::new(cuda, grads.len())?.launch(cuda, Rung::Production, grads)?;
-                    none.insert(DeviceWeights::new(cuda, rule, &weights)?)
-                }
-            };
-            table.launch(cuda, rung)
-        })
-    }
-
-    fn moments(&mut self, rule: UpdateRule, n: usize) -> Moments {
-        let (small, smaller) = (Fill::Normal(1e-4), Fill::Positive(1e-8));
-        if rule == UpdateRule::Torch || n < MIN_8BIT_ELEMENTS {
-            let m = self.filled(1, n, DType::F32, small);
-            return Moments::Full { m, v: self.filled(1, n, DType::F32, smaller) };
-        }
-        let blocks = n.div_ceil(BLOCK);
-        Moments::Blockwise {
-            m: self.filled(1, n, DType::U8, Fill::Normal(1.0)),
-            v: self.filled(1, n, DType::U8, Fill::Normal(1.0)),
-            m_absmax: self.filled(1, blocks, DType::F32, Fill::Positive(1e-4)),
-            v_absmax: self.filled(1, blocks, DType::F32, smaller),
+    /// A batch of nothing, to be completed with what the operation reads.
+    fn batch(&mut self) -> BatchBuffers {
+        let none = self.out(1, 0, DType::U32);
+        BatchBuffers {
+            ids: none,
+            positions: none,
+            cu_seqlens: none,
+            targets: none,
+            loss_rows: none,
+            by_id: none,
+            id_starts: none,
         }
     }
 }

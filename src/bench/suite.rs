@@ -1,6 +1,7 @@
 //! The operations of the training step at the shapes of SmolLM2.
 
 use super::operation::{Operation, Product};
+use crate::config::{ModelConfig, RopeScaling};
 use crate::ops::attention::Heads;
 
 /// Dimensions of a model; letters as in [`crate::backend`].
@@ -20,12 +21,37 @@ pub struct Size {
     pub vocab: usize,
 }
 
+impl Size {
+    /// With SmolLM2's constants.
+    pub fn config(&self) -> ModelConfig {
+        ModelConfig {
+            hidden_size: self.c,
+            intermediate_size: self.f,
+            num_hidden_layers: self.layers,
+            num_attention_heads: self.heads.heads,
+            num_key_value_heads: self.heads.kv_heads,
+            head_dim: self.heads.head_dim,
+            vocab_size: self.vocab,
+            max_position_embeddings: 8192,
+            rms_norm_eps: 1e-5,
+            rope_theta: 100_000.0,
+            rope_scaling: RopeScaling::Default,
+            tie_word_embeddings: true,
+            attention_bias: false,
+            mlp_bias: false,
+            bos_token_id: Some(1),
+            eos_token_ids: vec![2],
+            pad_token_id: Some(2),
+        }
+    }
+}
+
 const fn smollm2(name: &'static str, layers: usize, [c, f]: [usize; 2], [h, k]: [usize; 2]) -> Size {
     Size { name, layers, c, f, heads: Heads { heads: h, kv_heads: k, head_dim: 64 }, vocab: 49_152 }
 }
 
 /// SmolLM2, and one to try the command with: under the emulator a model's shapes would take hours.
-pub const SIZES: [Size; 4] = [
+pub static SIZES: [Size; 4] = [
     smollm2("135m", 30, [576, 1536], [9, 3]),
     smollm2("360m", 32, [960, 2560], [15, 5]),
     smollm2("1.7b", 24, [2048, 8192], [32, 32]),
@@ -63,7 +89,7 @@ impl Case {
         let mut half = self.clone();
         half.tokens /= 2;
         match &mut half.operation {
-            Operation::Linear { t, .. } => *t /= 2,
+            Operation::Linear { t, .. } | Operation::Head { t, .. } => *t /= 2,
             Operation::AttentionForward { t, length, .. }
             | Operation::AttentionBackward { t, length, .. } => {
                 *t /= 2;
@@ -104,6 +130,7 @@ pub fn cases(size: &Size, tokens: usize) -> Vec<Case> {
     add(head(Product::InputGradient), Some("head"));
     add(head(Product::WeightGradient), Some("head"));
     add(Operation::Scatter { t: rows, c }, Some("head"));
+    add(Operation::Head { t: rows, c, vocab }, None);
 
     add(Operation::Zero { t, c }, None);
     add(Operation::NormBackward { t, c }, None);
@@ -142,8 +169,9 @@ mod tests {
 
     #[test]
     fn the_models_have_their_published_numbers_of_parameters() {
-        let counts = SIZES.map(|size| weights(&size).iter().sum::<usize>());
+        let counts = SIZES.each_ref().map(|size| weights(size).iter().sum::<usize>());
         assert_eq!(counts[..3], [134_515_008, 361_821_120, 1_711_376_384]);
+        assert_eq!(SIZES.each_ref().map(|size| size.config().num_parameters()), counts);
     }
 
     #[test]

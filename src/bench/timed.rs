@@ -56,11 +56,7 @@ impl<B: Backend> Backend for Timed<B> {
     fn device_memory_bytes(&self) -> Option<u64> {
         self.inner.device_memory_bytes()
     }
-    fn run(
-        &mut self,
-        _: Part,
-        operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>,
-    ) -> Result<()> {
+    fn run(&mut self, _: Part, operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>) -> Result<()> {
         operations(self)
     }
     timed! {

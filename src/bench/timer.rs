@@ -7,7 +7,7 @@ use cudarc::driver::sys::CUevent_flags;
 use serde::Serialize;
 
 /// Launches before the first one that is timed.
-const WARM_UP: usize = 2;
+pub(super) const WARM_UP: usize = 2;
 
 /// Of one operation's launches, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -21,7 +21,7 @@ pub struct Times {
 }
 
 impl Times {
-    fn new(mut us: Vec<f64>) -> Self {
+    pub(super) fn new(mut us: Vec<f64>) -> Self {
         us.sort_by(f64::total_cmp);
         let n = us.len();
         Self { median_us: f64::midpoint(us[(n - 1) / 2], us[n / 2]), min_us: us[0], repeats: n }

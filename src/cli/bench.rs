@@ -1,15 +1,19 @@
 //! `smolten bench`: a run, or the kernels, against figures that others published.
 
+mod cpu;
 mod kernels;
 mod losses;
 mod reference;
 mod table;
+mod train;
 
 use clap::{Args, Subcommand};
 use losses::RunLosses;
 use reference::Reference;
+use serde_json::{Value, json};
+use smolten::bench::{SIZES, Size};
 use smolten::error::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Subcommands of `bench`.
 #[derive(Args)]
@@ -20,15 +24,10 @@ pub struct BenchArguments {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Hold the losses of a run with compat = "trl-0.17" against those of the reference, step by step. Ends with 0
-    /// inside the bands, with 1 outside or where the run is not comparable
-    Train {
-        /// Folder of the run: its metrics.jsonl and run.json are read
-        #[arg(long, value_name = "DIR")]
-        run: PathBuf,
-    },
-    /// Time every kernel operation of the training step at the shapes of SmolLM2 on one GPU, beside what the card does at
-    /// best and what others published
+    /// Time whole training steps, optimizer included; or, with --run, hold the losses of a run against published ones
+    Train(train::TrainArguments),
+    /// Time every operation of the training step at the shapes of SmolLM2, on one GPU or on the CPU, beside what the
+    /// machine does at best and what others reach
     Kernels(kernels::KernelsArguments),
 }
 
@@ -42,9 +41,32 @@ const LARGEST_BAND: f64 = 2.0 * 0.092;
 /// Runs the subcommand.
 pub fn run(arguments: &BenchArguments) -> Result<()> {
     match &arguments.what {
-        Bench::Train { run } => hold_against_the_reference(run),
+        Bench::Train(arguments) => match &arguments.run {
+            Some(run) => hold_against_the_reference(run),
+            None => train::run(arguments),
+        },
         Bench::Kernels(arguments) => kernels::run(arguments),
     }
+}
+
+/// The size of that name.
+fn size(name: &str, flag: &str) -> Result<&'static Size> {
+    SIZES.iter().find(|size| size.name == name).ok_or_else(|| {
+        let found = format!("the sizes are {}", SIZES.each_ref().map(|size| size.name).join(", "));
+        Error::input(format!("{flag} {name}"), found, "name one of them")
+    })
+}
+
+/// What every document of a measurement begins with.
+fn provenance() -> serde_json::Map<String, Value> {
+    let command: Vec<String> = std::env::args().collect();
+    let now = time::OffsetDateTime::now_utc().replace_nanosecond(0).expect("0 is in range");
+    let date = now.format(&time::format_description::well_known::Rfc3339).expect("a year of four digits");
+    let commit = std::env::var("SMOLTEN_COMMIT").ok();
+    let all = json!({
+        "smolten": env!("CARGO_PKG_VERSION"), "commit": commit, "command": command.join(" "), "date": date
+    });
+    all.as_object().cloned().unwrap_or_default()
 }
 
 fn hold_against_the_reference(run: &Path) -> Result<()> {

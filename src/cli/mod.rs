@@ -22,6 +22,7 @@ mod train;
 
 use clap::{Args, Parser, Subcommand};
 use smolten::error::{Error, Result};
+use smolten::ops::tile::Level;
 use smolten::recipe::RecipeOverrides;
 
 /// Fine-tune small language models on your own prompts and responses.
@@ -30,6 +31,10 @@ use smolten::recipe::RecipeOverrides;
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// For tests and measurements: use no more of the CPU than portable, avx2, avx512, avx512_bf16 or amx. Products in fp32
+    /// go on choosing for themselves
+    #[arg(long, value_name = "ISA", hide = true, global = true)]
+    isa: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -56,8 +61,8 @@ pub struct EngineArguments {
     /// What computes: auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// Type of weights and activations: auto, fp32, bf16 or fp16 [default: auto, which is fp32 on a CPU, and on a
-    /// GPU bf16, or fp16 before Ampere]
+    /// Type of weights and activations: auto, fp32, bf16 or fp16 [default: auto, which is bf16 on a CPU with AMX or
+    /// AVX-512 BF16, else fp32; on a GPU bf16, or fp16 before Ampere]
     #[arg(long, value_name = "PRECISION")]
     pub precision: Option<String>,
     /// CPU threads [default: all cores]
@@ -103,6 +108,9 @@ impl EngineArguments {
 /// # Errors
 /// Those of the subcommand.
 pub fn run(arguments: Arguments) -> Result<Ended> {
+    if let Some(isa) = &arguments.isa {
+        limit(isa)?;
+    }
     match arguments.command {
         Command::Train(arguments) => return train::run(*arguments),
         Command::Generate(arguments) => generate::run(&arguments)?,
@@ -113,6 +121,18 @@ pub fn run(arguments: Arguments) -> Result<Ended> {
         Command::Inspect(arguments) => inspect::run(arguments)?,
     }
     Ok(Ended::Done)
+}
+
+/// Keeps the process to an instruction set.
+fn limit(isa: &str) -> Result<()> {
+    let names = Level::ALL.map(Level::name).join(", ");
+    let wrong = |found: &str| Error::input("--isa", found, format!("use one of {names}"));
+    let level = Level::ALL.into_iter().find(|level| level.name() == isa).ok_or_else(|| wrong(isa))?;
+    if Level::limit(level) {
+        Ok(())
+    } else {
+        Err(wrong("an instruction set that this processor does not have"))
+    }
 }
 
 /// Runs `f` on a pool of its own, so that it and all it calls share `threads` threads.

@@ -4,6 +4,7 @@
 //! three contracts a product and a sum, and sums go through [`LANES`] accumulators whatever the vector width, so
 //! all give the same bits.
 
+use super::tile::Level;
 use crate::dtype::Element;
 
 /// Independent accumulators of a reduction; they are added in pairs at the end.
@@ -12,6 +13,16 @@ pub const LANES: usize = 16;
 /// Runs `f` compiled for the widest vector unit this processor has. `f` and what it calls must inline.
 #[inline(always)]
 pub fn simd<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    match Level::best() {
+        Level::Amx | Level::Avx512Bf16 | Level::Avx512 => {}
+        Level::Avx2 => {
+            if let Some(avx2) = pulp::x86::V3::try_new() {
+                return pulp::Simd::vectorize(avx2, f);
+            }
+        }
+        Level::Portable => return f(),
+    }
     pulp::Arch::new().dispatch(f)
 }
 

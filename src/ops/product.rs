@@ -9,15 +9,16 @@
 //! the rectangle an element lies in changes a bit.
 
 mod epilogue;
+mod sweep;
 
 pub use epilogue::{Output, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
 
 use super::matmul::Threads;
-use super::tile::{
-    Block, HALF, Level, Line, Matrix, SIDE, Unit, pack_columns, pack_rows, panel_lines, prefetch_columns,
-};
+use super::tile::{Block, HALF, Level, Line, Matrix, SIDE, Unit, panel_lines};
+use memmap2::{Advice, MmapMut};
 use std::cell::RefCell;
 use std::ops::Range;
+use sweep::{Room, Sweep};
 
 /// Which columns share a block: half of it is 16 columns, the other half those `distance` further on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +68,10 @@ pub struct Row<'a> {
 const MOST_STEPS: usize = 18;
 
 /// Inner dimension that is packed at a time.
-const MOST_K: usize = 2560;
+const MOST_K: usize = 1536;
 
-/// Lines of packed rows that a thread has at a time: three quarters of 2 MiB of L2.
-const MOST_LINES: usize = (3 << 19) / size_of::<Line>();
+/// Lines of packed columns that a thread has at a time: half of 2 MiB of L2.
+const MOST_LINES: usize = (1 << 20) / size_of::<Line>();
 
 /// Multiplications and additions below which a share is not worth a thread.
 const MIN_SHARE: usize = 1 << 20;
@@ -115,13 +116,33 @@ struct Rectangle {
     columns: Range<usize>,
 }
 
-/// What a thread packs into, kept from one product to the next.
+/// What a thread packs into, kept from one product to the next. In large pages where the system has them: in small ones,
+/// scattered over physical memory, some would share their places in L2 with too many others.
 #[derive(Default)]
 struct Scratch {
-    rows: Vec<Line>,
-    columns: Vec<Line>,
-    blocks: Vec<Block>,
+    map: Option<MmapMut>,
 }
+
+impl Scratch {
+    /// Room for packed rows, packed columns and blocks. What is in it is left over.
+    fn take(&mut self, columns: usize, rows: usize, sums: usize) -> Room<'_> {
+        let [columns, rows] = [columns, rows].map(|lines| lines * size_of::<Line>());
+        let bytes = columns + rows + sums * size_of::<Block>();
+        if self.map.as_ref().is_none_or(|map| map.len() < bytes) {
+            let map =
+                MmapMut::map_anon(bytes.next_multiple_of(HUGE_PAGE)).expect("memory for packed operands");
+            let _ = map.advise(Advice::HugePage);
+            self.map = Some(map);
+        }
+        let map = &mut self.map.as_mut().expect("mapped above")[..bytes];
+        let (columns, rest) = map.split_at_mut(columns);
+        let (rows, sums) = rest.split_at_mut(rows);
+        let [columns, rows] = [columns, rows].map(bytemuck::cast_slice_mut);
+        Room { columns, rows, sums: bytemuck::cast_slice_mut(sums) }
+    }
+}
+
+const HUGE_PAGE: usize = 2 << 20;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -133,7 +154,7 @@ impl<E: Epilogue> Product<'_, E> {
         // Both sides of a cut pack what lies across it. Rows cost half as much, and what has to be transposed twice.
         let cost =
             |panels: &Range<usize>, m: &Matrix<'_>| panels.len() * if m.is_transposed() { 2 } else { 1 };
-        let (rows, columns) = (cost(&all.rows, &self.a), 2 * cost(&all.columns, &self.b));
+        let (rows, columns) = (cost(&all.rows, &self.a), cost(&all.columns, &self.b));
         let by_rows = (rows >= columns || all.columns.len() < 2) && all.rows.len() >= 2;
         if shares <= 1 || !by_rows && all.columns.len() < 2 {
             return SCRATCH.with_borrow_mut(|scratch| self.run(&all, scratch));
@@ -155,121 +176,30 @@ impl<E: Epilogue> Product<'_, E> {
         let unit = Unit::new(self.level);
         let chunks = chunks(self.a.shape()[1], MOST_K);
         let widest = panel_lines(chunks.first().map_or(0, Range::len));
-        let per_block = (MOST_LINES / widest.max(1)).max(1);
-        let blocks = all.rows.len().div_ceil(per_block).max(1);
-        for rows in shares_of(&all.rows, blocks) {
-            let panels = all.columns.len();
-            let kept = if chunks.len() == 1 { 1 } else { panels };
-            grow(&mut scratch.blocks, kept * rows.len(), Block::ZERO);
-            grow(&mut scratch.rows, rows.len() * widest, Line::ZERO);
-            grow(&mut scratch.columns, widest, Line::ZERO);
+        let per_group = (MOST_LINES / widest.max(1)).max(1);
+        let groups = all.columns.len().div_ceil(per_group).max(1);
+        for columns in shares_of(&all.columns, groups) {
+            let kept = if chunks.len() == 1 { 1 } else { all.rows.len() };
+            let room = scratch.take(columns.len() * widest, 2 * widest, kept * columns.len());
             for (i, chunk) in chunks.iter().enumerate() {
                 let lines = panel_lines(chunk.len());
-                let (a, b) = (self.a.columns(chunk.clone()), self.b.rows(chunk.clone()));
-                let packed = &mut scratch.rows[..rows.len() * lines];
-                pack_rows(self.level, a, rows.start * SIDE, lines, packed);
-                for (p, column) in all.columns.clone().enumerate() {
-                    let firsts = self.pairing.firsts(column);
-                    let panel = &mut scratch.columns[..lines];
-                    pack_columns(self.level, b, firsts, panel);
-                    let blocks =
-                        &mut scratch.blocks[if kept == 1 { 0 } else { p * rows.len() }..][..rows.len()];
-                    let next = (p + 1 < panels).then(|| (b, self.pairing.firsts(column + 1)));
-                    multiply(&unit, &scratch.rows, panel, blocks, i > 0, next);
-                    if i + 1 == chunks.len() {
-                        self.finish(blocks, rows.start, firsts);
-                    }
-                }
+                let sweep = Sweep {
+                    unit: &unit,
+                    a: self.a.columns(chunk.clone()),
+                    rows: all.rows.clone(),
+                    b: self.b.rows(chunk.clone()),
+                    columns: columns.clone(),
+                    add: i > 0,
+                    finish: i + 1 == chunks.len(),
+                    keeps: chunks.len() > 1,
+                };
+                let room = Room {
+                    columns: &mut room.columns[..columns.len() * lines],
+                    rows: &mut room.rows[..2 * lines],
+                    sums: &mut *room.sums,
+                };
+                self.sweep(&sweep, room);
             }
-        }
-    }
-
-    /// Hands a column of blocks over.
-    fn finish(&self, blocks: &[Block], first: usize, firsts: [usize; 2]) {
-        let ([m, _], [_, n]) = (self.a.shape(), self.b.shape());
-        let rows = first * SIDE..m.min((first + blocks.len()) * SIDE);
-        let widths = firsts.map(|first| n.saturating_sub(first).min(HALF));
-        let part = Part { blocks, rows, firsts, widths };
-        #[cfg(target_arch = "x86_64")]
-        match self.level {
-            // SAFETY: levels are made available ones only, and these have AVX-512.
-            Level::Amx | Level::Avx512Bf16 | Level::Avx512 => {
-                return unsafe { part.store_avx512(self.epilogue) };
-            }
-            // SAFETY: as above, AVX2.
-            Level::Avx2 => return unsafe { part.store_avx2(self.epilogue) },
-            Level::Portable => {}
-        }
-        part.store(self.epilogue);
-    }
-}
-
-/// Blocks one below the other, and what the result has of them.
-struct Part<'a> {
-    blocks: &'a [Block],
-    rows: Range<usize>,
-    firsts: [usize; 2],
-    widths: [usize; 2],
-}
-
-impl Part<'_> {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    fn store_avx512(self, epilogue: &impl Epilogue) {
-        self.store(epilogue);
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn store_avx2(self, epilogue: &impl Epilogue) {
-        self.store(epilogue);
-    }
-
-    #[inline(always)]
-    fn store(self, epilogue: &impl Epilogue) {
-        let Self { firsts, widths, .. } = self;
-        let rows = self.blocks.iter().flat_map(|block| &block.0);
-        for (row, sums) in self.rows.zip(rows) {
-            let ([left, right], []) = sums.as_chunks() else { unreachable!("two halves") };
-            let sums = [left, right];
-            // A constant width where there is one.
-            if widths == [HALF; 2] {
-                epilogue.store(Row { row, firsts, widths: [HALF; 2], sums });
-            } else {
-                epilogue.store(Row { row, firsts, widths, sums });
-            }
-        }
-    }
-}
-
-/// All row panels by one columns panel, in pieces of k for which the latter stays in L1. Meanwhile the columns that come
-/// `next` are brought close.
-fn multiply(
-    unit: &Unit,
-    rows: &[Line],
-    column: &[Line],
-    blocks: &mut [Block],
-    add: bool,
-    next: Option<(Matrix<'_>, [usize; 2])>,
-) {
-    let lines = column.len();
-    if lines == 0 {
-        if !add {
-            blocks.fill(Block::ZERO);
-        }
-        return;
-    }
-    let pieces = chunks(lines / SIDE, MOST_STEPS);
-    let turns = pieces.len() * blocks.len();
-    for (i, piece) in pieces.into_iter().enumerate() {
-        let piece = piece.start * SIDE..piece.end * SIDE;
-        for ((block, row), turn) in
-            blocks.iter_mut().zip(rows.chunks_exact(lines)).zip(i * rows.len() / lines..)
-        {
-            if let Some((b, firsts)) = next {
-                prefetch_columns(b, firsts, turn, turns);
-            }
-            unit.multiply(&row[piece.clone()], &column[piece.clone()], block, add || i > 0);
         }
     }
 }
@@ -286,10 +216,4 @@ fn chunks(n: usize, most: usize) -> Vec<Range<usize>> {
 fn shares_of(all: &Range<usize>, parts: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let (start, len) = (all.start, all.len());
     (0..parts).map(move |i| start + len * i / parts..start + len * (i + 1) / parts)
-}
-
-fn grow<T: Copy>(v: &mut Vec<T>, len: usize, zero: T) {
-    if v.len() < len {
-        v.resize(len, zero);
-    }
 }

@@ -17,7 +17,9 @@ mod pack;
 mod vector;
 
 pub use level::Level;
-pub use pack::{Matrix, pack_columns, pack_rows, prefetch_columns, transpose};
+pub use pack::{
+    Matrix, pack_all_rows, pack_columns, pack_rows, pack_rows_half, prefetch_rows_half, transpose,
+};
 
 use half::bf16;
 
@@ -63,6 +65,48 @@ pub const fn panel_lines(k: usize) -> usize {
     steps(k) * SIDE
 }
 
+/// 32 rows of 32 values: a step of a rows panel, or of a matrix that lies in memory as it is wanted.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    data: &'a [bf16],
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// A step of a packed panel.
+    #[inline(always)]
+    pub fn packed(lines: &'a [Line; SIDE]) -> Self {
+        Self { data: bytemuck::cast_slice(lines), stride: SIDE }
+    }
+
+    /// The first of the rows that are `stride` elements apart begins with `data`.
+    ///
+    /// # Panics
+    /// If the last one ends beyond it.
+    #[inline(always)]
+    pub fn strided(data: &'a [bf16], stride: usize) -> Self {
+        assert!(data.len() >= (SIDE - 1) * stride + SIDE, "rows outside their slice");
+        Self { data, stride }
+    }
+
+    #[inline(always)]
+    fn first(&self) -> *const bf16 {
+        self.data.as_ptr()
+    }
+
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The `p`-th pair of row `r`, the first value in the lower half.
+    #[inline(always)]
+    fn pair(&self, r: usize, p: usize) -> u32 {
+        let pair = &self.data[r * self.stride + 2 * p..][..2];
+        u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16
+    }
+}
+
 /// A thread's hold on the matrix unit. AMX has tiles to configure before and to release after.
 pub struct Unit {
     level: Level,
@@ -89,10 +133,42 @@ impl Unit {
     #[inline]
     pub fn multiply(&self, a: &[Line], b: &[Line], c: &mut Block, add: bool) {
         assert!(a.len() == b.len() && a.len().is_multiple_of(SIDE), "panels of {} and {}", a.len(), b.len());
+        let mut sums = Block::ZERO;
+        self.begin(add.then_some(&*c), &mut sums);
+        for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+            self.step(Rows::packed(a), b, &mut sums);
+        }
+        self.end(&sums, c);
+    }
+
+    /// The three parts of [`Unit::multiply`], for callers with something to do between the steps. First: the sums begin as
+    /// `from`, or with zeros. They are in the unit, or in `sums` where it has no place for them.
+    #[inline(always)]
+    pub fn begin(&self, from: Option<&Block>, sums: &mut Block) {
+        if self.level == Level::Amx {
+            amx::begin(from);
+        } else {
+            *sums = *from.unwrap_or(&Block::ZERO);
+        }
+    }
+
+    /// One step of both panels.
+    #[inline(always)]
+    pub fn step(&self, a: Rows<'_>, b: &[Line; SIDE], sums: &mut Block) {
         match self.level {
-            Level::Amx => amx::multiply(a, b, c, add),
-            Level::Avx512Bf16 => avx512::multiply(a, b, c, add),
-            Level::Avx512 | Level::Avx2 | Level::Portable => vector::multiply(self.level, a, b, c, add),
+            Level::Amx => amx::step(a, b),
+            Level::Avx512Bf16 => avx512::step(a, b, sums),
+            level => vector::step(level, a, b, sums),
+        }
+    }
+
+    /// Last: the sums go to `to`.
+    #[inline(always)]
+    pub fn end(&self, sums: &Block, to: &mut Block) {
+        if self.level == Level::Amx {
+            amx::end(to);
+        } else {
+            *to = *sums;
         }
     }
 }
@@ -142,7 +218,7 @@ mod tests {
                     let sb = if y.is_transposed() { strides[1].1 } else { strides[1].0 };
                     let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
                     let (row, firsts) = (m / 3, [n / 4, n / 2]);
-                    pack_rows(level, x, row, panel_lines(k), &mut panels[0]);
+                    pack_rows(level, x, row, &mut panels[0]);
                     pack_columns(level, y, firsts, &mut panels[1]);
                     let mut c = Block([[1.0; SIDE]; SIDE]);
                     for add in [false, true] {
@@ -183,7 +259,7 @@ mod tests {
         let (a, b) = (noise(SIDE * k, 1.0), noise(SIDE * k, 2.0));
         let run = |level| {
             let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
-            pack_rows(level, Matrix::new(&a, SIDE, k), 0, panel_lines(k), &mut panels[0]);
+            pack_rows(level, Matrix::new(&a, SIDE, k), 0, &mut panels[0]);
             pack_columns(level, Matrix::new(&b, SIDE, k).t(), [0, HALF], &mut panels[1]);
             let mut c = Block::ZERO;
             Unit::new(level).multiply(&panels[0], &panels[1], &mut c, false);

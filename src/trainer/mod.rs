@@ -8,20 +8,22 @@ mod rows;
 mod sample;
 mod save;
 mod state;
+mod step;
 
 pub use folder::{Resumed, RunFolder};
 pub use prepare::{Run, Sample};
 pub use rows::{Rows, Sources, load_dataset};
 pub use state::State;
+pub use step::{Trained, peak_memory};
 
-use crate::backend::{Backend, Part, StepParams};
+pub(crate) use prepare::{capacity, check_memory};
+pub(crate) use rows::order;
+
+use crate::backend::Backend;
 use crate::batch::Window;
 use crate::error::{Error, Result};
 use crate::eval;
-use crate::metrics::{EvalRecord, Log, SampleRecord, StepRecord, peak_memory_bytes};
-use crate::model::Feed;
-use crate::ops::adamw::AdamWConfig;
-use crate::recipe::Compat;
+use crate::metrics::{EvalRecord, Log, SampleRecord, StepRecord};
 use save::Saver;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,27 +156,9 @@ impl Run {
     ) -> Result<Option<Window>> {
         let start = Instant::now();
         let Running { backend, state, .. } = running;
-        let r = &self.recipe;
-        let supervised = window.supervised();
-        // transformers 4.51 counted the labels before it shifted them: every token of a row, its first one too.
-        let counted = if r.compat == Compat::Trl017 { window.tokens() } else { supervised };
-        let learning_rate = r.learning_rate(window.step, self.total_steps);
-        let [beta1, beta2] = r.betas;
-        let config =
-            AdamWConfig { lr: learning_rate, beta1, beta2, eps: r.eps, weight_decay: r.weight_decay };
-        #[allow(clippy::cast_possible_truncation, reason = "the kernels take fp32")]
-        let mut params = StepParams {
-            inverse_denominator: (1.0 / counted as f64) as f32,
-            max_grad_norm: if r.clip == 0.0 { f32::INFINITY } else { r.clip as f32 },
-            adamw: self.optimizer.scalars(&config, window.step as u64 + 1),
-            ..bytemuck::Zeroable::zeroed()
-        };
-        for (i, batch) in window.micro_batches.iter().enumerate() {
-            params.accumulate = u32::from(i > 0);
-            self.model.feed(&mut **backend, &Feed::new(batch), &mut params)?;
-            backend.run(Part::Train, &mut |b| self.model.train(b))?;
-        }
-        backend.run(Part::Update, &mut |b| self.optimizer.step(b))?;
+        let (supervised, counted) = (window.supervised(), step::counted(&self.recipe, window));
+        let learning_rate = self.recipe.learning_rate(window.step, self.total_steps);
+        self.trained.submit(&mut **backend, &self.recipe, window, learning_rate)?;
         let next = windows.next();
         let output = backend.take_output()?;
         let (tokens, seconds) = (window.tokens(), start.elapsed().as_secs_f64());
@@ -223,7 +207,7 @@ impl Run {
         let record = SampleRecord {
             step: running.state.step,
             sample_prompt: self.recipe.sample_prompt.clone(),
-            sample: sampler.sample(&self.model, running.backend, &self.pretrained)?,
+            sample: sampler.sample(&self.trained.model, running.backend, &self.pretrained)?,
         };
         running.log.write(&record)?;
         running.observer.sample(&record);
@@ -238,7 +222,7 @@ impl Run {
         let start = Instant::now();
         let (examples, held_out) = (self.rows.held_out_examples(), &self.rows.held_out);
         let batches = eval::micro_batches(examples, held_out, self.capacity.tokens);
-        let evaluation = eval::evaluate(&self.model, running.backend, batches)?;
+        let evaluation = eval::evaluate(&self.trained.model, running.backend, batches)?;
         let record = EvalRecord {
             step: running.state.step,
             epoch,
@@ -251,11 +235,6 @@ impl Run {
         running.observer.evaluation(&record);
         Ok(running.state.evaluated(evaluation))
     }
-}
-
-/// Of the device's own memory, else of the process.
-fn peak_memory(backend: &dyn Backend) -> Option<u64> {
-    backend.device_memory_bytes().or_else(peak_memory_bytes)
 }
 
 impl Running<'_> {

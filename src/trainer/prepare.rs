@@ -1,20 +1,19 @@
 //! From a recipe to a run that can start: model, rows, order, memory plan.
 
-use super::Resumed;
 use super::rows::{Rows, Sources, order};
 use super::sample::Sampler;
 use super::save::OPTIMIZER;
+use super::{Resumed, Trained};
 use crate::arena::{Category, Plan};
-use crate::backend::{self, Backend, UpdateRule};
+use crate::backend::{self, Backend};
 use crate::batch::{BatchOptions, Batches, Examples};
 use crate::checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::metrics::available_memory_bytes;
-use crate::model::{Capacity, Model, Purpose};
-use crate::optimizer::Optimizer;
+use crate::model::Capacity;
 use crate::pretrained::Pretrained;
-use crate::recipe::{Compat, EmbeddingState, OptimizerKind, Precision, Recipe};
+use crate::recipe::{Compat, Precision, Recipe};
 use crate::weights::Weights;
 use serde_json::Value;
 
@@ -38,8 +37,7 @@ pub struct Run {
     pub dtype: DType,
     pub(super) batches: Batches,
     pub(super) capacity: Capacity,
-    pub(super) model: Model,
-    pub(super) optimizer: Optimizer,
+    pub(super) trained: Trained,
     pub(super) sampler: Option<Sampler>,
     plan: Plan,
 }
@@ -75,21 +73,14 @@ impl Run {
             0 => None,
             _ => Some(Sampler::new(&pretrained, &recipe.sample_prompt, recipe.system.as_deref())?),
         };
-        let mut capacity = capacity(&batches, &rows);
+        let mut capacity = capacity(&batches, longest(rows.held_out_examples(), &rows.held_out));
         if let Some(sampler) = &sampler {
             capacity = sampler.widen(capacity, pretrained.config.max_position_embeddings);
         }
         let mut plan = Plan::default();
-        let model =
-            Model::plan(&mut plan, &pretrained.config, dtype, capacity, Purpose::Training(recipe.recompute));
-        let rule = match recipe.optimizer {
-            OptimizerKind::AdamW => UpdateRule::Torch,
-            OptimizerKind::AdamW8bit => UpdateRule::Blockwise,
-        };
-        let embedding_8bit = recipe.embedding_state == EmbeddingState::EightBit;
-        let optimizer = Optimizer::plan(&mut plan, &model, rule, embedding_8bit);
+        let trained = Trained::plan(&mut plan, &recipe, &pretrained.config, dtype, capacity);
         if let Some(sampler) = &mut sampler {
-            sampler.plan(&mut plan, &model);
+            sampler.plan(&mut plan, &trained.model);
         }
         backend::plan_workspace(recipe.device, dtype, &mut plan)?;
         let steps_per_epoch = batches.steps_per_epoch();
@@ -104,8 +95,7 @@ impl Run {
             dtype,
             batches,
             capacity,
-            model,
-            optimizer,
+            trained,
             sampler,
             plan,
         })
@@ -125,12 +115,14 @@ impl Run {
     /// [`Error::Input`] when it does not fit.
     pub fn check_memory(&self) -> Result<()> {
         let (name, of_device) = backend::describe(self.recipe.device)?;
-        check_memory(self.plan.bytes(), &name, of_device.or_else(available_memory_bytes))
+        let remedy = "use a smaller --batch-size (with more --grad-accum), a smaller --max-length, --optimizer \
+                      adamw_8bit, or a smaller model";
+        check_memory(self.plan.bytes(), &name, of_device.or_else(available_memory_bytes), remedy)
     }
 
     /// Bytes of a checkpoint: fp32 weights and the optimizer's state.
     pub fn checkpoint_bytes(&self) -> usize {
-        let state: usize = self.optimizer.state().map(|(_, tensor)| tensor.bytes()).sum();
+        let state: usize = self.trained.optimizer.state().map(|(_, tensor)| tensor.bytes()).sum();
         state + 4 * self.pretrained.config.num_parameters()
     }
 
@@ -143,18 +135,18 @@ impl Run {
         let mut backend = backend::open(self.recipe.device, &self.plan, self.dtype)?;
         let saved = match resumed.and_then(|r| r.checkpoint.as_ref()) {
             None => {
-                self.optimizer.reset(&mut *backend)?;
+                self.trained.optimizer.reset(&mut *backend)?;
                 None
             }
             Some((folder, _)) => {
-                checkpoint::load_optimizer(&folder.join(OPTIMIZER), &self.optimizer, &mut *backend)?;
+                checkpoint::load_optimizer(&folder.join(OPTIMIZER), &self.trained.optimizer, &mut *backend)?;
                 let weights = Weights::open(folder)?;
                 weights.check(&self.pretrained.config)?;
                 Some(weights)
             }
         };
         let weights = saved.as_ref().unwrap_or(&self.pretrained.weights);
-        self.model.load(&mut *backend, |parameter, out| weights.read(parameter, out))?;
+        self.trained.model.load(&mut *backend, |parameter, out| weights.read(parameter, out))?;
         Ok(backend)
     }
 
@@ -194,12 +186,8 @@ impl Sample {
     }
 }
 
-/// Room for the largest micro-batch, and for the longest held-out row.
-fn capacity(batches: &Batches, rows: &Rows) -> Capacity {
-    let longest = |examples: &Examples, indices: &[usize]| {
-        indices.iter().map(|&i| examples.tokens_of(i)).max().unwrap_or(0)
-    };
-    let held_out = longest(rows.held_out_examples(), &rows.held_out);
+/// Room for the largest micro-batch, and for one row of `held_out` tokens.
+pub(crate) fn capacity(batches: &Batches, held_out: usize) -> Capacity {
     let tokens = batches.max_micro_batch_tokens().max(held_out);
     Capacity {
         tokens,
@@ -208,7 +196,13 @@ fn capacity(batches: &Batches, rows: &Rows) -> Capacity {
     }
 }
 
-fn check_memory(planned: usize, device: &str, available: Option<u64>) -> Result<()> {
+/// Tokens of the longest of these examples.
+fn longest(examples: &Examples, indices: &[usize]) -> usize {
+    indices.iter().map(|&i| examples.tokens_of(i)).max().unwrap_or(0)
+}
+
+/// Compares a plan with the memory that is free.
+pub(crate) fn check_memory(planned: usize, device: &str, available: Option<u64>, remedy: &str) -> Result<()> {
     match available {
         Some(available) if planned as u64 > available => {
             let mib = |bytes: u64| bytes >> 20;
@@ -219,8 +213,7 @@ fn check_memory(planned: usize, device: &str, available: Option<u64>) -> Result<
                     mib(planned as u64),
                     mib(available)
                 ),
-                "use a smaller --batch-size (with more --grad-accum), a smaller --max-length, --optimizer \
-                 adamw_8bit, or a smaller model",
+                remedy,
             ))
         }
         _ => Ok(()),

@@ -96,7 +96,7 @@ pub fn load_dataset(
 }
 
 /// The order of the rows in each epoch.
-pub(super) fn order(recipe: &Recipe) -> Order {
+pub(crate) fn order(recipe: &Recipe) -> Order {
     match (recipe.compat, recipe.shuffle) {
         (Compat::Trl017, _) => Order::TorchRandperm(recipe.seed),
         (Compat::Off, true) => Order::Shuffled(recipe.seed),

@@ -33,7 +33,7 @@ impl<'a> Saver<'a> {
     pub fn checkpoint(&self, backend: &mut dyn Backend, state: &State) -> Result<PathBuf> {
         let path = self.checkpoints.write(state.step, |folder| {
             self.model(backend, folder, DType::F32)?;
-            checkpoint::save_optimizer(&folder.join(OPTIMIZER), &self.run.optimizer, backend)?;
+            checkpoint::save_optimizer(&folder.join(OPTIMIZER), &self.run.trained.optimizer, backend)?;
             let text = serde_json::to_string_pretty(state).expect("plain data") + "\n";
             write_beside(&folder.join(STATE), |file| file.write_all(text.as_bytes()))
         })?;
@@ -51,7 +51,7 @@ impl<'a> Saver<'a> {
 
     fn model(&self, backend: &mut dyn Backend, folder: &Path, dtype: DType) -> Result<()> {
         checkpoint::save_pretrained(folder, &self.run.pretrained, dtype, |parameter| {
-            self.run.model.read_weight(backend, parameter)
+            self.run.trained.model.read_weight(backend, parameter)
         })
     }
 

@@ -26,6 +26,7 @@ mod embedding;
 mod fused;
 mod head;
 mod linear;
+mod product;
 mod rmsnorm;
 mod rope;
 mod swiglu;

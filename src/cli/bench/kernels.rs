@@ -1,14 +1,15 @@
 //! `smolten bench kernels`.
 
-use super::table;
-use crate::cli::EngineArguments;
+use super::{cpu, provenance, table};
+use crate::cli::{EngineArguments, with_threads};
 use clap::Args;
 use serde_json::{Value, json};
-use smolten::bench::{Bench, Calibration, Card, Case, Options, SIZES, cases};
-use smolten::cuda::{Device as Gpu, Rung};
+use smolten::backend;
+use smolten::bench::{Bench, Calibration, Card, Case, Options, SIZES, Size, cases};
+use smolten::cuda::{Device as Gpu, Rung, device_count};
 use smolten::dtype::DType;
 use smolten::error::{Error, Result};
-use smolten::recipe::{Device, Precision, Recipe};
+use smolten::recipe::{Device, EngineChoice, Precision};
 
 /// Flags of `bench kernels`.
 #[derive(Args)]
@@ -16,40 +17,66 @@ pub struct KernelsArguments {
     /// Only operations whose name holds this text: attention, linear_residual/down
     #[arg(long, value_name = "OP")]
     only: Option<String>,
-    /// Shapes of one size of SmolLM2: 135m, 360m or 1.7b; or tiny, to try the command under the emulator [default: the
-    /// three sizes]
+    /// Shapes of one size of SmolLM2: 135m, 360m or 1.7b; or tiny, to try the command [default: the three sizes on a
+    /// GPU, 135m on a CPU]
     #[arg(long, value_name = "SIZE")]
     model: Option<String>,
-    /// Tokens of the micro-batch
-    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    tokens: u32,
+    /// Tokens of the micro-batch [default: 8192 on a GPU, 1024 on a CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    tokens: Option<u32>,
     /// Timed launches of each operation
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeats: u32,
-    /// naive, production or both; the naive kernels are launched 5 times at most
-    #[arg(long, value_name = "RUNG", default_value = "both", value_parser = ["naive", "production", "both"])]
-    rung: String,
-    /// Print one JSON document: card, driver, command, date, calibration, operations
+    /// Of a GPU: naive, production or both; the naive kernels are launched 5 times at most [default: both]
+    #[arg(long, value_name = "RUNG", value_parser = ["naive", "production", "both"])]
+    rung: Option<String>,
+    /// Print one JSON document: machine or card, driver, command, date, calibration, operations
     #[arg(long)]
     json: bool,
-    /// The GPU: cuda or cuda:N [default: cuda:0]
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// Type of weights and activations: auto, bf16 or fp16 [default: auto, which is bf16, or fp16 before Ampere]
-    #[arg(long, value_name = "PRECISION")]
-    precision: Option<String>,
+    #[command(flatten)]
+    engine: EngineArguments,
 }
 
-/// Chooses the operations, opens the GPU, measures, prints.
+/// Chooses operations and device, measures, prints.
 pub fn run(arguments: &KernelsArguments) -> Result<()> {
-    let chosen = choose(arguments)?;
-    let (ordinal, precision) = engine(arguments)?;
+    let choice = EngineChoice::resolve(&arguments.engine.overrides())?;
+    let ordinal = match choice.device {
+        Device::Cuda(ordinal) => Some(ordinal),
+        Device::Auto if device_count()? > 0 => Some(0),
+        Device::Auto | Device::Cpu => None,
+    };
+    match ordinal {
+        Some(ordinal) => on_gpu(arguments, ordinal, choice.precision),
+        None => with_threads(choice.threads, || on_cpu(arguments, choice.precision)),
+    }
+}
+
+fn on_cpu(arguments: &KernelsArguments, precision: Precision) -> Result<()> {
+    if let Some(rung) = &arguments.rung {
+        let found = "the code of a CPU has no rungs";
+        return Err(Error::input(
+            format!("--rung {rung}"),
+            found,
+            "leave it out, or name a GPU: --device cuda",
+        ));
+    }
+    let dtype = backend::precision(Device::Cpu, precision, &SIZES[0].config())?;
+    let chosen = choose(arguments, &SIZES[..1], 1024)?;
+    cpu::run(&chosen, dtype, arguments.repeats as usize, arguments.json)
+}
+
+fn on_gpu(arguments: &KernelsArguments, ordinal: usize, precision: Precision) -> Result<()> {
+    if precision == Precision::Fp32 {
+        let found = "tensor cores take bf16 and fp16 only";
+        return Err(Error::input("bench kernels --precision fp32", found, "use --precision bf16 or fp16"));
+    }
+    let chosen = choose(arguments, &SIZES[..3], 8192)?;
     let gpu = Gpu::open(ordinal)?;
     let dtype = dtype(&gpu, precision)?;
     let card = Card::new(&gpu)?;
-    let rungs = match arguments.rung.as_str() {
-        "naive" => vec![Rung::Naive],
-        "production" => vec![Rung::Production],
+    let rungs = match arguments.rung.as_deref() {
+        Some("naive") => vec![Rung::Naive],
+        Some("production") => vec![Rung::Production],
         _ => vec![Rung::Production, Rung::Naive],
     };
     let repeats = arguments.repeats as usize;
@@ -75,17 +102,14 @@ pub fn run(arguments: &KernelsArguments) -> Result<()> {
     Ok(())
 }
 
-/// The operations that the flags name.
-fn choose(arguments: &KernelsArguments) -> Result<Vec<Case>> {
-    let asked = arguments.model.as_deref();
-    let is_wanted = |name: &str| asked.map_or(name != "tiny", |asked| asked == name);
-    let sizes: Vec<_> = SIZES.iter().filter(|size| is_wanted(size.name)).collect();
-    if sizes.is_empty() {
-        let names: Vec<&str> = SIZES.iter().map(|size| size.name).collect();
-        let found = format!("the sizes are {}", names.join(", "));
-        return Err(Error::input(format!("--model {}", asked.unwrap_or("")), found, "name one of them"));
-    }
-    let all: Vec<Case> = sizes.iter().flat_map(|size| cases(size, arguments.tokens as usize)).collect();
+/// The operations that the flags name, of `usual` sizes and tokens where they name none.
+fn choose(arguments: &KernelsArguments, usual: &'static [Size], tokens: u32) -> Result<Vec<Case>> {
+    let sizes = match arguments.model.as_deref() {
+        Some(name) => std::slice::from_ref(super::size(name, "--model")?),
+        None => usual,
+    };
+    let tokens = arguments.tokens.unwrap_or(tokens) as usize;
+    let all: Vec<Case> = sizes.iter().flat_map(|size| cases(size, tokens)).collect();
     let only = arguments.only.as_deref().unwrap_or("");
     let chosen: Vec<Case> = all.iter().filter(|case| case.name().contains(only)).cloned().collect();
     if chosen.is_empty() {
@@ -95,30 +119,6 @@ fn choose(arguments: &KernelsArguments) -> Result<Vec<Case>> {
         return Err(Error::input(format!("--only {only}"), found, "name one of them, or a part of it"));
     }
     Ok(chosen)
-}
-
-/// Number of the GPU, and the precision asked for: the same words and error texts as for a run.
-fn engine(arguments: &KernelsArguments) -> Result<(usize, Precision)> {
-    let device = arguments.device.clone().unwrap_or_else(|| "cuda".to_owned());
-    let flags = EngineArguments {
-        device: Some(device.clone()),
-        precision: arguments.precision.clone(),
-        threads: None,
-    };
-    let recipe = Recipe::resolve(None, &[], &flags.overrides())?;
-    let ordinal = match recipe.device {
-        Device::Cuda(ordinal) => ordinal,
-        Device::Auto => 0,
-        Device::Cpu => {
-            let (found, remedy) = ("it times kernels of a GPU", "name a GPU: --device cuda:0");
-            return Err(Error::input(format!("bench kernels --device {device}"), found, remedy));
-        }
-    };
-    if recipe.precision == Precision::Fp32 {
-        let found = "tensor cores take bf16 and fp16 only";
-        return Err(Error::input("bench kernels --precision fp32", found, "use --precision bf16 or fp16"));
-    }
-    Ok((ordinal, recipe.precision))
 }
 
 /// bf16 where the GPU has it, unless fp16 is asked for.
@@ -136,18 +136,14 @@ fn dtype(gpu: &Gpu, precision: Precision) -> Result<DType> {
 }
 
 fn document(card: &Card, dtype: DType, calibration: &Calibration, operations: Vec<Value>) -> Value {
-    let command: Vec<String> = std::env::args().collect();
-    let now = time::OffsetDateTime::now_utc().replace_nanosecond(0).expect("0 is in range");
-    let date = now.format(&time::format_description::well_known::Rfc3339).expect("a year of four digits");
-    json!({
-        "smolten": env!("CARGO_PKG_VERSION"),
-        "commit": std::env::var("SMOLTEN_COMMIT").ok(),
-        "command": command.join(" "),
-        "date": date,
+    let mut document = provenance();
+    let rest = json!({
         "not_a_gpu": card.not_a_gpu,
         "card": card,
         "precision": dtype,
         "calibration": calibration,
         "operations": operations,
-    })
+    });
+    document.extend(rest.as_object().cloned().unwrap_or_default());
+    Value::Object(document)
 }

@@ -150,7 +150,8 @@ impl<'a> Table<'a> {
     }
 }
 
-fn describe(figure: &Figure) -> String {
+/// A figure of others.
+pub fn describe(figure: &Figure) -> String {
     let shape: Vec<String> = figure.shape.iter().map(|(name, n)| format!("{name}={n}")).collect();
     format!("{} {} ({}, {}, {})", figure.value, figure.unit, figure.of, figure.card, shape.join(" "))
 }

@@ -2,12 +2,13 @@
 //!
 //! Four tiles hold the block, two the left and two the right operand of a step; each operand tile serves two products.
 
-use super::{Block, Line};
+use super::{Block, Line, Rows};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles {
-    use super::{Block, Line};
+    use super::{Block, Line, Rows};
     use crate::ops::tile::SIDE;
+    use half::bf16;
     use std::arch::asm;
     use std::arch::x86_64::__cpuid_count;
     use std::sync::OnceLock;
@@ -70,17 +71,19 @@ mod tiles {
         unsafe { asm!("tilerelease", options(nomem, nostack)) };
     }
 
-    /// See [`crate::ops::tile::Unit::multiply`], which checked the lengths. The thread has configured its tiles.
-    pub fn multiply(a: &[Line], b: &[Line], c: &mut Block, add: bool) {
-        const BLOCK_ROW: usize = SIDE * 4;
-        let upper: *mut [f32; SIDE] = c.0.as_mut_ptr();
-        let lower = upper.wrapping_add(SIDE / 2);
-        if add {
-            // SAFETY: four tiles of 16 rows of 64 bytes, 128 bytes apart: together the 4096 bytes of c.
+    const BLOCK_ROW: usize = SIDE * 4;
+
+    /// Fills the four tiles of sums, or sets them to zero. The thread has configured its tiles.
+    #[inline(always)]
+    pub fn begin(from: Option<&Block>) {
+        if let Some(from) = from {
+            let upper: *const [f32; SIDE] = from.0.as_ptr();
+            // SAFETY: four tiles of 16 rows of 64 bytes, 128 bytes apart: together the 4096 bytes of a block.
             unsafe {
                 asm!("tileloadd tmm0, [{upper} + {row}]", "tileloadd tmm1, [{upper} + {row} + 64]",
                     "tileloadd tmm2, [{lower} + {row}]", "tileloadd tmm3, [{lower} + {row} + 64]",
-                    upper = in(reg) upper, lower = in(reg) lower, row = in(reg) BLOCK_ROW, options(readonly, nostack));
+                    upper = in(reg) upper, lower = in(reg) upper.wrapping_add(SIDE / 2), row = in(reg) BLOCK_ROW,
+                    options(readonly, nostack));
             }
         } else {
             // SAFETY: touches no memory.
@@ -94,40 +97,47 @@ mod tiles {
                 );
             }
         }
-        if !a.is_empty() {
-            // SAFETY: every turn reads 2048 bytes of a and of b, and there are as many turns as whole steps in both.
-            unsafe {
-                asm!(
-                    "2:",
-                    "tileloadd tmm4, [{a} + {line}]",
-                    "tileloadd tmm6, [{b} + {line}]",
-                    "tileloadd tmm5, [{a} + {line} + 1024]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {line} + 1024]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "add {a}, 2048",
-                    "add {b}, 2048",
-                    "dec {turns}",
-                    "jnz 2b",
-                    a = inout(reg) a.as_ptr() => _, b = inout(reg) b.as_ptr() => _, line = in(reg) size_of::<Line>(),
-                    turns = inout(reg) a.len() / SIDE => _, options(readonly, nostack)
-                );
-            }
+    }
+
+    /// Adds the products of one step to the tiles of sums.
+    #[inline(always)]
+    pub fn step(a: Rows<'_>, b: &[Line; SIDE]) {
+        let (upper, stride) = (a.first(), a.stride() * size_of::<bf16>());
+        // SAFETY: reads 64 bytes of each of 32 rows, which `Rows` holds, and the 2048 bytes of b.
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{upper} + {stride}]",
+                "tileloadd tmm6, [{b} + {line}]",
+                "tileloadd tmm5, [{lower} + {stride}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b} + {line} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                upper = in(reg) upper, lower = in(reg) upper.wrapping_byte_add(stride * SIDE / 2), stride = in(reg) stride,
+                b = in(reg) b, line = in(reg) size_of::<Line>(), options(readonly, nostack)
+            );
         }
-        // SAFETY: as for the load; c is borrowed exclusively.
+    }
+
+    /// Stores the tiles of sums.
+    #[inline(always)]
+    pub fn end(c: &mut Block) {
+        let upper: *mut [f32; SIDE] = c.0.as_mut_ptr();
+        // SAFETY: four tiles of 16 rows of 64 bytes, 128 bytes apart: together the 4096 bytes of c, borrowed exclusively.
         unsafe {
             asm!("tilestored [{upper} + {row}], tmm0", "tilestored [{upper} + {row} + 64], tmm1",
                 "tilestored [{lower} + {row}], tmm2", "tilestored [{lower} + {row} + 64], tmm3",
-                upper = in(reg) upper, lower = in(reg) lower, row = in(reg) BLOCK_ROW, options(nostack));
+                upper = in(reg) upper, lower = in(reg) upper.wrapping_add(SIDE / 2), row = in(reg) BLOCK_ROW,
+                options(nostack));
         }
     }
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod tiles {
-    use super::{Block, Line};
+    use super::{Block, Line, Rows};
+    use crate::ops::tile::SIDE;
 
     pub fn is_permitted() -> bool {
         false
@@ -139,9 +149,17 @@ mod tiles {
 
     pub fn release() {}
 
-    pub fn multiply(_: &[Line], _: &[Line], _: &mut Block, _: bool) {
+    pub fn begin(_: Option<&Block>) {
+        unreachable!("a level that is not available");
+    }
+
+    pub fn step(_: Rows<'_>, _: &[Line; SIDE]) {
+        unreachable!("a level that is not available");
+    }
+
+    pub fn end(_: &mut Block) {
         unreachable!("a level that is not available");
     }
 }
 
-pub use tiles::{configure, is_permitted, multiply, release};
+pub use tiles::{begin, configure, end, is_permitted, release, step};

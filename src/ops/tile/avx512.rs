@@ -1,22 +1,25 @@
 //! AVX-512 BF16: VDPBF16PS adds two products of pairs to each of 16 sums.
 
-use super::{Block, Line};
+use super::{Block, Line, Rows, SIDE};
 
-/// See [`super::Unit::multiply`], which checked the lengths.
-pub fn multiply(a: &[Line], b: &[Line], c: &mut Block, add: bool) {
+/// See [`super::Unit::step`].
+#[inline(always)]
+pub fn step(a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: `Unit` is made for available levels only.
-    return unsafe { pairs::multiply(a, b, c, add) };
+    unsafe {
+        registers::step(a, b, c);
+    }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = (a, b, c, add);
+        let _ = (a, b, c);
         unreachable!("a level that is not available");
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-mod pairs {
-    use super::{Block, Line};
+mod registers {
+    use super::{Block, Line, Rows};
     use crate::ops::tile::{HALF, SIDE};
     use std::arch::x86_64::*;
 
@@ -24,39 +27,28 @@ mod pairs {
     const ROWS: usize = 8;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub fn multiply(a: &[Line], b: &[Line], c: &mut Block, add: bool) {
+    pub fn step(a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
         for (group, rows) in c.0.chunks_exact_mut(ROWS).enumerate() {
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-            if add {
-                for (sums, row) in sums.iter_mut().zip(&*rows) {
-                    for (half, sum) in row.chunks_exact(HALF).zip(sums) {
-                        // SAFETY: a half holds 16 values.
-                        *sum = unsafe { _mm512_loadu_ps(half.as_ptr()) };
-                    }
+            for (sums, row) in sums.iter_mut().zip(&*rows) {
+                for (half, sum) in row.chunks_exact(HALF).zip(sums) {
+                    // SAFETY: a half holds 16 values.
+                    *sum = unsafe { _mm512_loadu_ps(half.as_ptr()) };
                 }
             }
-            for (a, b) in a.chunks_exact(SIDE).zip(b.chunks_exact(SIDE)) {
-                step(&a[group * ROWS..][..ROWS], b, &mut sums);
+            for p in 0..HALF {
+                let (left, right) = (pairs(&b[p]), pairs(&b[HALF + p]));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let a = as_pairs(_mm512_set1_epi32(a.pair(group * ROWS + r, p).cast_signed()));
+                    sums[0] = _mm512_dpbf16_ps(sums[0], a, left);
+                    sums[1] = _mm512_dpbf16_ps(sums[1], a, right);
+                }
             }
             for (sums, row) in sums.iter().zip(rows) {
                 for (half, sum) in row.chunks_exact_mut(HALF).zip(sums) {
                     // SAFETY: a half holds 16 values.
                     unsafe { _mm512_storeu_ps(half.as_mut_ptr(), *sum) };
                 }
-            }
-        }
-    }
-
-    /// Eight rows by the 32 columns of a panel, for one step.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn step(rows: &[Line], columns: &[Line], sums: &mut [[__m512; 2]; ROWS]) {
-        for p in 0..HALF {
-            let (left, right) = (pairs(&columns[p]), pairs(&columns[HALF + p]));
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let a = as_pairs(_mm512_set1_epi32(row.pairs()[p].cast_signed()));
-                sums[0] = _mm512_dpbf16_ps(sums[0], a, left);
-                sums[1] = _mm512_dpbf16_ps(sums[1], a, right);
             }
         }
     }

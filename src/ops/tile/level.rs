@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+static BEST: OnceLock<Level> = OnceLock::new();
+
 /// A way to multiply, from the plainest to the fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -36,12 +38,32 @@ impl Level {
         return self == Self::Portable;
     }
 
-    /// The fastest one available.
+    /// The fastest one available, within what [`Level::limit`] allowed.
+    #[inline]
     pub fn best() -> Self {
-        static BEST: OnceLock<Level> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            Self::ALL.into_iter().rev().find(|level| level.is_available()).unwrap_or(Self::Portable)
-        })
+        *BEST.get_or_init(|| Self::fastest(Self::Amx))
+    }
+
+    fn fastest(limit: Self) -> Self {
+        let within = Self::ALL.into_iter().rev().filter(|&level| level <= limit);
+        within.into_iter().find(|level| level.is_available()).unwrap_or(Self::Portable)
+    }
+
+    /// Keeps this process to `limit` and plainer ones, here and in [`crate::ops::math::simd`]: for tests and measurements.
+    /// False if something has been computed already, or the processor does not have it.
+    pub fn limit(limit: Self) -> bool {
+        limit.is_available() && BEST.set(Self::fastest(limit)).is_ok()
+    }
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512_bf16",
+            Self::Amx => "amx",
+        }
     }
 
     /// Whether bf16 is at least as fast on it as fp32.

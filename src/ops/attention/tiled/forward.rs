@@ -5,7 +5,7 @@ use super::{Task, chunks, halves, head, room};
 use crate::ops::attention::{Heads, scale};
 use crate::ops::product::Output;
 use crate::ops::tile::{
-    Block, HALF, Level, Line, SIDE, Unit, pack_columns, pack_rows, panel_lines, steps, transpose,
+    Block, HALF, Level, Line, SIDE, Unit, pack_all_rows, pack_columns, panel_lines, steps, transpose,
 };
 use half::bf16;
 use std::cell::RefCell;
@@ -74,9 +74,9 @@ impl Forward<'_> {
         for keys in chunks(0..blocks.end, KEYS) {
             let rows = task.clip(&keys);
             let packed = room(&mut s.keys, keys.len() * lines, Line::ZERO);
-            pack_rows(self.level, k.rows(rows.clone()), 0, lines, packed);
+            pack_all_rows(self.level, k.rows(rows.clone()), lines, packed);
             let values = room(&mut s.values, columns * keys.len() * SIDE, Line::ZERO);
-            pack_rows(self.level, v.rows(rows).t(), 0, keys.len() * SIDE, values);
+            pack_all_rows(self.level, v.rows(rows).t(), keys.len() * SIDE, values);
             let scores = room(&mut s.scores, 2, Block::ZERO);
             let mut step = Step {
                 keys: packed,
