@@ -52,8 +52,8 @@ fn json_lines(path: &Path) -> Vec<Value> {
 fn a_run_leaves_a_model_and_its_records() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let ran =
-        train(folder.path(), &out, &["--set", "eval_every=2", "--set", "eval_share=0.2", "--lr", "1e-2"]);
+    let flags = ["--set", "eval_every=2", "--set", "eval_share=0.2", "--lr", "1e-2", "--precision", "fp32"];
+    let ran = train(folder.path(), &out, &flags);
     assert!(ran.status.success(), "{}", text(&ran.stderr));
     let screen = text(&ran.stdout);
     for part in ["machine: ", "engine: CPU, fp32", "weights: ", "[[", "step 4/4", "held-out loss", "try it: "]

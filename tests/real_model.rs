@@ -110,6 +110,7 @@ fn ten_steps_are_those_of_trl() {
         optimizer: Some("adamw".into()),
         shuffle: Some(false),
         device: Some("cpu".into()),
+        precision: Some("fp32".into()),
         steps: Some(60),
         ..RecipeOverrides::default()
     };

@@ -174,7 +174,8 @@ fn evaluations_samples_and_checkpoints_leave_no_trace() {
 fn the_latest_checkpoints_and_the_best_stay() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let sets = ["save_every=2", "eval_every=3", "eval_share=0.2", "keep_checkpoints=2", "lr=0.1"];
+    let sets =
+        ["save_every=2", "eval_every=3", "eval_share=0.2", "keep_checkpoints=2", "lr=0.1", "precision=fp32"];
     let ran = program(folder.path())
         .args(["train", "--steps", "30", "--device", "cpu", "--model"])
         .args([&tiny_model(), Path::new("--data"), &sums(folder.path()), Path::new("--out"), &out])
