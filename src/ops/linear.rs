@@ -130,12 +130,12 @@ pub fn forward_rope<A: Element>(
 ) {
     let Rotation { heads, positions, table } = rotation;
     let pairing = Pairing { distance: heads.head_dim / 2 };
-    if pairing.is_whole() {
-        if let (Some(x), Some(w), Some(qkv)) = (bf16s(x), bf16s(w), bf16s_mut(qkv)) {
-            let out = Output::new(qkv, heads.qkv_width());
-            let epilogue = Rope { out, bias, heads, positions, table };
-            return times_transpose(level, x, w, inputs, pairing, &epilogue);
-        }
+    if pairing.is_whole()
+        && let (Some(x), Some(w), Some(qkv)) = (bf16s(x), bf16s(w), bf16s_mut(qkv))
+    {
+        let out = Output::new(qkv, heads.qkv_width());
+        let epilogue = Rope { out, bias, heads, positions, table };
+        return times_transpose(level, x, w, inputs, pairing, &epilogue);
     }
     rounding(qkv, |qkv| {
         plain::forward::<A, f32>(x, w, qkv, x.len() / inputs, inputs);
@@ -158,12 +158,12 @@ pub fn forward_swiglu<A: Element>(
 ) {
     let f = w.len() / inputs / 2;
     let pairing = Pairing { distance: f };
-    if pairing.is_whole() {
-        if let (Some(x), Some(w)) = (bf16s(x), bf16s(w)) {
-            let (gate_up, act) = (bytemuck::cast_slice_mut(gate_up), bytemuck::cast_slice_mut(act));
-            let epilogue = Swiglu { gate_up: Output::new(gate_up, 2 * f), act: Output::new(act, f), bias };
-            return times_transpose(level, x, w, inputs, pairing, &epilogue);
-        }
+    if pairing.is_whole()
+        && let (Some(x), Some(w)) = (bf16s(x), bf16s(w))
+    {
+        let (gate_up, act) = (bytemuck::cast_slice_mut(gate_up), bytemuck::cast_slice_mut(act));
+        let epilogue = Swiglu { gate_up: Output::new(gate_up, 2 * f), act: Output::new(act, f), bias };
+        return times_transpose(level, x, w, inputs, pairing, &epilogue);
     }
     forward(level, x, w, bias, gate_up, inputs);
     swiglu::forward(gate_up, act, f);
