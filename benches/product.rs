@@ -15,10 +15,10 @@ fn main() {
             let x = values(t * inputs);
             let w = values(inputs * outputs);
             let dy = values(t * outputs);
-            let mut y = vec![bf16::ZERO; t * outputs];
-            let mut wide = vec![0.0f32; t * outputs];
-            let mut dx = vec![bf16::ZERO; t * inputs];
-            let mut dw = vec![0.0f32; inputs * outputs];
+            let y = zeros::<bf16>(t * outputs);
+            let wide = zeros::<f32>(t * outputs);
+            let dx = zeros::<bf16>(t * inputs);
+            let dw = zeros::<f32>(inputs * outputs);
             if let Some(only) = arguments.get(2) {
                 if *only != format!("{inputs}->{outputs}") {
                     continue;
@@ -28,9 +28,9 @@ fn main() {
                 let mut n = 0;
                 while start.elapsed().as_secs() < 4 {
                     match which {
-                        "f" => linear::forward(Level::best(), &x, &w, None, &mut y, inputs),
-                        "d" => linear::input_gradient(Level::best(), &dy, &w, &mut dx, inputs),
-                        _ => linear::weight_gradient(Level::best(), &dy, &x, &mut dw, inputs, true),
+                        "f" => linear::forward(Level::best(), x, w, None, y, inputs),
+                        "d" => linear::input_gradient(Level::best(), dy, w, dx, inputs),
+                        _ => linear::weight_gradient(Level::best(), dy, x, dw, inputs, true),
                     }
                     n += 1;
                 }
@@ -39,14 +39,14 @@ fn main() {
             }
             let level = Level::best();
             let flops = 2.0 * (t * inputs * outputs) as f64;
-            let mut act = vec![bf16::ZERO; t * outputs / 2];
+            let act = zeros::<bf16>(t * outputs / 2);
             let rates = [
-                rate(flops, || linear::forward(level, &x, &w, None, &mut y, inputs)),
-                rate(flops, || linear::forward_f32(level, &x, &w, &mut wide, inputs)),
-                rate(flops, || linear::forward_swiglu(level, &x, &w, None, &mut y, &mut act, inputs)),
-                rate(flops, || linear::input_gradient(level, &dy, &w, &mut dx, inputs)),
-                rate(flops, || linear::weight_gradient(level, &dy, &x, &mut dw, inputs, false)),
-                rate(flops, || linear::weight_gradient(level, &dy, &x, &mut dw, inputs, true)),
+                rate(flops, || linear::forward(level, x, w, None, y, inputs)),
+                rate(flops, || linear::forward_f32(level, x, w, wide, inputs)),
+                rate(flops, || linear::forward_swiglu(level, x, w, None, y, act, inputs)),
+                rate(flops, || linear::input_gradient(level, dy, w, dx, inputs)),
+                rate(flops, || linear::weight_gradient(level, dy, x, dw, inputs, false)),
+                rate(flops, || linear::weight_gradient(level, dy, x, dw, inputs, true)),
             ];
             println!("{inputs}->{outputs}: x.wT {:.0}, f32 {:.0}, swiglu {:.0}; dy.w {:.0}; dyT.x {:.0}, += {:.0} GFLOP/s",
                 rates[0], rates[1], rates[2], rates[3], rates[4], rates[5]);
@@ -67,6 +67,16 @@ fn rate(flops: f64, mut f: impl FnMut()) -> f64 {
     flops / times[7] / 1e9
 }
 
-fn values(n: usize) -> Vec<bf16> {
-    (0..n).map(|i| bf16::from_f32((i as f32 * 0.37).sin() * 0.2)).collect()
+/// In large pages, as the engine has its buffers.
+fn zeros<T: bytemuck::Pod>(n: usize) -> &'static mut [T] {
+    let map = memmap2::MmapMut::map_anon((n * size_of::<T>()).next_multiple_of(2 << 20)).expect("memory");
+    let _ = map.advise(memmap2::Advice::HugePage);
+    let bytes: &'static mut [u8] = &mut Box::leak(Box::new(map))[..];
+    &mut bytemuck::cast_slice_mut(bytes)[..n]
+}
+
+fn values(n: usize) -> &'static mut [bf16] {
+    let all = zeros(n);
+    all.iter_mut().enumerate().for_each(|(i, x)| *x = bf16::from_f32((i as f32 * 0.37).sin() * 0.2));
+    all
 }

@@ -14,11 +14,11 @@ mod sweep;
 pub use epilogue::{Output, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
 
 use super::matmul::Threads;
-use super::tile::{Block, HALF, Level, Line, Matrix, SIDE, Unit, pack_rows, panel_lines};
+use super::tile::{Block, HALF, Level, Line, Matrix, SIDE, Unit, panel_lines};
 use memmap2::{Advice, MmapMut};
-use sweep::Sweep;
 use std::cell::RefCell;
 use std::ops::Range;
+use sweep::{Room, Sweep};
 
 /// Which columns share a block: half of it is 16 columns, the other half those `distance` further on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +68,10 @@ pub struct Row<'a> {
 const MOST_STEPS: usize = 18;
 
 /// Inner dimension that is packed at a time.
-const MOST_K: usize = 2560;
+const MOST_K: usize = 1536;
 
-/// Lines of packed rows that a thread has at a time: three quarters of 2 MiB of L2.
-const MOST_LINES: usize = (3 << 19) / size_of::<Line>();
+/// Lines of packed columns that a thread has at a time: half of 2 MiB of L2.
+const MOST_LINES: usize = (1 << 20) / size_of::<Line>();
 
 /// Multiplications and additions below which a share is not worth a thread.
 const MIN_SHARE: usize = 1 << 20;
@@ -125,14 +125,9 @@ struct Scratch {
 
 impl Scratch {
     /// Room for packed rows, packed columns and blocks. What is in it is left over.
-    fn take(
-        &mut self,
-        rows: usize,
-        columns: usize,
-        blocks: usize,
-    ) -> (&mut [Line], &mut [Line], &mut [Block]) {
-        let [rows, columns] = [rows, columns].map(|lines| lines * size_of::<Line>());
-        let bytes = rows + columns + blocks * size_of::<Block>();
+    fn take(&mut self, columns: usize, rows: usize, sums: usize) -> Room<'_> {
+        let [columns, rows] = [columns, rows].map(|lines| lines * size_of::<Line>());
+        let bytes = columns + rows + sums * size_of::<Block>();
         if self.map.as_ref().is_none_or(|map| map.len() < bytes) {
             let map =
                 MmapMut::map_anon(bytes.next_multiple_of(HUGE_PAGE)).expect("memory for packed operands");
@@ -140,9 +135,10 @@ impl Scratch {
             self.map = Some(map);
         }
         let map = &mut self.map.as_mut().expect("mapped above")[..bytes];
-        let (rows, rest) = map.split_at_mut(rows);
-        let (columns, blocks) = rest.split_at_mut(columns);
-        (bytemuck::cast_slice_mut(rows), bytemuck::cast_slice_mut(columns), bytemuck::cast_slice_mut(blocks))
+        let (columns, rest) = map.split_at_mut(columns);
+        let (rows, sums) = rest.split_at_mut(rows);
+        let [columns, rows] = [columns, rows].map(bytemuck::cast_slice_mut);
+        Room { columns, rows, sums: bytemuck::cast_slice_mut(sums) }
     }
 }
 
@@ -158,7 +154,7 @@ impl<E: Epilogue> Product<'_, E> {
         // Both sides of a cut pack what lies across it. Rows cost half as much, and what has to be transposed twice.
         let cost =
             |panels: &Range<usize>, m: &Matrix<'_>| panels.len() * if m.is_transposed() { 2 } else { 1 };
-        let (rows, columns) = (cost(&all.rows, &self.a), 2 * cost(&all.columns, &self.b));
+        let (rows, columns) = (cost(&all.rows, &self.a), cost(&all.columns, &self.b));
         let by_rows = (rows >= columns || all.columns.len() < 2) && all.rows.len() >= 2;
         if shares <= 1 || !by_rows && all.columns.len() < 2 {
             return SCRATCH.with_borrow_mut(|scratch| self.run(&all, scratch));
@@ -180,27 +176,29 @@ impl<E: Epilogue> Product<'_, E> {
         let unit = Unit::new(self.level);
         let chunks = chunks(self.a.shape()[1], MOST_K);
         let widest = panel_lines(chunks.first().map_or(0, Range::len));
-        let per_block = (MOST_LINES / widest.max(1)).max(1);
-        let blocks = all.rows.len().div_ceil(per_block).max(1);
-        for rows in shares_of(&all.rows, blocks) {
-            let kept = if chunks.len() == 1 { 1 } else { all.columns.len() };
-            let (packed, panels, sums) = scratch.take(rows.len() * widest, 2 * widest, kept * rows.len());
+        let per_group = (MOST_LINES / widest.max(1)).max(1);
+        let groups = all.columns.len().div_ceil(per_group).max(1);
+        for columns in shares_of(&all.columns, groups) {
+            let kept = if chunks.len() == 1 { 1 } else { all.rows.len() };
+            let room = scratch.take(columns.len() * widest, 2 * widest, kept * columns.len());
             for (i, chunk) in chunks.iter().enumerate() {
                 let lines = panel_lines(chunk.len());
-                let (a, b) = (self.a.columns(chunk.clone()), self.b.rows(chunk.clone()));
-                let packed = &mut packed[..rows.len() * lines];
-                pack_rows(self.level, a, rows.start * SIDE, lines, packed);
                 let sweep = Sweep {
                     unit: &unit,
-                    packed,
-                    b,
-                    rows: rows.clone(),
-                    columns: all.columns.clone(),
+                    a: self.a.columns(chunk.clone()),
+                    rows: all.rows.clone(),
+                    b: self.b.rows(chunk.clone()),
+                    columns: columns.clone(),
                     add: i > 0,
                     finish: i + 1 == chunks.len(),
                     keeps: chunks.len() > 1,
                 };
-                self.sweep(&sweep, &mut panels[..2 * lines], sums);
+                let room = Room {
+                    columns: &mut room.columns[..columns.len() * lines],
+                    rows: &mut room.rows[..2 * lines],
+                    sums: &mut *room.sums,
+                };
+                self.sweep(&sweep, room);
             }
         }
     }

@@ -17,7 +17,7 @@ mod pack;
 mod vector;
 
 pub use level::Level;
-pub use pack::{Matrix, pack_columns, pack_half, pack_rows, prefetch_half};
+pub use pack::{Matrix, pack_columns, pack_rows, pack_rows_half, prefetch_rows_half};
 
 use half::bf16;
 
@@ -63,6 +63,48 @@ pub const fn panel_lines(k: usize) -> usize {
     steps(k) * SIDE
 }
 
+/// 32 rows of 32 values: a step of a rows panel, or of a matrix that lies in memory as it is wanted.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    data: &'a [bf16],
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// A step of a packed panel.
+    #[inline(always)]
+    pub fn packed(lines: &'a [Line; SIDE]) -> Self {
+        Self { data: bytemuck::cast_slice(lines), stride: SIDE }
+    }
+
+    /// The first of the rows that are `stride` elements apart begins with `data`.
+    ///
+    /// # Panics
+    /// If the last one ends beyond it.
+    #[inline(always)]
+    pub fn strided(data: &'a [bf16], stride: usize) -> Self {
+        assert!(data.len() >= (SIDE - 1) * stride + SIDE, "rows outside their slice");
+        Self { data, stride }
+    }
+
+    #[inline(always)]
+    fn first(&self) -> *const bf16 {
+        self.data.as_ptr()
+    }
+
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The `p`-th pair of row `r`, the first value in the lower half.
+    #[inline(always)]
+    fn pair(&self, r: usize, p: usize) -> u32 {
+        let pair = &self.data[r * self.stride + 2 * p..][..2];
+        u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16
+    }
+}
+
 /// A thread's hold on the matrix unit. AMX has tiles to configure before and to release after.
 pub struct Unit {
     level: Level,
@@ -92,7 +134,7 @@ impl Unit {
         let mut sums = Block::ZERO;
         self.begin(add.then_some(&*c), &mut sums);
         for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-            self.step(a, b, &mut sums);
+            self.step(Rows::packed(a), b, &mut sums);
         }
         self.end(&sums, c);
     }
@@ -110,7 +152,7 @@ impl Unit {
 
     /// One step of both panels.
     #[inline(always)]
-    pub fn step(&self, a: &[Line; SIDE], b: &[Line; SIDE], sums: &mut Block) {
+    pub fn step(&self, a: Rows<'_>, b: &[Line; SIDE], sums: &mut Block) {
         match self.level {
             Level::Amx => amx::step(a, b),
             Level::Avx512Bf16 => avx512::step(a, b, sums),
@@ -174,7 +216,7 @@ mod tests {
                     let sb = if y.is_transposed() { strides[1].1 } else { strides[1].0 };
                     let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
                     let (row, firsts) = (m / 3, [n / 4, n / 2]);
-                    pack_rows(level, x, row, panel_lines(k), &mut panels[0]);
+                    pack_rows(level, x, row, &mut panels[0]);
                     pack_columns(level, y, firsts, &mut panels[1]);
                     let mut c = Block([[1.0; SIDE]; SIDE]);
                     for add in [false, true] {
@@ -203,7 +245,7 @@ mod tests {
         let (a, b) = (noise(SIDE * k, 1.0), noise(SIDE * k, 2.0));
         let run = |level| {
             let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
-            pack_rows(level, Matrix::new(&a, SIDE, k), 0, panel_lines(k), &mut panels[0]);
+            pack_rows(level, Matrix::new(&a, SIDE, k), 0, &mut panels[0]);
             pack_columns(level, Matrix::new(&b, SIDE, k).t(), [0, HALF], &mut panels[1]);
             let mut c = Block::ZERO;
             Unit::new(level).multiply(&panels[0], &panels[1], &mut c, false);

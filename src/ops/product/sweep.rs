@@ -1,43 +1,53 @@
-//! All rows of a rectangle by all its columns, along one chunk of k: where the time of a product goes.
+//! All rows of a rectangle by a group of its columns, along one chunk of k: where the time of a product goes.
 //!
-//! The matrix unit is slow to start and the rest of the core idle while it works. So between its steps the sweep stores
-//! the block before, packs the columns that come next, and brings those after them close.
+//! The columns are packed and stay in L2; a panel of rows at a time is in L1. Results come out row by row, as memory
+//! likes to be written. The matrix unit is slow to start and the rest of the core idle while it works, so between its
+//! steps the sweep stores the block before, packs the rows that come next, and brings those after them close.
 
 use super::{Epilogue, MOST_STEPS, Product, Row, chunks};
 use crate::ops::tile::{
-    Block, HALF, Level, Line, Matrix, SIDE, Unit, pack_columns, pack_half, prefetch_half,
+    Block, HALF, Level, Line, Matrix, Rows, SIDE, Unit, pack_columns, pack_rows, pack_rows_half,
+    prefetch_rows_half,
 };
 use std::ops::Range;
 
 /// What is multiplied.
 pub(super) struct Sweep<'a> {
     pub(super) unit: &'a Unit,
-    /// Panels of the rows, each as long as a panel of columns.
-    pub(super) packed: &'a [Line],
-    /// The columns, of the rows of this chunk.
-    pub(super) b: Matrix<'a>,
-    /// Panels of the left operand.
+    /// The left operand, of the columns of this chunk, and which panels of it.
+    pub(super) a: Matrix<'a>,
     pub(super) rows: Range<usize>,
-    /// Panels of the right operand.
+    /// The right operand, of the rows of this chunk, and which panels of it.
+    pub(super) b: Matrix<'a>,
     pub(super) columns: Range<usize>,
     /// Sums hold those of an earlier chunk.
     pub(super) add: bool,
     /// Sums are whole after this chunk.
     pub(super) finish: bool,
-    /// Sums are kept from one chunk to the next: a block for each panel of columns too.
+    /// Sums are kept from one chunk to the next: a block for each panel of rows too.
     pub(super) keeps: bool,
+}
+
+/// Room to work in.
+pub(super) struct Room<'a> {
+    /// Panels of all columns.
+    pub(super) columns: &'a mut [Line],
+    /// Two panels of rows.
+    pub(super) rows: &'a mut [Line],
+    /// A block per panel of columns, and of rows where there are several chunks.
+    pub(super) sums: &'a mut [Block],
 }
 
 /// What is done between the steps.
 struct Meanwhile<'a, 'b, E> {
     product: &'a Product<'b, E>,
-    b: Matrix<'a>,
+    a: Matrix<'a>,
     /// A finished block, and what of it is still to be stored.
     done: Block,
     rest: Rest,
-    /// The columns to pack and those after them.
-    next: Option<[usize; 2]>,
-    then: Option<[usize; 2]>,
+    /// First of the rows to pack, and the end of all rows.
+    next: usize,
+    end: usize,
     /// Halves that are packed.
     packed: usize,
 }
@@ -73,86 +83,86 @@ impl<E: Epilogue> Meanwhile<'_, '_, E> {
         }
     }
 
-    /// Packs halves of the next columns until there are `goal`.
+    /// Packs halves of the next rows until there are `goal`.
     #[inline(always)]
     fn pack(&mut self, goal: usize, panel: &mut [[Line; HALF]]) {
-        let Some(firsts) = self.next else { return };
+        if self.next >= self.end {
+            return;
+        }
         while self.packed < goal {
-            pack_half(self.product.level, self.b, firsts, self.packed, &mut panel[self.packed]);
-            if let Some(then) = self.then {
-                prefetch_half(self.b, then, self.packed);
-            }
+            let i = self.packed;
+            pack_rows_half(self.product.level, self.a, self.next, i, &mut panel[i]);
+            prefetch_rows_half(self.a, self.next + SIDE, i);
             self.packed += 1;
         }
     }
 }
 
 impl<E: Epilogue> Product<'_, E> {
-    /// Multiplies. `panels` is room for two panels of columns; `sums` for a block per panel of rows, and per panel of
-    /// columns where there are several chunks.
-    pub(super) fn sweep(&self, sweep: &Sweep<'_>, panels: &mut [Line], sums: &mut [Block]) {
+    /// Packs the columns and multiplies.
+    pub(super) fn sweep(&self, sweep: &Sweep<'_>, room: Room<'_>) {
         #[cfg(target_arch = "x86_64")]
         match self.level {
             // SAFETY: levels are made available ones only, and these have AVX-512.
             Level::Amx | Level::Avx512Bf16 | Level::Avx512 => unsafe {
-                return self.sweep_avx512(sweep, panels, sums);
+                return self.sweep_avx512(sweep, room);
             },
             // SAFETY: as above, AVX2.
-            Level::Avx2 => return unsafe { self.sweep_avx2(sweep, panels, sums) },
+            Level::Avx2 => return unsafe { self.sweep_avx2(sweep, room) },
             Level::Portable => {}
         }
-        self.sweep_plain(sweep, panels, sums);
+        self.sweep_plain(sweep, room);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    fn sweep_avx512(&self, sweep: &Sweep<'_>, panels: &mut [Line], sums: &mut [Block]) {
-        self.sweep_plain(sweep, panels, sums);
+    fn sweep_avx512(&self, sweep: &Sweep<'_>, room: Room<'_>) {
+        self.sweep_plain(sweep, room);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn sweep_avx2(&self, sweep: &Sweep<'_>, panels: &mut [Line], sums: &mut [Block]) {
-        self.sweep_plain(sweep, panels, sums);
+    fn sweep_avx2(&self, sweep: &Sweep<'_>, room: Room<'_>) {
+        self.sweep_plain(sweep, room);
     }
 
     #[inline(always)]
-    fn sweep_plain(&self, sweep: &Sweep<'_>, panels: &mut [Line], sums: &mut [Block]) {
+    fn sweep_plain(&self, sweep: &Sweep<'_>, room: Room<'_>) {
         let ([m, _], [_, n]) = (self.a.shape(), self.b.shape());
-        let (lines, rows) = (panels.len() / 2, sweep.rows.len());
+        let (lines, columns) = (room.rows.len() / 2, sweep.columns.len());
         let (steps, pieces) = (lines / SIDE, chunks(lines / SIDE, MOST_STEPS));
-        let firsts_of = |column| (column < sweep.columns.end).then(|| self.pairing.firsts(column));
-        let (mut panel, mut next) = panels.split_at_mut(lines);
-        let (b, done, rest) = (sweep.b, Block::ZERO, Rest::default());
-        let mut meanwhile = Meanwhile { product: self, b, done, rest, next: None, then: None, packed: 0 };
+        for (column, panel) in sweep.columns.clone().zip(room.columns.chunks_exact_mut(lines.max(1))) {
+            pack_columns(self.level, sweep.b, self.pairing.firsts(column), panel);
+        }
+        let (mut panel, mut next) = room.rows.split_at_mut(lines);
+        pack_rows(self.level, sweep.a, sweep.rows.start * SIDE, panel);
+        let (end, done, rest) = (sweep.rows.end * SIDE, Block::ZERO, Rest::default());
+        let mut meanwhile = Meanwhile { product: self, a: sweep.a, done, rest, next: 0, end, packed: 0 };
         let mut unfinished = Block::ZERO;
-        pack_columns(self.level, b, self.pairing.firsts(sweep.columns.start), panel);
-        for (p, column) in sweep.columns.clone().enumerate() {
-            (meanwhile.next, meanwhile.then) = (firsts_of(column + 1), firsts_of(column + 2));
-            meanwhile.packed = 0;
-            let (turns, mut turn) = (steps * rows, 0);
+        for (i, row) in sweep.rows.clone().enumerate() {
+            (meanwhile.next, meanwhile.packed) = ((row + 1) * SIDE, 0);
+            let (turns, mut turn) = (steps * columns, 0);
             for (q, piece) in pieces.iter().enumerate() {
-                for i in 0..rows {
-                    let slot = if sweep.keeps { p * rows + i } else { i };
-                    let a = &sweep.packed[i * lines + piece.start * SIDE..][..piece.len() * SIDE];
-                    let b = &panel[piece.start * SIDE..piece.end * SIDE];
-                    let from = (sweep.add || q > 0).then(|| &sums[slot]);
+                let a = &panel[piece.start * SIDE..piece.end * SIDE];
+                for (p, column) in sweep.columns.clone().enumerate() {
+                    let slot = if sweep.keeps { i * columns + p } else { p };
+                    let b = &room.columns[p * lines + piece.start * SIDE..][..a.len()];
+                    let from = (sweep.add || q > 0).then(|| &room.sums[slot]);
                     sweep.unit.begin(from, &mut unfinished);
                     for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-                        sweep.unit.step(a, b, &mut unfinished);
-                        meanwhile.store(SIDE.div_ceil(piece.len()));
+                        sweep.unit.step(Rows::packed(a), b, &mut unfinished);
+                        meanwhile.store(2);
                         turn += 1;
                         meanwhile.pack((2 * steps * turn).div_ceil(turns), next.as_chunks_mut().0);
                     }
                     meanwhile.store(SIDE);
                     if sweep.finish && q + 1 == pieces.len() {
                         sweep.unit.end(&unfinished, &mut meanwhile.done);
-                        let firsts = self.pairing.firsts(column);
-                        let first = (sweep.rows.start + i) * SIDE;
+                        let (first, firsts) = (row * SIDE, self.pairing.firsts(column));
                         let widths = firsts.map(|first| n.saturating_sub(first).min(HALF));
                         meanwhile.rest = Rest { rows: first..m.min(first + SIDE), line: 0, firsts, widths };
                     } else {
-                        sweep.unit.end(&unfinished, &mut sums[slot]);
+                        sweep.unit.end(&unfinished, &mut room.sums[slot]);
                     }
                 }
             }

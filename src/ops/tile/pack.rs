@@ -72,6 +72,14 @@ impl<'a> Matrix<'a> {
         self.transposed
     }
 
+    /// What begins with row `first` of a matrix that has 32 rows from there on and lies in memory as a rows panel reads it, in
+    /// whole steps; and its stride.
+    #[inline(always)]
+    pub fn whole_rows(&self, first: usize) -> Option<(&'a [bf16], usize)> {
+        let whole = !self.transposed && self.cols.is_multiple_of(SIDE) && first + SIDE <= self.rows;
+        whole.then(|| (&self.data[first * self.stride..], self.stride))
+    }
+
     /// `width` elements of row `row` in memory.
     #[inline(always)]
     fn stored(&self, row: usize, column: usize, width: usize) -> &'a [bf16] {
@@ -79,67 +87,35 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Packs rows `first..first + 32` of `a`, then the 32 after them, and so on; each panel has `lines` lines, which is
-/// [`super::panel_lines`] of the columns, and there are as many as `panels` holds.
-pub fn pack_rows(level: Level, a: Matrix<'_>, first: usize, lines: usize, panels: &mut [Line]) {
-    if !a.transposed {
-        return panels.chunks_exact_mut(lines.max(1)).zip(first / SIDE..).for_each(|(panel, p)| {
-            copy_rows(a, p * SIDE + first % SIDE, panel);
-        });
-    }
-    // Memory runs across the panels.
-    for step in 0..lines / SIDE {
-        for (p, panel) in panels.chunks_exact_mut(lines).enumerate() {
-            let (half, other) = panel[step * SIDE..][..SIDE].split_at_mut(HALF);
-            for (h, half) in [half, other].into_iter().enumerate() {
-                let half = half.try_into().expect("16 lines");
-                pack(level, a, true, first + p * SIDE + h * HALF, step * SIDE, half);
-            }
-        }
+/// Packs rows `first..first + 32` of `a`; `panel` holds [`super::panel_lines`] of its columns.
+pub fn pack_rows(level: Level, a: Matrix<'_>, first: usize, panel: &mut [Line]) {
+    for (i, lines) in panel.as_chunks_mut().0.iter_mut().enumerate() {
+        pack_rows_half(level, a, first, i, lines);
     }
 }
 
-/// A rows panel of a matrix as it lies in memory, row by row.
-fn copy_rows(a: Matrix<'_>, first: usize, panel: &mut [Line]) {
-    let whole = a.cols / SIDE;
-    for r in 0..SIDE {
-        let row = if first + r < a.rows { a.stored(first + r, 0, a.cols) } else { &[] };
-        let mut lines = panel[r..].iter_mut().step_by(SIDE);
-        let (full, rest) = row.as_chunks::<SIDE>();
-        for (from, line) in full.iter().zip(&mut lines) {
-            line.0 = *from;
-        }
-        if row.is_empty() || whole * SIDE < a.cols {
-            for line in lines {
-                *line = Line::ZERO;
-                line.0[..rest.len()].copy_from_slice(rest);
-            }
-        }
-    }
+/// The `i`-th 16 lines of what [`pack_rows`] packs.
+#[inline]
+pub fn pack_rows_half(level: Level, a: Matrix<'_>, first: usize, i: usize, lines: &mut [Line; HALF]) {
+    pack(level, a, a.transposed, first + i % 2 * HALF, i / 2 * SIDE, lines);
 }
 
 /// Packs two times 16 columns of `b`, which begin at `firsts`; `panel` holds [`super::panel_lines`] of its rows.
 pub fn pack_columns(level: Level, b: Matrix<'_>, firsts: [usize; 2], panel: &mut [Line]) {
     for (i, lines) in panel.as_chunks_mut().0.iter_mut().enumerate() {
-        pack_half(level, b, firsts, i, lines);
+        pack(level, b, !b.transposed, firsts[i % 2], i / 2 * SIDE, lines);
     }
 }
 
-/// The `i`-th 16 lines of what [`pack_columns`] packs.
+/// Asks for what [`pack_rows_half`] would read to be brought close.
 #[inline]
-pub fn pack_half(level: Level, b: Matrix<'_>, firsts: [usize; 2], i: usize, lines: &mut [Line; HALF]) {
-    pack(level, b, !b.transposed, firsts[i % 2], i / 2 * SIDE, lines);
-}
-
-/// Asks for what [`pack_half`] would read to be brought close: its order is none that the processor foresees.
-#[inline]
-pub fn prefetch_half(b: Matrix<'_>, firsts: [usize; 2], i: usize) {
-    let (outer, inner) = (firsts[i % 2], i / 2 * SIDE);
-    let (row, column, rows) = if b.transposed { (outer, inner, HALF) } else { (inner, outer, SIDE) };
-    let first = b.data.as_ptr().wrapping_add(row.wrapping_mul(b.stride)).wrapping_add(column);
-    // A line holds both halves where they adjoin.
-    if b.transposed || i.is_multiple_of(2) || firsts[1] - firsts[0] >= SIDE {
-        (0..rows).for_each(|r| prefetch(first.wrapping_add(r * b.stride)));
+pub fn prefetch_rows_half(a: Matrix<'_>, first: usize, i: usize) {
+    let (outer, inner) = (first + i % 2 * HALF, i / 2 * SIDE);
+    let (row, column, rows) = if a.transposed { (inner, outer, SIDE) } else { (outer, inner, HALF) };
+    // Where memory runs across the panel, a line holds both halves.
+    if !a.transposed || i.is_multiple_of(2) {
+        let first = a.data.as_ptr().wrapping_add(row.wrapping_mul(a.stride)).wrapping_add(column);
+        (0..rows).for_each(|r| prefetch(first.wrapping_add(r * a.stride)));
     }
 }
 
