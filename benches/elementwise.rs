@@ -6,7 +6,7 @@
 use half::bf16;
 use rayon::prelude::*;
 use smolten::dtype::Element;
-use smolten::ops::adamw::{self, AdamWConfig, AdamWScalars};
+use smolten::ops::adamw::{self, AdamWConfig, AdamWScalars, Weight};
 use smolten::ops::attention::Heads;
 use smolten::ops::rope::{self, Table, Turn};
 use smolten::ops::{adamw_8bit, bias, cross_entropy, embedding, grad_norm, matmul, rmsnorm, swiglu};
@@ -79,7 +79,7 @@ impl Bench {
             pieces.for_each(|(to, from)| to.copy_from_slice(from));
         });
         self.report("fill", 1, 4 * N, |_| to.par_chunks_mut(1 << 16).for_each(|to| to.fill(0.0)));
-        self.report("round", 1, 6 * N, |_| matmul::rounding(narrow, |wide| wide.copy_from_slice(from)));
+        self.report("round", 1, 6 * N, |_| matmul::round(from, narrow));
         self.report("widen", 1, 6 * N, |_| drop(black_box(matmul::widen(&*narrow))));
     }
 
@@ -132,8 +132,7 @@ impl Bench {
         });
         let mut narrow: Vec<_> = (0..4).map(|_| zeros::<bf16>(CHUNK * V)).collect();
         self.report("cross_entropy bf16", 4, 6 * CHUNK * V, |i| {
-            black_box(cross_entropy::rows(logits[i], V, &targets, Some(1e-3)));
-            matmul::rounding(narrow[i], |out| out.copy_from_slice(logits[i]));
+            black_box(cross_entropy::rows_into(logits[i], narrow[i], V, &targets, 1e-3));
         });
     }
 
@@ -160,11 +159,11 @@ impl Bench {
         let (m, v) = (zeros::<f32>(N), zeros::<f32>(N));
         let scalars = AdamWScalars::adamw(&config, 10);
         self.report("adamw", 1, 28 * N, |_| {
-            adamw::update(&scalars, 0.5, true, p, g, m, v).expect("equal lengths");
+            adamw::update(&scalars, 0.5, true, Weight::only(p), g, m, v).expect("equal lengths");
         });
         self.report("adamw, bf16 weight", 1, 30 * N, |_| {
-            adamw::update(&scalars, 0.5, true, p, g, m, v).expect("equal lengths");
-            matmul::rounding(working, |out| out.copy_from_slice(p));
+            let weight = Weight { master: p, working };
+            adamw::update(&scalars, 0.5, true, weight, g, m, v).expect("equal lengths");
         });
         let scalars = AdamWScalars::adamw_8bit(&config, 10);
         let (m_codes, v_codes) = (zeros::<u8>(N), zeros::<u8>(N));
@@ -173,12 +172,12 @@ impl Bench {
         let (m_absmax, v_absmax) = (zeros::<f32>(blocks), zeros::<f32>(blocks));
         self.report("adamw_8bit", 1, 16 * N, |_| {
             let state = adamw_8bit::State { m_codes, m_absmax, v_codes, v_absmax };
-            adamw_8bit::update(&scalars, 0.5, true, p, g, state).expect("equal lengths");
+            adamw_8bit::update(&scalars, 0.5, true, Weight::only(p), g, state).expect("equal lengths");
         });
         self.report("adamw_8bit, bf16 weight", 1, 18 * N, |_| {
             let state = adamw_8bit::State { m_codes, m_absmax, v_codes, v_absmax };
-            adamw_8bit::update(&scalars, 0.5, true, p, g, state).expect("equal lengths");
-            matmul::rounding(working, |out| out.copy_from_slice(p));
+            let weight = Weight { master: p, working };
+            adamw_8bit::update(&scalars, 0.5, true, weight, g, state).expect("equal lengths");
         });
     }
 }

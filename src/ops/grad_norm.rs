@@ -68,10 +68,31 @@ pub fn sum_of_squares(g: &[f32]) -> f64 {
 #[inline(always)]
 fn chunk_sum(chunk: &[f32]) -> f64 {
     let mut lanes = [0.0; LANES];
-    for row in chunk.chunks(LANES) {
-        lanes.iter_mut().zip(row).for_each(|(lane, &g)| *lane += f64::from(g) * f64::from(g));
+    if let Ok(whole) = <&[f32; CHUNK]>::try_from(chunk) {
+        for (part, lanes) in lanes.as_chunks_mut::<PART>().0.iter_mut().enumerate() {
+            *lanes = part_sums(whole, part * PART);
+        }
+    } else {
+        for row in chunk.chunks(LANES) {
+            lanes.iter_mut().zip(row).for_each(|(lane, &g)| *lane += f64::from(g) * f64::from(g));
+        }
     }
     halve(lanes)
+}
+
+/// Lanes that are added up together, few enough to stay in registers.
+const PART: usize = 64;
+
+/// The lanes from `first` on.
+#[inline(always)]
+fn part_sums(chunk: &[f32; CHUNK], first: usize) -> [f64; PART] {
+    let mut lanes = [0.0; PART];
+    for row in chunk.as_chunks::<LANES>().0 {
+        for (lane, &g) in lanes.iter_mut().zip(&row[first..first + PART]) {
+            *lane += f64::from(g) * f64::from(g);
+        }
+    }
+    lanes
 }
 
 /// `lane[l] += lane[l + s]` for s = 128, 64, …, 1; the sum is in lane 0.

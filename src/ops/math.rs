@@ -9,7 +9,8 @@ use crate::dtype::Element;
 /// Independent accumulators of a reduction; they are added in pairs at the end.
 pub const LANES: usize = 16;
 
-/// Runs `f` compiled for the widest vector unit this processor has. `f` and what it calls must inline.
+/// Runs `f` compiled for the widest vector unit this processor has. `f` and what it calls must inline: a closure needs
+/// `#[inline(always)]`, without which a long one is compiled for the baseline alone.
 #[inline(always)]
 pub fn simd<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
@@ -44,6 +45,12 @@ pub fn sigmoid(x: f32) -> f32 {
 #[inline(always)]
 pub fn rounded<E: Element>(x: f32) -> f32 {
     E::from_f32(x).to_f32()
+}
+
+/// Rounds each element.
+#[inline(always)]
+pub fn round<E: Element>(from: &[f32], to: &mut [E]) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = E::from_f32(from));
 }
 
 /// `Σ f(i)` over `0..n`: lane `i mod 16` adds its terms in ascending order, then the lanes are halved together.
@@ -102,11 +109,11 @@ pub fn sum_squares(x: &[f32]) -> f64 {
     lanes.iter().sum()
 }
 
-/// The largest element, `-inf` if there is none.
+/// The largest element, `-inf` if there is none. Of any order, so in more lanes than a sum: none waits for the last.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut chunks = x.chunks_exact(LANES);
+    let mut lanes = [f32::NEG_INFINITY; 4 * LANES];
+    let mut chunks = x.chunks_exact(4 * LANES);
     for chunk in &mut chunks {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
             *lane = if v > *lane { v } else { *lane };
