@@ -135,7 +135,7 @@ pub fn update_fp32_state<A: Element>(
 
 #[inline(always)]
 fn elements(s: &AdamWScalars, scale: f32, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
         let g = g * scale;
         *m = s.beta1 * *m + s.one_minus_beta1 * g;
         *v = s.beta2 * *v + s.one_minus_beta2 * g * g;

@@ -12,8 +12,21 @@ pub const LANES: usize = 16;
 /// Runs `f` compiled for the widest vector unit this processor has. `f` and what it calls must inline: a closure needs
 /// `#[inline(always)]`, without which a long one is compiled for the baseline alone.
 #[inline(always)]
-pub fn simd<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+pub fn simd<R>(f: impl FnMut() -> R) -> R {
+    pulp::Arch::new().dispatch(Inlined(f))
+}
+
+/// Calls a closure by reference: the call by value that `FnOnce` makes of one goes through a function of its own, which
+/// need not inline whatever the closure says.
+struct Inlined<F>(F);
+
+impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Inlined<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn call(mut self) -> R {
+        (self.0)()
+    }
 }
 
 /// `e^x` without a branch: `2^n · p(r)`, n = round(x/ln 2), |r| ≤ ln(2)/2, p of degree 6, whose upper
