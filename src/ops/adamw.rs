@@ -1,6 +1,6 @@
 //! AdamW with fp32 state (Loshchilov & Hutter 2019, <https://arxiv.org/abs/1711.05101>), in torch's order of operations.
 
-use super::math;
+use super::math::{self, simd};
 use crate::arena::Tensor;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -243,11 +243,10 @@ pub(super) fn for_pieces<A: Element>(
     v: &mut [f32],
     body: impl Fn(&mut [f32], &[f32], &mut [f32], &mut [f32]) + Sync,
 ) {
-    let arch = pulp::Arch::new();
     let tasks =
         weight.tasks().zip(g.par_chunks(TASK)).zip(m.par_chunks_mut(TASK)).zip(v.par_chunks_mut(TASK));
     tasks.for_each(|(((mut weight, g), m), v)| {
-        arch.dispatch(
+        simd(
             #[inline(always)]
             || {
                 let pieces = g.chunks(PIECE).zip(m.chunks_mut(PIECE)).zip(v.chunks_mut(PIECE));
@@ -257,7 +256,7 @@ pub(super) fn for_pieces<A: Element>(
                     piece.round();
                 }
             },
-        )
+        );
     });
 }
 

@@ -14,6 +14,7 @@
 
 use super::adamw::{AdamWScalars, TASK, Weight, for_pieces, same_length};
 use super::codebook::{Codebook, SIGNED, SIGNED_SHIFT, UNSIGNED, UNSIGNED_SHIFT};
+use super::math::simd;
 use crate::dtype::Element;
 use crate::error::Result;
 use rayon::prelude::*;
@@ -62,16 +63,16 @@ pub fn update<A: Element>(
     let blocks = g.len().div_ceil(BLOCK);
     same_length(OP, blocks, [("m_absmax", m_absmax.len()), ("v_absmax", v_absmax.len())])?;
     let s = AdamWScalars { decay: if decays { scalars.decay } else { 1.0 }, ..*scalars };
-    let (signed, unsigned, arch) = (&*SIGNED, &*UNSIGNED, pulp::Arch::new());
+    let (signed, unsigned) = (&*SIGNED, &*UNSIGNED);
     let tasks = weight.tasks().zip(g.par_chunks(TASK));
     let tasks = tasks.zip(m_codes.par_chunks_mut(TASK)).zip(m_absmax.par_chunks_mut(TASK / BLOCK));
     let tasks = tasks.zip(v_codes.par_chunks_mut(TASK)).zip(v_absmax.par_chunks_mut(TASK / BLOCK));
     tasks.for_each(|(((((mut weight, g), mc), ma), vc), va)| {
-        arch.dispatch(
+        simd(
             #[inline(always)]
             || {
-                let blocks = g.chunks(BLOCK).zip(mc.chunks_mut(BLOCK).zip(ma));
-                for (i, ((g, m), v)) in blocks.zip(vc.chunks_mut(BLOCK).zip(va)).enumerate() {
+                let blocks = g.chunks(BLOCK).zip(mc.chunks_mut(BLOCK).zip(ma.iter_mut()));
+                for (i, ((g, m), v)) in blocks.zip(vc.chunks_mut(BLOCK).zip(va.iter_mut())).enumerate() {
                     let piece = weight.piece(i * BLOCK, BLOCK);
                     block(&s, scale, (signed, unsigned), piece.master, g, m, v);
                     piece.round();
@@ -96,10 +97,8 @@ fn block(
     let n = p.len();
     let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
     let (m, v) = (&mut m[..n], &mut v[..n]);
-    for ((m, v), (mc, vc)) in m.iter_mut().zip(v.iter_mut()).zip(m_codes.iter().zip(v_codes.iter())) {
-        *m = signed.values[usize::from(*mc)] * *m_absmax;
-        *v = unsigned.values[usize::from(*vc)] * *v_absmax;
-    }
+    signed.dequantise_block(m_codes, *m_absmax, m);
+    unsigned.dequantise_block(v_codes, *v_absmax, v);
     elements(s, scale, p, g, m, v);
     *m_absmax = largest_magnitude(m);
     *v_absmax = largest_magnitude(v);

@@ -1,6 +1,6 @@
 //! Softmax cross-entropy over rows of logits: loss, gradient in place, and whether the best logit is the target's.
 
-use super::math::{exp, max, simd, sums};
+use super::math::{LANES, exp, halve, max, simd};
 use crate::arena::Tensor;
 use crate::dtype::Element;
 use rayon::prelude::*;
@@ -109,16 +109,20 @@ impl Softmax {
     #[inline(always)]
     fn of(row: &[f32]) -> Self {
         let highest = max(row);
-        let [total, weighted] = sums(
-            row.len(),
-            #[inline(always)]
-            |i| {
-                let d = row[i] - highest;
+        let (mut total, mut weighted) = ([0.0; LANES], [0.0; LANES]);
+        let (chunks, rest) = row.as_chunks();
+        let mut last = [f32::NEG_INFINITY; LANES]; // whose exponential is zero
+        last[..rest.len()].copy_from_slice(rest);
+        for chunk in chunks.iter().chain(std::iter::once(&last)) {
+            for l in 0..LANES {
+                let d = chunk[l] - highest;
                 let e = exp(d);
+                total[l] += e;
                 // Where e vanishes d may be minus infinity, and must not make the product NaN.
-                [e, e * d.max(LEAST)]
-            },
-        );
+                weighted[l] += e * d.max(LEAST);
+            }
+        }
+        let (total, weighted) = (halve(total), halve(weighted));
         Self { highest, total, weighted }
     }
 

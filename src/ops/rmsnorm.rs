@@ -1,6 +1,6 @@
 //! RMSNorm over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467), of the fp32 residual stream.
 
-use super::math::{simd, sum, sum_squares};
+use super::math::{simd, sum_of, sum_squares};
 use crate::arena::Tensor;
 use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::{DType, Element};
@@ -68,7 +68,13 @@ pub fn backward_input<E: Element>(x: &[f32], w: &[E], rstd: &[f32], dy: &[E], dx
         simd(
             #[inline(always)]
             || {
-                let dot = sum(c, |i| w[i].to_f32() * dy[i].to_f32() * x[i]);
+                let dot = sum_of(
+                    w,
+                    dy,
+                    x,
+                    #[inline(always)]
+                    |w, dy, x| w.to_f32() * dy.to_f32() * x,
+                );
                 let along = dot * r * r / c as f32;
                 for (((dx, &x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
                     *dx += r * (w.to_f32() * dy.to_f32() - x * along);
