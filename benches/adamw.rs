@@ -1,6 +1,6 @@
 //! The optimizer step on one thread: nanoseconds per element, and the bytes it moves per second.
 
-use smolten::ops::adamw::{self, AdamWConfig, AdamWScalars};
+use smolten::ops::adamw::{self, AdamWConfig, AdamWScalars, Weight};
 use smolten::ops::{adamw_8bit, grad_norm};
 use std::hint::black_box;
 use std::time::Instant;
@@ -19,7 +19,8 @@ fn main() {
         });
         let scalars = AdamWScalars::adamw(&config, 10);
         report("adamw", 28, || {
-            adamw::update(&scalars, 0.5, true, &mut p, &g, &mut m, &mut v).expect("equal lengths")
+            adamw::update(&scalars, 0.5, true, Weight::only(&mut p), &g, &mut m, &mut v)
+                .expect("equal lengths")
         });
         let scalars = AdamWScalars::adamw_8bit(&config, 10);
         let (mut mc, mut vc) = (vec![adamw_8bit::ZERO_CODE_M; N], vec![0; N]);
@@ -31,7 +32,7 @@ fn main() {
                 v_codes: &mut vc,
                 v_absmax: &mut va,
             };
-            adamw_8bit::update(&scalars, 0.5, true, &mut p, &g, state).expect("equal lengths");
+            adamw_8bit::update(&scalars, 0.5, true, Weight::only(&mut p), &g, state).expect("equal lengths");
         });
     });
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use safetensors::SafeTensors;
-use smolten::ops::adamw::{self, AdamWConfig, AdamWScalars};
+use smolten::ops::adamw::{self, AdamWConfig, AdamWScalars, Weight};
 use smolten::ops::adamw_8bit::{self, BLOCK, State, ZERO_CODE_M};
 use smolten::ops::codebook::{Codebook, SIGNED, UNSIGNED};
 
@@ -50,8 +50,15 @@ impl Tensor {
             v_codes: &mut self.v_codes,
             v_absmax: &mut self.v_absmax,
         };
-        adamw_8bit::update(&AdamWScalars::adamw_8bit(&CONFIG, t), scale, decays, &mut self.p, g, state)
-            .unwrap();
+        adamw_8bit::update(
+            &AdamWScalars::adamw_8bit(&CONFIG, t),
+            scale,
+            decays,
+            Weight::only(&mut self.p),
+            g,
+            state,
+        )
+        .unwrap();
     }
 }
 
@@ -195,7 +202,7 @@ fn fp32_state_follows_the_same_rule_without_codes() {
         let g = gradients(n, u64::from(t));
         let before = (p.clone(), m.clone(), v.clone());
         let scalars = AdamWScalars::adamw_8bit(&CONFIG, u64::from(t));
-        adamw_8bit::update_fp32_state(&scalars, 0.5, true, &mut p, &g, &mut m, &mut v).unwrap();
+        adamw_8bit::update_fp32_state(&scalars, 0.5, true, Weight::only(&mut p), &g, &mut m, &mut v).unwrap();
         for i in 0..n {
             let (g, p0) = (0.5 * f64::from(g[i]), f64::from(before.0[i]));
             let want =
@@ -224,7 +231,7 @@ fn each_step_is_that_of_torch() {
         let scalars = AdamWScalars::adamw(&config, u64::from(step));
         let (mut p, mut m, mut v) = (get("p", step - 1), get("m", step - 1), get("v", step - 1));
         let (g, before) = (get("g", step), (p.clone(), m.clone()));
-        adamw::update(&scalars, 1.0, true, &mut p, &g, &mut m, &mut v).unwrap();
+        adamw::update(&scalars, 1.0, true, Weight::only(&mut p), &g, &mut m, &mut v).unwrap();
         let (p_torch, m_torch, v_torch) = (get("p", step), get("m", step), get("v", step));
         for i in 0..p.len() {
             let (g, m0) = (f64::from(g[i]), f64::from(before.1[i]));
@@ -257,8 +264,16 @@ fn thread_count_changes_no_bit() {
             for t in 1..=3 {
                 let g = gradients(n, t);
                 tensor.step(t, 0.7, true, &g);
-                adamw::update(&AdamWScalars::adamw(&CONFIG, t), 0.7, true, &mut p, &g, &mut m, &mut v)
-                    .unwrap();
+                adamw::update(
+                    &AdamWScalars::adamw(&CONFIG, t),
+                    0.7,
+                    true,
+                    Weight::only(&mut p),
+                    &g,
+                    &mut m,
+                    &mut v,
+                )
+                .unwrap();
             }
             (tensor, p, m, v)
         })
@@ -302,7 +317,8 @@ fn learning_rate_zero_updates_the_moments_only() {
     let config = AdamWConfig { lr: 0.0, ..CONFIG };
     let (mut p, mut m, mut v) = ([1.5f32; 4], [0f32; 4], [0f32; 4]);
     let scalars = AdamWScalars::adamw_8bit(&config, 1);
-    adamw_8bit::update_fp32_state(&scalars, 1.0, true, &mut p, &[2.0; 4], &mut m, &mut v).unwrap();
+    adamw_8bit::update_fp32_state(&scalars, 1.0, true, Weight::only(&mut p), &[2.0; 4], &mut m, &mut v)
+        .unwrap();
     assert_eq!(p, [1.5; 4]);
     assert_eq!(m, [0.1f32 * 2.0; 4]);
 }
@@ -310,7 +326,15 @@ fn learning_rate_zero_updates_the_moments_only() {
 #[test]
 fn wrong_length_names_the_argument() {
     let scalars = AdamWScalars::adamw(&CONFIG, 1);
-    let error = adamw::update(&scalars, 1.0, true, &mut [0.0; 3], &[0.0; 3], &mut [0.0; 2], &mut [0.0; 3]);
+    let error = adamw::update(
+        &scalars,
+        1.0,
+        true,
+        Weight::only(&mut [0.0; 3]),
+        &[0.0; 3],
+        &mut [0.0; 2],
+        &mut [0.0; 3],
+    );
     assert_eq!(error.unwrap_err().to_string(), "adamw: `m` is [1, 2], expected [1, 3]");
     let state = State {
         m_codes: &mut [0; 257],
@@ -318,6 +342,6 @@ fn wrong_length_names_the_argument() {
         v_codes: &mut [0; 257],
         v_absmax: &mut [0.0; 1],
     };
-    let error = adamw_8bit::update(&scalars, 1.0, true, &mut [0.0; 257], &[0.0; 257], state);
+    let error = adamw_8bit::update(&scalars, 1.0, true, Weight::only(&mut [0.0; 257]), &[0.0; 257], state);
     assert_eq!(error.unwrap_err().to_string(), "adamw_8bit: `v_absmax` is [1, 1], expected [1, 2]");
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::engine::Fixture;
-use smolten::ops::adamw::{AdamWConfig, AdamWScalars};
+use smolten::ops::adamw::{AdamWConfig, AdamWScalars, Weight};
 use smolten::ops::adamw_8bit::{self, BLOCK, State, ZERO_CODE_M};
 use smolten::ops::codebook::{SIGNED, UNSIGNED};
 
@@ -44,8 +44,17 @@ fn weights_codes_and_magnitudes() {
             v_codes: &mut v_codes,
             v_absmax: &mut v_absmax,
         };
-        adamw_8bit::update(&scalars, clip[step], true, &mut p, g, state).unwrap();
-        adamw_8bit::update_fp32_state(&scalars, clip[step], true, &mut plain, g, &mut m, &mut v).unwrap();
+        adamw_8bit::update(&scalars, clip[step], true, Weight::only(&mut p), g, state).unwrap();
+        adamw_8bit::update_fp32_state(
+            &scalars,
+            clip[step],
+            true,
+            Weight::only(&mut plain),
+            g,
+            &mut m,
+            &mut v,
+        )
+        .unwrap();
         let floats = |name: &str, len: usize| bits(&f.f32(name)[step * len..][..len]);
         assert_eq!(bits(&p), floats("p", n), "weights, step {step}");
         assert_eq!(bits(&plain), floats("plain.p", n), "weights with fp32 state, step {step}");

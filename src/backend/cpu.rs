@@ -5,7 +5,8 @@ mod projection;
 
 use super::*;
 use crate::arena::{Memory, Plan};
-use crate::dtype::with_element;
+use crate::dtype::{Element, with_element};
+use crate::ops::adamw::Weight;
 use crate::ops::attention::Saved;
 use crate::ops::grad_norm::{self, GradNorm};
 use crate::ops::linear::{Rotation, SwigluBuffers};
@@ -161,8 +162,7 @@ impl Backend for Cpu {
             let rounded = self.active(rounded);
             let ([dx], [out]) = self.memory.lend([dx], [rounded]);
             with_element!(rounded.dtype, E => {
-                let out: &mut [E] = out.get();
-                matmul::rounding(out, |out| out.copy_from_slice(dx.get()));
+                matmul::round::<E>(dx.get(), out.get());
             });
         }
         Ok(())
@@ -381,13 +381,7 @@ impl Backend for Cpu {
             return Ok(());
         }
         for weight in weights {
-            self.update(rule, weight)?;
-            if weight.working != weight.master {
-                let ([master], [working]) = self.memory.lend([weight.master], [weight.working]);
-                with_element!(weight.working.dtype, E => {
-                    matmul::rounding(working.get::<E>(), |out| out.copy_from_slice(master.get()));
-                });
-            }
+            with_element!(weight.working.dtype, E => self.update::<E>(rule, weight)?);
         }
         Ok(())
     }
@@ -395,20 +389,23 @@ impl Backend for Cpu {
 
 impl Cpu {
     /// One weight by one rule.
-    fn update(&mut self, rule: UpdateRule, weight: &Trainable) -> Result<()> {
+    fn update<E: Element>(&mut self, rule: UpdateRule, weight: &Trainable) -> Result<()> {
         let (scalars, scale, decays) = (&self.params.adamw, self.norm.scale, weight.decays);
+        let (master, is_one) = (weight.master, weight.working == weight.master);
+        let working = if is_one { master.head(0) } else { weight.working };
         match weight.moments {
             Moments::Full { m, v } => {
-                let ([g], [p, m, v]) = self.memory.lend([weight.grad], [weight.master, m, v]);
+                let ([g], [p, working, m, v]) = self.memory.lend([weight.grad], [master, working, m, v]);
                 let step = match rule {
-                    UpdateRule::Torch => adamw::update,
-                    UpdateRule::Blockwise => adamw_8bit::update_fp32_state,
+                    UpdateRule::Torch => adamw::update::<E>,
+                    UpdateRule::Blockwise => adamw_8bit::update_fp32_state::<E>,
                 };
-                step(scalars, scale, decays, p.get(), g.get(), m.get(), v.get())
+                let weight = Weight { master: p.get(), working: working.get() };
+                step(scalars, scale, decays, weight, g.get(), m.get(), v.get())
             }
             Moments::Blockwise { m, m_absmax, v, v_absmax } => {
-                let writes = [weight.master, m, m_absmax, v, v_absmax];
-                let ([g], [p, m_codes, m_absmax, v_codes, v_absmax]) =
+                let writes = [master, working, m, m_absmax, v, v_absmax];
+                let ([g], [p, working, m_codes, m_absmax, v_codes, v_absmax]) =
                     self.memory.lend([weight.grad], writes);
                 let state = adamw_8bit::State {
                     m_codes: m_codes.get(),
@@ -416,7 +413,8 @@ impl Cpu {
                     v_codes: v_codes.get(),
                     v_absmax: v_absmax.get(),
                 };
-                adamw_8bit::update(scalars, scale, decays, p.get(), g.get(), state)
+                let weight = Weight::<E> { master: p.get(), working: working.get() };
+                adamw_8bit::update(scalars, scale, decays, weight, g.get(), state)
             }
         }
     }

@@ -1,6 +1,8 @@
 //! AdamW with fp32 state (Loshchilov & Hutter 2019, <https://arxiv.org/abs/1711.05101>), in torch's order of operations.
 
+use super::math::{self, simd};
 use crate::arena::Tensor;
+use crate::dtype::Element;
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
@@ -9,6 +11,9 @@ const OP: &str = "adamw";
 
 /// Elements of one task; results do not depend on it.
 pub(super) const TASK: usize = 16_384;
+
+/// Elements of a task that are updated and then rounded, while they are in L1.
+const PIECE: usize = 1024;
 
 /// What a user sets, and the schedule's learning rate of this step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,6 +129,63 @@ impl AdamWScalars {
     }
 }
 
+/// A weight to be updated.
+pub struct Weight<'a, A> {
+    /// fp32 master weight.
+    pub master: &'a mut [f32],
+    /// What the model computes with: the master weight rounded to A. Empty where A is f32 and `master` itself serves.
+    pub working: &'a mut [A],
+}
+
+impl<'a> Weight<'a, f32> {
+    /// Without another copy.
+    pub fn only(master: &'a mut [f32]) -> Self {
+        Self { master, working: &mut [] }
+    }
+}
+
+impl<'a, A: Element> Weight<'a, A> {
+    /// Checks the lengths of the working weight, if there is one, and of every other argument.
+    pub(super) fn check<const N: usize>(
+        &self,
+        op: &'static str,
+        others: [(&'static str, usize); N],
+    ) -> Result<()> {
+        if !self.working.is_empty() {
+            same_length(op, self.master.len(), [("working", self.working.len())])?;
+        }
+        same_length(op, self.master.len(), others)
+    }
+
+    /// Pieces of [`TASK`] elements of both, for the threads to share.
+    pub(super) fn tasks(self) -> impl IndexedParallelIterator<Item = Weight<'a, A>> {
+        let mut rest = self.working;
+        let task = |master: &'a mut [f32]| {
+            let working = std::mem::take(&mut rest);
+            let (working, behind) = working.split_at_mut(master.len().min(working.len()));
+            rest = behind;
+            Weight { master, working }
+        };
+        self.master.chunks_mut(TASK).map(task).collect::<Vec<_>>().into_par_iter()
+    }
+
+    /// Elements from `first` on, `n` at most, of both.
+    #[inline(always)]
+    pub(super) fn piece(&mut self, first: usize, n: usize) -> Weight<'_, A> {
+        let end = self.master.len().min(first + n);
+        Weight {
+            master: &mut self.master[first..end],
+            working: self.working.get_mut(first..end).unwrap_or_default(),
+        }
+    }
+
+    /// Renews the working weight.
+    #[inline(always)]
+    pub(super) fn round(self) {
+        math::round(self.master, self.working);
+    }
+}
+
 /// f64 to f32, to nearest even.
 #[expect(clippy::cast_possible_truncation, reason = "rounding is the point")]
 fn round(x: f64) -> f32 {
@@ -133,24 +195,24 @@ fn round(x: f64) -> f32 {
 /// One step of one tensor: `p *= decay` (if it `decays`), `m += (1−β1)·(g−m)`, `v = β2·v + (1−β2)·g·g`,
 /// `p += step_size·m / (√v/√(1−β2^t) + ε)`, where `g` is the gradient times `scale` ([`super::grad_norm::GradNorm`]).
 ///
-/// `p` (fp32 master weights), `g`, `m`, `v` are of one length. Every operation is rounded by itself (no fused
+/// `p` (fp32 master weights, rounded to A too), `g`, `m`, `v` are of one length. Every operation is rounded by itself (no fused
 /// multiply-add), so a GPU gives the same bits; the thread count plays no part.
 ///
 /// # Errors
 /// [`Error::Shape`] if a length differs from `p`'s.
-pub fn update(
+pub fn update<A: Element>(
     scalars: &AdamWScalars,
     scale: f32,
     decays: bool,
-    p: &mut [f32],
+    weight: Weight<'_, A>,
     g: &[f32],
     m: &mut [f32],
     v: &mut [f32],
 ) -> Result<()> {
-    same_length(OP, p.len(), [("g", g.len()), ("m", m.len()), ("v", v.len())])?;
+    weight.check(OP, [("g", g.len()), ("m", m.len()), ("v", v.len())])?;
     let s = AdamWScalars { decay: if decays { scalars.decay } else { 1.0 }, ..*scalars };
-    for_tasks(
-        p,
+    for_pieces(
+        weight,
         g,
         m,
         v,
@@ -162,7 +224,7 @@ pub fn update(
 
 #[inline(always)]
 fn elements(s: &AdamWScalars, scale: f32, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
         let g = g * scale;
         let decayed = *p * s.decay;
         *m += s.one_minus_beta1 * (g - *m);
@@ -172,22 +234,29 @@ fn elements(s: &AdamWScalars, scale: f32, p: &mut [f32], g: &[f32], m: &mut [f32
     }
 }
 
-/// Runs `body` over pieces of the four slices, in parallel, compiled for the vector unit found at run time.
-pub(super) fn for_tasks(
-    p: &mut [f32],
+/// Runs `body` over pieces of the four slices and rounds the new weights, in parallel, compiled for the vector unit found
+/// at run time.
+pub(super) fn for_pieces<A: Element>(
+    weight: Weight<'_, A>,
     g: &[f32],
     m: &mut [f32],
     v: &mut [f32],
     body: impl Fn(&mut [f32], &[f32], &mut [f32], &mut [f32]) + Sync,
 ) {
-    let arch = pulp::Arch::new();
-    let tasks = p.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
-    let tasks = tasks.zip(m.par_chunks_mut(TASK)).zip(v.par_chunks_mut(TASK));
-    tasks.for_each(|(((p, g), m), v)| {
-        arch.dispatch(
+    let tasks =
+        weight.tasks().zip(g.par_chunks(TASK)).zip(m.par_chunks_mut(TASK)).zip(v.par_chunks_mut(TASK));
+    tasks.for_each(|(((mut weight, g), m), v)| {
+        simd(
             #[inline(always)]
-            || body(p, g, m, v),
-        )
+            || {
+                let pieces = g.chunks(PIECE).zip(m.chunks_mut(PIECE)).zip(v.chunks_mut(PIECE));
+                for (i, ((g, m), v)) in pieces.enumerate() {
+                    let piece = weight.piece(i * PIECE, PIECE);
+                    body(piece.master, g, m, v);
+                    piece.round();
+                }
+            },
+        );
     });
 }
 

@@ -12,8 +12,10 @@
 //! The new weight comes from the new moments before they are quantised. With 8-bit state the moments are then
 //! divided by the largest magnitude of their block and stored as the nearest code.
 
-use super::adamw::{AdamWScalars, TASK, for_tasks, same_length};
+use super::adamw::{AdamWScalars, TASK, Weight, for_pieces, same_length};
 use super::codebook::{Codebook, SIGNED, SIGNED_SHIFT, UNSIGNED, UNSIGNED_SHIFT};
+use super::math::simd;
+use crate::dtype::Element;
 use crate::error::Result;
 use rayon::prelude::*;
 
@@ -41,37 +43,39 @@ pub struct State<'a> {
     pub v_absmax: &'a mut [f32],
 }
 
-/// One step of one tensor with 8-bit state; `p` fp32 master weights, `g` gradients, both `[n]`.
+/// One step of one tensor with 8-bit state; `p` fp32 master weights, rounded to A too, `g` gradients, all `[n]`.
 ///
 /// `scalars` from [`AdamWScalars::adamw_8bit`], `scale` from [`super::grad_norm::GradNorm`]; a norm weight does not
 /// decay. Bit-identical for any thread count and on a GPU.
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] naming the argument whose length is wrong.
-pub fn update(
+pub fn update<A: Element>(
     scalars: &AdamWScalars,
     scale: f32,
     decays: bool,
-    p: &mut [f32],
+    weight: Weight<'_, A>,
     g: &[f32],
     state: State<'_>,
 ) -> Result<()> {
     let State { m_codes, m_absmax, v_codes, v_absmax } = state;
-    same_length(OP, p.len(), [("g", g.len()), ("m_codes", m_codes.len()), ("v_codes", v_codes.len())])?;
-    let blocks = p.len().div_ceil(BLOCK);
+    weight.check(OP, [("g", g.len()), ("m_codes", m_codes.len()), ("v_codes", v_codes.len())])?;
+    let blocks = g.len().div_ceil(BLOCK);
     same_length(OP, blocks, [("m_absmax", m_absmax.len()), ("v_absmax", v_absmax.len())])?;
     let s = AdamWScalars { decay: if decays { scalars.decay } else { 1.0 }, ..*scalars };
-    let (signed, unsigned, arch) = (&*SIGNED, &*UNSIGNED, pulp::Arch::new());
-    let tasks = p.par_chunks_mut(TASK).zip(g.par_chunks(TASK));
+    let (signed, unsigned) = (&*SIGNED, &*UNSIGNED);
+    let tasks = weight.tasks().zip(g.par_chunks(TASK));
     let tasks = tasks.zip(m_codes.par_chunks_mut(TASK)).zip(m_absmax.par_chunks_mut(TASK / BLOCK));
     let tasks = tasks.zip(v_codes.par_chunks_mut(TASK)).zip(v_absmax.par_chunks_mut(TASK / BLOCK));
-    tasks.for_each(|(((((p, g), mc), ma), vc), va)| {
-        arch.dispatch(
+    tasks.for_each(|(((((mut weight, g), mc), ma), vc), va)| {
+        simd(
             #[inline(always)]
             || {
-                let blocks = p.chunks_mut(BLOCK).zip(g.chunks(BLOCK)).zip(mc.chunks_mut(BLOCK));
-                for ((((p, g), mc), ma), (vc, va)) in blocks.zip(ma).zip(vc.chunks_mut(BLOCK).zip(va)) {
-                    block(&s, scale, (signed, unsigned), p, g, (mc, ma), (vc, va));
+                let blocks = g.chunks(BLOCK).zip(mc.chunks_mut(BLOCK).zip(ma.iter_mut()));
+                for (i, ((g, m), v)) in blocks.zip(vc.chunks_mut(BLOCK).zip(va.iter_mut())).enumerate() {
+                    let piece = weight.piece(i * BLOCK, BLOCK);
+                    block(&s, scale, (signed, unsigned), piece.master, g, m, v);
+                    piece.round();
                 }
             },
         );
@@ -93,10 +97,8 @@ fn block(
     let n = p.len();
     let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
     let (m, v) = (&mut m[..n], &mut v[..n]);
-    for ((m, v), (mc, vc)) in m.iter_mut().zip(v.iter_mut()).zip(m_codes.iter().zip(v_codes.iter())) {
-        *m = signed.values[usize::from(*mc)] * *m_absmax;
-        *v = unsigned.values[usize::from(*vc)] * *v_absmax;
-    }
+    signed.dequantise_block(m_codes, *m_absmax, m);
+    unsigned.dequantise_block(v_codes, *v_absmax, v);
     elements(s, scale, p, g, m, v);
     *m_absmax = largest_magnitude(m);
     *v_absmax = largest_magnitude(v);
@@ -104,23 +106,23 @@ fn block(
     unsigned.quantise_block::<UNSIGNED_SHIFT>(v, *v_absmax, v_codes);
 }
 
-/// One step of one tensor with fp32 state, in the order of the 8-bit rule; `p`, `g`, `m`, `v` are of one length.
+/// One step of one tensor with fp32 state, in the order of the 8-bit rule; arguments as in [`super::adamw::update`].
 ///
 /// # Errors
 /// [`crate::error::Error::Shape`] if a length differs from `p`'s.
-pub fn update_fp32_state(
+pub fn update_fp32_state<A: Element>(
     scalars: &AdamWScalars,
     scale: f32,
     decays: bool,
-    p: &mut [f32],
+    weight: Weight<'_, A>,
     g: &[f32],
     m: &mut [f32],
     v: &mut [f32],
 ) -> Result<()> {
-    same_length(OP, p.len(), [("g", g.len()), ("m", m.len()), ("v", v.len())])?;
+    weight.check(OP, [("g", g.len()), ("m", m.len()), ("v", v.len())])?;
     let s = AdamWScalars { decay: if decays { scalars.decay } else { 1.0 }, ..*scalars };
-    for_tasks(
-        p,
+    for_pieces(
+        weight,
         g,
         m,
         v,
@@ -132,7 +134,7 @@ pub fn update_fp32_state(
 
 #[inline(always)]
 fn elements(s: &AdamWScalars, scale: f32, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
         let g = g * scale;
         *m = s.beta1 * *m + s.one_minus_beta1 * g;
         *v = s.beta2 * *v + s.one_minus_beta2 * g * g;

@@ -1,5 +1,6 @@
 //! The gradient of a linear layer's bias.
 
+use super::math::simd;
 use super::rmsnorm::{ROWS_PER_PARTIAL, add_partials, launch_finish};
 use crate::arena::Tensor;
 use crate::cuda::{Cuda, Rung, cuda, dim_i32, dim_u32, expect, expect_chunks};
@@ -17,9 +18,14 @@ pub fn gradient<E: Element>(dy: &[E], db: &mut [f32], partials: &mut [f32], add:
     let rows = dy.par_chunks(ROWS_PER_PARTIAL * n);
     partials.par_chunks_exact_mut(n).zip(rows).for_each(|(partial, rows)| {
         partial.fill(0.0);
-        for row in rows.chunks_exact(n) {
-            partial.iter_mut().zip(row).for_each(|(p, dy)| *p += dy.to_f32());
-        }
+        simd(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact(n) {
+                    partial.iter_mut().zip(row).for_each(|(p, dy)| *p += dy.to_f32());
+                }
+            },
+        );
     });
     add_partials(partials, db, add);
 }

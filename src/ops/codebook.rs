@@ -5,6 +5,9 @@
 //! of bitsandbytes, as bit patterns: the formula behind them gives other last bits in other floating-point
 //! libraries.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use std::sync::LazyLock;
 
 /// Words of [`Codebook::buckets`].
@@ -37,13 +40,20 @@ pub struct Codebook {
     pub values: [f32; 256],
     /// See [`Codebook::quantise`]; a GPU reads the same words.
     pub buckets: Box<[u32; BUCKETS]>,
+    #[cfg(target_arch = "x86_64")]
+    tables: Option<avx512::Tables>,
 }
 
 impl Codebook {
     fn new(bits: &[u32; 256], shift: u32) -> Self {
         let values = bits.map(f32::from_bits);
         let thresholds = std::array::from_fn(|i| threshold(&values, i));
-        Self { values, buckets: buckets(&thresholds, shift) }
+        Self {
+            values,
+            buckets: buckets(&thresholds, shift),
+            #[cfg(target_arch = "x86_64")]
+            tables: avx512::Tables::new(&values),
+        }
     }
 
     /// The code of the value nearest to `x`, `|x| <= 1`; a tie goes to the even code, and `x < 0.0` never takes a
@@ -56,12 +66,28 @@ impl Codebook {
         code::<SHIFT>(x, self.buckets[bucket::<SHIFT>(x) as usize])
     }
 
+    /// The values of the codes, times `absmax`; `codes` is as long as `x`.
+    #[inline(always)]
+    pub fn dequantise_block(&self, codes: &[u8], absmax: f32, x: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.tables.as_ref().is_some_and(|tables| tables.dequantise(codes, absmax, x)) {
+            return;
+        }
+        for (x, &code) in x.iter_mut().zip(codes) {
+            *x = self.values[usize::from(code)] * absmax;
+        }
+    }
+
     /// [`Codebook::quantise`] of `x / absmax` for up to 256 `x`; `absmax` is their largest magnitude, and zeros take
     /// the zero code. `codes` is as long as `x`.
     ///
     /// Three loops, because only the look-up in the middle one resists vector instructions.
     #[inline(always)]
     pub fn quantise_block<const SHIFT: u32>(&self, x: &[f32], absmax: f32, codes: &mut [u8]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.tables.as_ref().is_some_and(|tables| tables.quantise::<SHIFT>(self, x, absmax, codes)) {
+            return;
+        }
         let divisor = if absmax == 0.0 { 1.0 } else { absmax };
         let (mut scaled, mut words) = ([0.0; 256], [0; 256]);
         let (scaled, words) = (&mut scaled[..x.len()], &mut words[..x.len()]);

@@ -1,7 +1,8 @@
 //! Softmax cross-entropy over rows of logits: loss, gradient in place, and whether the best logit is the target's.
 
-use super::math::{exp, max, simd, sums};
+use super::math::{LANES, exp, halve, max, simd};
 use crate::arena::Tensor;
+use crate::dtype::Element;
 use rayon::prelude::*;
 
 /// Buffers of the output head, on every device.
@@ -47,37 +48,98 @@ pub struct RowLoss {
     pub correct: bool,
 }
 
-/// The loss of each row; with `weight`, the row becomes `weight·(softmax − onehot)`. `logits` f32 `[rows, V]`.
+/// The loss of each row; with `weight`, the row becomes its gradient `weight·(softmax − onehot)`. `logits` f32 `[rows, V]`.
 pub fn rows(logits: &mut [f32], vocab: usize, targets: &[u32], weight: Option<f32>) -> Vec<RowLoss> {
-    logits
-        .par_chunks_exact_mut(vocab)
-        .zip(targets)
-        .map(|(row, &target)| simd(|| one_row(row, target as usize, weight)))
-        .collect()
+    let rows = logits.par_chunks_exact_mut(vocab).zip(targets);
+    rows.map(|(row, &target)| {
+        simd(
+            #[inline(always)]
+            || {
+                let softmax = Softmax::of(row);
+                let loss = softmax.loss(row, target as usize);
+                if let Some(weight) = weight {
+                    let factor = weight / softmax.total;
+                    row.iter_mut().for_each(|l| *l = softmax.share(*l) * factor);
+                    row[target as usize] -= weight;
+                }
+                loss
+            },
+        )
+    })
+    .collect()
 }
 
-#[inline(always)]
-fn one_row(row: &mut [f32], target: usize, weight: Option<f32>) -> RowLoss {
-    let highest = max(row);
-    let best = row[target];
-    let correct = best == highest && row[..target].iter().all(|&l| l != highest);
-    // Where e^d vanishes d may be minus infinity, and must not make the product NaN.
-    let [total, weighted] = sums(row.len(), |i| {
-        let d = row[i] - highest;
-        let e = exp(d);
-        if weight.is_some() {
-            row[i] = e;
+/// The loss of each row and its gradient, rounded once. `logits` f32 `[rows, V]`, `gradients` A `[rows, V]`.
+pub fn rows_into<A: Element>(
+    logits: &[f32],
+    gradients: &mut [A],
+    vocab: usize,
+    targets: &[u32],
+    weight: f32,
+) -> Vec<RowLoss> {
+    let rows = logits.par_chunks_exact(vocab).zip(gradients.par_chunks_exact_mut(vocab)).zip(targets);
+    rows.map(|((row, gradient), &target)| {
+        simd(
+            #[inline(always)]
+            || {
+                let (softmax, target) = (Softmax::of(row), target as usize);
+                let factor = weight / softmax.total;
+                for (g, &l) in gradient.iter_mut().zip(row) {
+                    *g = A::from_f32(softmax.share(l) * factor);
+                }
+                gradient[target] = A::from_f32(softmax.share(row[target]) * factor - weight);
+                softmax.loss(row, target)
+            },
+        )
+    })
+    .collect()
+}
+
+/// What the loss and the gradient of a row need. A row stays in L2 from one pass to the next; its exponentials are cheaper
+/// to compute again than to store.
+struct Softmax {
+    highest: f32,
+    /// `Σ exp(l − highest)`
+    total: f32,
+    /// `Σ exp(l − highest)·(l − highest)`
+    weighted: f32,
+}
+
+impl Softmax {
+    #[inline(always)]
+    fn of(row: &[f32]) -> Self {
+        let highest = max(row);
+        let (mut total, mut weighted) = ([0.0; LANES], [0.0; LANES]);
+        let (chunks, rest) = row.as_chunks();
+        let mut last = [f32::NEG_INFINITY; LANES]; // whose exponential is zero
+        last[..rest.len()].copy_from_slice(rest);
+        for chunk in chunks.iter().chain(std::iter::once(&last)) {
+            for l in 0..LANES {
+                let d = chunk[l] - highest;
+                let e = exp(d);
+                total[l] += e;
+                // Where e vanishes d may be minus infinity, and must not make the product NaN.
+                weighted[l] += e * d.max(LEAST);
+            }
         }
-        [e, e * d.max(LEAST)]
-    });
-    if let Some(weight) = weight {
-        let factor = weight / total;
-        for l in row.iter_mut() {
-            *l *= factor;
-        }
-        row[target] -= weight;
+        let (total, weighted) = (halve(total), halve(weighted));
+        Self { highest, total, weighted }
     }
-    RowLoss { loss: total.ln() - (best - highest), entropy: total.ln() - weighted / total, correct }
+
+    /// What a logit has of the total.
+    #[inline(always)]
+    fn share(&self, logit: f32) -> f32 {
+        exp(logit - self.highest)
+    }
+
+    #[inline(always)]
+    fn loss(&self, row: &[f32], target: usize) -> RowLoss {
+        let (best, log) = (row[target], self.total.ln());
+        // Not `any`, which would look at one logit after the other.
+        let before = row[..target].iter().fold(false, |found, &l| found | (l == self.highest));
+        let correct = best == self.highest && !before;
+        RowLoss { loss: log - (best - self.highest), entropy: log - self.weighted / self.total, correct }
+    }
 }
 
 /// A logarithm whose exponential is zero in f32.

@@ -15,9 +15,10 @@ use rayon::prelude::*;
 pub fn forward<E: Element>(ids: &[u32], w: &[E], x: &mut [f32], c: usize) {
     x.par_chunks_exact_mut(c).zip(ids).for_each(|(x, &id)| {
         let row = &w[id as usize * c..][..c];
-        for (x, w) in x.iter_mut().zip(row) {
-            *x = w.to_f32();
-        }
+        simd(
+            #[inline(always)]
+            || x.iter_mut().zip(row).for_each(|(x, w)| *x = w.to_f32()),
+        );
     });
 }
 
@@ -48,7 +49,10 @@ pub fn backward(
             let row = &mut dw[(id_of(segment) - first) * c..][..c];
             for &t in &by_id[id_starts[segment] as usize..id_starts[segment + 1] as usize] {
                 let dx = &dx[t as usize * c..][..c];
-                simd(|| row.iter_mut().zip(dx).for_each(|(w, x)| *w += x));
+                simd(
+                    #[inline(always)]
+                    || row.iter_mut().zip(dx).for_each(|(w, x)| *w += x),
+                );
             }
             segment += 1;
         }

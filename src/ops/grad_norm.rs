@@ -3,6 +3,7 @@
 //! The order of the additions is fixed, and every product is exact in f64, so a CPU with any number of threads and
 //! a GPU give the same bits.
 
+use super::math::{add_squares, simd};
 use crate::arena::Tensor;
 use crate::cuda::{Cuda, NORM_AT, Rung, cuda, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::DType;
@@ -48,16 +49,13 @@ impl GradNorm {
 /// summed by halving. The sums of the chunks are then reduced by the same scheme, all of them as one chunk. The
 /// result does not depend on the thread count; with a NaN or infinite gradient it is not finite.
 pub fn sum_of_squares(g: &[f32]) -> f64 {
-    let arch = pulp::Arch::new();
-    let chunks: Vec<f64> = g
-        .par_chunks(CHUNK)
-        .map(|chunk| {
-            arch.dispatch(
-                #[inline(always)]
-                || chunk_sum(chunk),
-            )
-        })
-        .collect();
+    let sum = |chunk| {
+        simd(
+            #[inline(always)]
+            || chunk_sum(chunk),
+        )
+    };
+    let chunks: Vec<f64> = g.par_chunks(CHUNK).map(sum).collect();
     let mut lanes = [0.0; LANES];
     for row in chunks.chunks(LANES) {
         lanes.iter_mut().zip(row).for_each(|(lane, sum)| *lane += sum);
@@ -68,10 +66,29 @@ pub fn sum_of_squares(g: &[f32]) -> f64 {
 #[inline(always)]
 fn chunk_sum(chunk: &[f32]) -> f64 {
     let mut lanes = [0.0; LANES];
-    for row in chunk.chunks(LANES) {
-        lanes.iter_mut().zip(row).for_each(|(lane, &g)| *lane += f64::from(g) * f64::from(g));
+    if let Ok(whole) = <&[f32; CHUNK]>::try_from(chunk) {
+        for (part, lanes) in lanes.as_chunks_mut::<PART>().0.iter_mut().enumerate() {
+            *lanes = part_sums(whole, part * PART);
+        }
+    } else {
+        for row in chunk.chunks(LANES) {
+            lanes.iter_mut().zip(row).for_each(|(lane, &g)| *lane += f64::from(g) * f64::from(g));
+        }
     }
     halve(lanes)
+}
+
+/// Lanes that are added up together, few enough to stay in registers.
+const PART: usize = 32;
+
+/// The lanes from `first` on.
+#[inline(always)]
+fn part_sums(chunk: &[f32; CHUNK], first: usize) -> [f64; PART] {
+    let mut lanes = [0.0; PART];
+    for row in chunk.as_chunks::<LANES>().0 {
+        add_squares(&mut lanes, row[first..].first_chunk().expect("within a row"));
+    }
+    lanes
 }
 
 /// `lane[l] += lane[l + s]` for s = 128, 64, …, 1; the sum is in lane 0.

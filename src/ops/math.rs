@@ -10,20 +10,36 @@ use crate::dtype::Element;
 /// Independent accumulators of a reduction; they are added in pairs at the end.
 pub const LANES: usize = 16;
 
-/// Runs `f` compiled for the widest vector unit this processor has. `f` and what it calls must inline.
+/// Runs `f` compiled for the widest vector unit this processor has. `f` and what it calls must inline: a closure needs
+/// `#[inline(always)]`, without which a long one is compiled for the baseline alone.
 #[inline(always)]
-pub fn simd<R>(f: impl FnOnce() -> R) -> R {
+pub fn simd<R>(f: impl FnMut() -> R) -> R {
+    arch().dispatch(Inlined(f))
+}
+
+/// The vector unit, within what [`Level::limit`] allowed.
+#[inline(always)]
+pub fn arch() -> pulp::Arch {
     #[cfg(target_arch = "x86_64")]
     match Level::best() {
         Level::Amx | Level::Avx512Bf16 | Level::Avx512 => {}
-        Level::Avx2 => {
-            if let Some(avx2) = pulp::x86::V3::try_new() {
-                return pulp::Simd::vectorize(avx2, f);
-            }
-        }
-        Level::Portable => return f(),
+        Level::Avx2 => return pulp::x86::V3::try_new().map_or(pulp::Arch::Scalar, pulp::Arch::V3),
+        Level::Portable => return pulp::Arch::Scalar,
     }
-    pulp::Arch::new().dispatch(f)
+    pulp::Arch::new()
+}
+
+/// Calls a closure by reference: the call by value that `FnOnce` makes of one goes through a function of its own, which
+/// need not inline whatever the closure says.
+struct Inlined<F>(F);
+
+impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Inlined<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn call(mut self) -> R {
+        (self.0)()
+    }
 }
 
 /// `e^x` without a branch: `2^n · p(r)`, n = round(x/ln 2), |r| ≤ ln(2)/2, p of degree 6, whose upper
@@ -57,74 +73,97 @@ pub fn rounded<E: Element>(x: f32) -> f32 {
     E::from_f32(x).to_f32()
 }
 
+/// Rounds each element.
+#[inline(always)]
+pub fn round<E: Element>(from: &[f32], to: &mut [E]) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = E::from_f32(from));
+}
+
 /// `Σ f(i)` over `0..n`: lane `i mod 16` adds its terms in ascending order, then the lanes are halved together.
 #[inline(always)]
 pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let [sum] = sums(n, |i| [f(i)]);
-    sum
-}
-
-/// Several sums over the same `i`, each in the order of [`sum`].
-#[inline(always)]
-pub fn sums<const N: usize>(n: usize, mut f: impl FnMut(usize) -> [f32; N]) -> [f32; N] {
-    let mut lanes = [[0.0f32; LANES]; N];
+    let mut lanes = [0.0f32; LANES];
     let whole = n - n % LANES;
     let mut i = 0;
     while i < whole {
-        for l in 0..LANES {
-            let terms = f(i + l);
-            for (lanes, term) in lanes.iter_mut().zip(terms) {
-                lanes[l] += term;
-            }
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane += f(i + l);
         }
         i += LANES;
     }
-    for l in 0..n - whole {
-        let terms = f(whole + l);
-        for (lanes, term) in lanes.iter_mut().zip(terms) {
-            lanes[l] += term;
+    for (l, lane) in lanes[..n - whole].iter_mut().enumerate() {
+        *lane += f(whole + l);
+    }
+    halve(lanes)
+}
+
+/// `Σ f(a[i], b[i], c[i])` in the order of [`sum`]. Slices of one length, without an index into each that is checked.
+#[inline(always)]
+pub fn sum_of<A: Copy, B: Copy>(a: &[A], b: &[B], c: &[f32], f: impl Fn(A, B, f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let (c, c_rest) = c.as_chunks::<LANES>();
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        for l in 0..LANES {
+            lanes[l] += f(a[l], b[l], c[l]);
         }
     }
+    for (((lane, &a), &b), &c) in lanes.iter_mut().zip(a_rest).zip(b_rest).zip(c_rest) {
+        *lane += f(a, b, c);
+    }
+    halve(lanes)
+}
+
+/// `lane[l] += lane[l + s]` for s = 8, 4, 2, 1; the sum is in lane 0.
+#[inline(always)]
+pub fn halve(mut lanes: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
-        for lanes in &mut lanes {
-            for l in 0..half {
-                lanes[l] += lanes[l + half];
-            }
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
         }
         half /= 2;
     }
-    lanes.map(|lanes| lanes[0])
+    lanes[0]
 }
 
 /// Sum of squares of floats in f64, in the lanes of [`sum`].
 #[inline(always)]
 pub fn sum_squares(x: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
-    let mut chunks = x.chunks_exact(LANES);
-    for chunk in &mut chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(v) * f64::from(v);
-        }
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        add_squares(&mut lanes, chunk);
     }
-    for (lane, &v) in lanes.iter_mut().zip(chunks.remainder()) {
+    for (lane, &v) in lanes.iter_mut().zip(rest) {
         *lane += f64::from(v) * f64::from(v);
     }
     lanes.iter().sum()
+}
+
+/// Adds the square of each float to its lane. Two loops: of one the compiler makes shorter vectors.
+#[inline(always)]
+pub fn add_squares<const N: usize>(lanes: &mut [f64; N], x: &[f32; N]) {
+    let mut wide = [0.0; N];
+    for l in 0..N {
+        wide[l] = f64::from(x[l]);
+    }
+    for l in 0..N {
+        lanes[l] += wide[l] * wide[l];
+    }
 }
 
 /// The largest element, `-inf` if there is none.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut chunks = x.chunks_exact(LANES);
-    for chunk in &mut chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = if v > *lane { v } else { *lane };
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for l in 0..LANES {
+            lanes[l] = if chunk[l] > lanes[l] { chunk[l] } else { lanes[l] };
         }
     }
-    let tail = chunks.remainder().iter().copied();
-    lanes.into_iter().chain(tail).fold(f32::NEG_INFINITY, |m, v| if v > m { v } else { m })
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m })
 }
 
 #[cfg(test)]

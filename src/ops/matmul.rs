@@ -1,5 +1,6 @@
 //! Matrix products on the CPU: a checked front to the `gemm` crate, and the conversion that lets bf16 and fp16 use it.
 
+use super::math::{self, simd};
 use crate::dtype::{DType, Element};
 use std::borrow::Cow;
 
@@ -159,25 +160,47 @@ fn product(a: View<'_>, b: View<'_>, c: Target, add: bool) {
     }
 }
 
+/// Elements that a task converts.
+const PIECE: usize = 1 << 14;
+
 /// The slice as f32: itself, or a widened copy.
 pub fn widen<E: Element>(x: &[E]) -> Cow<'_, [f32]> {
     use rayon::prelude::*;
     if E::DTYPE == DType::F32 {
         Cow::Borrowed(bytemuck::cast_slice(x))
     } else {
-        Cow::Owned(x.par_iter().map(|v| v.to_f32()).collect())
+        let mut wide = vec![0.0; x.len()];
+        let pieces = wide.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE));
+        pieces.for_each(|(to, from)| {
+            simd(
+                #[inline(always)]
+                || to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32()),
+            );
+        });
+        Cow::Owned(wide)
     }
+}
+
+/// Rounds every element to E, on all threads.
+pub fn round<E: Element>(from: &[f32], to: &mut [E]) {
+    use rayon::prelude::*;
+    let pieces = to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE));
+    pieces.for_each(|(to, from)| {
+        simd(
+            #[inline(always)]
+            || math::round(from, to),
+        )
+    });
 }
 
 /// Lets `fill` write f32, and leaves them in `y` rounded to E: `fill` gets `y` itself where E is f32.
 pub fn rounding<E: Element>(y: &mut [E], fill: impl FnOnce(&mut [f32])) {
-    use rayon::prelude::*;
     if E::DTYPE == DType::F32 {
         fill(bytemuck::cast_slice_mut(y));
     } else {
         let mut wide = vec![0.0; y.len()];
         fill(&mut wide);
-        y.par_iter_mut().zip(&wide).for_each(|(y, &w)| *y = E::from_f32(w));
+        round(&wide, y);
     }
 }
 

@@ -1,6 +1,6 @@
 //! RMSNorm over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467), of the fp32 residual stream.
 
-use super::math::{simd, sum, sum_squares};
+use super::math::{simd, sum_of, sum_squares};
 use crate::arena::Tensor;
 use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::{DType, Element};
@@ -46,14 +46,17 @@ pub struct RmsNormBackward {
 pub fn forward<E: Element>(x: &[f32], w: &[E], eps: f32, y: &mut [E], rstd: &mut [f32]) {
     let c = w.len();
     x.par_chunks_exact(c).zip(y.par_chunks_exact_mut(c)).zip(rstd).for_each(|((x, y), rstd)| {
-        simd(|| {
-            let mean = sum_squares(x) / c as f64;
-            let r = (mean + f64::from(eps)).sqrt().recip() as f32;
-            for ((y, &x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = E::from_f32(w.to_f32() * (x * r));
-            }
-            *rstd = r;
-        });
+        simd(
+            #[inline(always)]
+            || {
+                let mean = sum_squares(x) / c as f64;
+                let r = (mean + f64::from(eps)).sqrt().recip() as f32;
+                for ((y, &x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = E::from_f32(w.to_f32() * (x * r));
+                }
+                *rstd = r;
+            },
+        );
     });
 }
 
@@ -62,13 +65,22 @@ pub fn backward_input<E: Element>(x: &[f32], w: &[E], rstd: &[f32], dy: &[E], dx
     let c = w.len();
     let rows = x.par_chunks_exact(c).zip(dy.par_chunks_exact(c)).zip(rstd);
     dx.par_chunks_exact_mut(c).zip(rows).for_each(|(dx, ((x, dy), &r))| {
-        simd(|| {
-            let dot = sum(c, |i| w[i].to_f32() * dy[i].to_f32() * x[i]);
-            let along = dot * r * r / c as f32;
-            for (((dx, &x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
-                *dx += r * (w.to_f32() * dy.to_f32() - x * along);
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                let dot = sum_of(
+                    w,
+                    dy,
+                    x,
+                    #[inline(always)]
+                    |w, dy, x| w.to_f32() * dy.to_f32() * x,
+                );
+                let along = dot * r * r / c as f32;
+                for (((dx, &x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
+                    *dx += r * (w.to_f32() * dy.to_f32() - x * along);
+                }
+            },
+        );
     });
 }
 
@@ -89,11 +101,14 @@ pub fn backward_weight<E: Element>(
         let first = block * ROWS_PER_PARTIAL;
         for t in first..rstd.len().min(first + ROWS_PER_PARTIAL) {
             let (x, dy, r) = (&x[t * c..][..c], &dy[t * c..][..c], rstd[t]);
-            simd(|| {
-                for ((p, &x), dy) in partial.iter_mut().zip(x).zip(dy) {
-                    *p += dy.to_f32() * (x * r);
-                }
-            });
+            simd(
+                #[inline(always)]
+                || {
+                    for ((p, &x), dy) in partial.iter_mut().zip(x).zip(dy) {
+                        *p += dy.to_f32() * (x * r);
+                    }
+                },
+            );
         }
     });
     add_partials(partials, dw, add);
@@ -104,9 +119,14 @@ pub(super) fn add_partials(partials: &[f32], dw: &mut [f32], add: bool) {
     if !add {
         dw.fill(0.0);
     }
-    for partial in partials.chunks_exact(dw.len()) {
-        dw.iter_mut().zip(partial).for_each(|(dw, p)| *dw += p);
-    }
+    simd(
+        #[inline(always)]
+        || {
+            for partial in partials.chunks_exact(dw.len()) {
+                dw.iter_mut().zip(partial).for_each(|(dw, p)| *dw += p);
+            }
+        },
+    );
 }
 
 /// Launches `rmsnorm_forward` of `kernels/rmsnorm.cu` on the rows in use, and returns at once. Shapes as for

@@ -51,8 +51,11 @@ pub fn rotate(qkv: &mut [f32], heads: Heads, positions: &[u32], table: Table<'_>
     qkv.par_chunks_exact_mut(heads.qkv_width()).zip(positions).for_each(|(row, &position)| {
         let at = position as usize * half;
         let (cos, sin) = (&table.cos[at..][..half], &table.sin[at..][..half]);
-        super::math::simd(|| {
-            rotate_row(row, heads.heads + heads.kv_heads, heads.head_dim, cos, sin, turn);
-        });
+        super::math::simd(
+            #[inline(always)]
+            || {
+                rotate_row(row, heads.heads + heads.kv_heads, heads.head_dim, cos, sin, turn);
+            },
+        );
     });
 }

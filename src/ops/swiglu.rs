@@ -8,12 +8,15 @@ use rayon::prelude::*;
 pub fn forward<E: Element>(gate_up: &[E], act: &mut [E], f: usize) {
     act.par_chunks_exact_mut(f).zip(gate_up.par_chunks_exact(2 * f)).for_each(|(act, row)| {
         let (gate, up) = row.split_at(f);
-        simd(|| {
-            for ((act, gate), up) in act.iter_mut().zip(gate).zip(up) {
-                let g = gate.to_f32();
-                *act = E::from_f32(g * sigmoid(g) * up.to_f32());
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                for ((act, gate), up) in act.iter_mut().zip(gate).zip(up) {
+                    let g = gate.to_f32();
+                    *act = E::from_f32(g * sigmoid(g) * up.to_f32());
+                }
+            },
+        );
     });
 }
 
@@ -24,15 +27,18 @@ pub fn backward<E: Element>(gate_up: &[E], dact: &[E], act: &mut [E], dgate_up: 
     rows.zip(outputs).for_each(|((row, dact), (act, drow))| {
         let (gate, up) = row.split_at(f);
         let (dgate, dup) = drow.split_at_mut(f);
-        simd(|| {
-            for i in 0..f {
-                let (g, u, d) = (gate[i].to_f32(), up[i].to_f32(), dact[i].to_f32());
-                let s = sigmoid(g);
-                let silu = g * s;
-                act[i] = E::from_f32(silu * u);
-                dgate[i] = E::from_f32(d * u * (s + silu * (1.0 - s)));
-                dup[i] = E::from_f32(d * silu);
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                for i in 0..f {
+                    let (g, u, d) = (gate[i].to_f32(), up[i].to_f32(), dact[i].to_f32());
+                    let s = sigmoid(g);
+                    let silu = g * s;
+                    act[i] = E::from_f32(silu * u);
+                    dgate[i] = E::from_f32(d * u * (s + silu * (1.0 - s)));
+                    dup[i] = E::from_f32(d * silu);
+                }
+            },
+        );
     });
 }

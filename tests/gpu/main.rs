@@ -36,7 +36,7 @@ use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{CudaEngine, Moments, StepParams, Trainable, UpdateRule};
 use smolten::cuda::{Cuda, Device, LOSS_SCALE_AT, NORM_AT, Rung};
 use smolten::dtype::{DType, Element, Plain};
-use smolten::ops::adamw::{AdamWConfig, AdamWScalars};
+use smolten::ops::adamw::{AdamWConfig, AdamWScalars, Weight};
 use smolten::ops::adamw_launch::DeviceWeights;
 use smolten::ops::codebook::SIGNED;
 use smolten::ops::grad_norm::{DeviceNorm, GradNorm, sum_of_squares};
@@ -191,10 +191,10 @@ impl Host {
                     v_codes: &mut self.v_codes,
                     v_absmax: &mut self.v_absmax,
                 };
-                adamw_8bit::update(scalars, scale, decays, p, g, state)
+                adamw_8bit::update(scalars, scale, decays, Weight::only(p), g, state)
             }
-            (_, UpdateRule::Torch) => adamw::update(scalars, scale, decays, p, g, m, v),
-            _ => adamw_8bit::update_fp32_state(scalars, scale, decays, p, g, m, v),
+            (_, UpdateRule::Torch) => adamw::update(scalars, scale, decays, Weight::only(p), g, m, v),
+            _ => adamw_8bit::update_fp32_state(scalars, scale, decays, Weight::only(p), g, m, v),
         }
         .unwrap();
     }

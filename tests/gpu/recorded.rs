@@ -7,7 +7,7 @@ use smolten::backend::{self, Backend, CudaEngine, Moments, StepParams, Trainable
 use smolten::cuda::Rung;
 use smolten::dtype::{DType, Plain};
 use smolten::error::{Error, Result};
-use smolten::ops::adamw::AdamWScalars;
+use smolten::ops::adamw::{AdamWScalars, Weight};
 use smolten::ops::adamw_8bit::{self, ZERO_CODE_M};
 use smolten::ops::grad_norm::{GradNorm, sum_of_squares};
 
@@ -177,7 +177,7 @@ fn the_optimizer_after_a_replay_has_the_cpus_bits() {
             v_absmax: &mut v_scale,
         };
         let scalars = AdamWScalars::adamw_8bit(&CONFIG, t);
-        adamw_8bit::update(&scalars, norm.scale, decays, &mut p, &g, state).unwrap();
+        adamw_8bit::update(&scalars, norm.scale, decays, Weight::only(&mut p), &g, state).unwrap();
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&download(&mut engine, master)), bits(&p), "step {t}");
         assert_eq!(download::<f16>(&mut engine, working), narrow(&p));

@@ -5,7 +5,8 @@ use crate::arena::Tensor;
 use crate::backend::{BatchBuffers, LinearCrossEntropy};
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::ops::{cross_entropy, linear, matmul};
+use crate::ops::cross_entropy::{self, RowLoss};
+use crate::ops::linear;
 
 impl Cpu {
     /// The head over all supervised positions, a chunk of logits at a time.
@@ -37,9 +38,8 @@ impl Cpu {
         first: usize,
     ) -> Result<()> {
         let (n, w) = (rows.len(), args.w);
-        let (v, c) = (w.rows, w.cols);
+        let c = w.cols;
         let (x_chunk, logits) = (args.x_chunk.head(n), args.logits.head(n));
-        let weight = args.gradients.map(|_| self.params.inverse_denominator * self.loss_scale.value);
         let level = self.level;
         let ([x, head], [gathered, logits_out]) = self.memory.lend([args.x, w], [x_chunk, logits]);
         let (x, gathered, scores) = (x.get::<E>(), gathered.get::<E>(), logits_out.get::<f32>());
@@ -47,7 +47,7 @@ impl Cpu {
             to.copy_from_slice(&x[row as usize * c..][..c]);
         }
         linear::forward_f32::<E>(level, gathered, head.get(), scores, c);
-        let losses = cross_entropy::rows(scores, v, targets, weight);
+        let losses = self.losses::<E>(args, n, targets);
         for row in &losses {
             self.output.loss_sum += f64::from(row.loss);
             self.output.entropy_sum += f64::from(row.entropy);
@@ -61,10 +61,6 @@ impl Cpu {
         let Some(g) = args.gradients else { return Ok(()) };
 
         let dlogits = g.dlogits.head(n);
-        if dlogits.offset != logits.offset {
-            let ([wide], [out]) = self.memory.lend([logits], [dlogits]);
-            matmul::rounding(out.get::<E>(), |out| out.copy_from_slice(wide.get()));
-        }
         let add = first > 0 || self.accumulates();
         let reads = [dlogits, w, x_chunk];
         let ([d, head, x], [dx_chunk, dw, dx]) = self.memory.lend(reads, [g.dx_chunk.head(n), g.dw, g.dx]);
@@ -75,5 +71,18 @@ impl Cpu {
             dx[row as usize * c..][..c].copy_from_slice(from);
         }
         Ok(())
+    }
+
+    /// Losses of the first `n` rows of logits and, when training, their gradient.
+    fn losses<E: Element>(&mut self, args: &LinearCrossEntropy, n: usize, targets: &[u32]) -> Vec<RowLoss> {
+        let (logits, v) = (args.logits.head(n), args.w.rows);
+        let weight = args.gradients.map(|_| self.params.inverse_denominator * self.loss_scale.value);
+        match (args.gradients, weight) {
+            (Some(g), Some(weight)) if g.dlogits.offset != logits.offset => {
+                let ([scores], [out]) = self.memory.lend([logits], [g.dlogits.head(n)]);
+                cross_entropy::rows_into::<E>(scores.get(), out.get(), v, targets, weight)
+            }
+            _ => cross_entropy::rows(self.memory.get_mut(logits), v, targets, weight),
+        }
     }
 }
