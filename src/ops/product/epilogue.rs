@@ -38,7 +38,7 @@ impl<'a, T> Output<'a, T> {
         let at = row * self.stride + column;
         assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
         // SAFETY: inside the slice that `new` borrowed for the life of self (asserted), and not written (the caller).
-        load(unsafe { std::slice::from_raw_parts(self.data.add(at), width) }, 0, width)
+        load(unsafe { std::slice::from_raw_parts(self.data.wrapping_add(at), width) }, 0, width)
     }
 
     /// `width` elements of a row, to be written.
