@@ -4,7 +4,7 @@ Usage: python benches/peers.py [PART ...] [--model MODEL.gguf] [--data ROWS.json
 
 Parts (default: all that have what they need):
   step-fp32, step-bf16   whole training steps of SmolLM2's shape with random weights, optimizer included, PyTorch beside
-  step-avx2              the same with AVX-512 and AMX switched off on both sides
+  step-avx2              the same with AVX-512 and AMX switched off, smolten in bf16, PyTorch in fp32
   products-fp32, -bf16   matrix products of the step, three layouts, beside torch.mm (MKL, oneDNN)
   trl                    ragged rows, TRL's SFTTrainer with bitsandbytes' adamw_8bit beside   (--model, --data)
   decode                 one greedy stream, llama.cpp beside, from the same GGUF file         (--model)
@@ -89,12 +89,11 @@ def compare_steps(runs: dict[str, list[dict]], tokens: int | None, tolerance: fl
     return dict(columns=columns, rows=rows, ratios=ratios, timed_steps=len(seconds))
 
 
-def step(args, precisions: list[str], isa: str | None, env: dict | None) -> dict:
+def step(args, ours: str, theirs: list[str], isa: str | None = None, env: dict | None = None) -> dict:
     words = ["--size", args.size, "--rows", args.rows, "--length", args.length]
-    ours = precisions[0]
     sides = {f"smolten {ours}, {args.optimizer}": lambda: bench_train(args, *words, "--precision", ours, isa=isa)}
     names = dict(fp32="PyTorch fp32", bf16="PyTorch bf16", autocast="PyTorch bf16 autocast")
-    for p in precisions:
+    for p in theirs:
         sides[names[p] + ", fused AdamW"] = lambda p=p: torch_side(
             "step", env, size=args.size, precision=p, rows=args.rows, length=args.length, warmup=WARMUP, steps=args.steps,
             threads=args.threads)  # fmt: skip
@@ -216,9 +215,9 @@ def decode(args) -> dict:
 
 
 PARTS = {
-    "step-bf16": ("Training steps, bf16", lambda args: step(args, ["bf16", "autocast"], None, None)),
-    "step-fp32": ("Training steps, fp32", lambda args: step(args, ["fp32"], None, None)),
-    "step-avx2": ("Training steps on AVX2", lambda args: step(args, ["fp32"], "avx2", AVX2)),
+    "step-bf16": ("Training steps, bf16", lambda args: step(args, "bf16", ["bf16", "autocast"])),
+    "step-fp32": ("Training steps, fp32", lambda args: step(args, "fp32", ["fp32"])),
+    "step-avx2": ("Training steps on AVX2", lambda args: step(args, "bf16", ["fp32"], "avx2", AVX2)),
     "trl": ("Ragged rows, TRL", trl),
     "products-bf16": ("Matrix products, bf16", lambda args: products(args, "bf16")),
     "products-fp32": ("Matrix products, fp32", lambda args: products(args, "fp32")),
