@@ -155,8 +155,9 @@ impl Tables {
         let reciprocal = _mm512_set1_ps(1.0 / absmax);
         for (x, codes) in x.iter().zip(codes) {
             let (estimate, close) = self.estimate(floats(x), reciprocal);
+            let estimate = _mm512_cvtepi32_epi8(estimate);
             // SAFETY: 16 bytes.
-            unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(estimate)) };
+            unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), estimate) };
             if close != 0 {
                 for (code, x) in codes.iter_mut().zip(x) {
                     *code = book.quantise::<SHIFT>(x / absmax);
