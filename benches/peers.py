@@ -251,13 +251,13 @@ def versions_in(runs) -> dict:
 def write_page(folder: Path, page: Path):
     """All parts that were ever measured, each with its own machine, commit and command."""
     lines = ["# smolten beside its peers on a CPU", "",
-             "Written by `benches/peers.py`. Both sides of each ratio ran in the same run, in turn; parts may be of different runs.", ""]  # fmt: skip
+             "Written by `benches/peers.py`. Both sides of each ratio ran in the same run, in turn; parts may be of different runs. Times under a load of other work (above 0.5) mean little.", ""]  # fmt: skip
     for part, (title, _) in PARTS.items():
         if not (folder / f"{part}.json").exists():
             continue
         of = json.loads((folder / f"{part}.json").read_text())
         versions = ", ".join(f"{k} {v}" for k, v in sorted(versions_in(of["runs"]).items()))
-        lines += [f"## {title}", "", f"{of['what']}.", "", f"{of['machine']}, {of['threads']} threads; {of['date']}, commit {of['commit']}; "
+        lines += [f"## {title}", "", f"{of['what']}.", "", f"{of['machine']}, {of['threads']} threads; {of['date']}, commit {of['commit']}, load before {of['load_before']:.1f}; "
                   f"{versions}; `{of['command']}`", ""]  # fmt: skip
         lines += [f"| {' | '.join(of['columns'])} |", f"|{' --- |' * len(of['columns'])}"]
         lines += [f"| {' | '.join(row)} |" for row in of["rows"]]
