@@ -1,9 +1,9 @@
 //! The bf16 matrix product: operands packed block by block, threads, and what is done with each finished block.
 //!
-//! Each thread gets a rectangle of the result. It packs as many rows of the left operand as its L2 cache holds, then
-//! takes the columns 32 at a time: packs them, multiplies the one panel, which stays in L1, with all row panels, and hands
-//! the blocks to the [`Epilogue`] while they are in cache. Weights are packed as they are used: that reads them once, as
-//! a second, packed copy would have to be read, and costs no memory (2 bytes per parameter and orientation otherwise).
+//! Each thread gets a rectangle of the result. It packs as many columns of the right operand as half its L2 cache holds,
+//! then takes the rows 32 at a time: packs them, multiplies the one panel, which stays in L1, with all column panels, and
+//! hands the blocks to the [`Epilogue`] while they are in cache. Weights are packed as they are used: a second, packed copy
+//! would have to be read all the same, and written before (2 bytes per parameter and orientation).
 //!
 //! Sums run along k in one order that depends on the shape of the operands alone, so neither the number of threads nor
 //! the rectangle an element lies in changes a bit.
@@ -64,7 +64,7 @@ pub struct Row<'a> {
     pub sums: [&'a [f32; HALF]; 2],
 }
 
-/// Steps of k that a columns panel has in L1 at a time: 36 KiB.
+/// Steps of k that a rows panel has in L1 at a time: 36 KiB.
 const MOST_STEPS: usize = 18;
 
 /// Inner dimension that is packed at a time.
@@ -151,7 +151,7 @@ thread_local! {
 impl<E: Epilogue> Product<'_, E> {
     /// Cuts the rectangle in proportion until there is one for each of `shares` threads.
     fn share(&self, all: Rectangle, shares: usize) {
-        // Both sides of a cut pack what lies across it. Rows cost half as much, and what has to be transposed twice.
+        // Both sides of a cut pack what lies across it; what has to be transposed costs twice as much.
         let cost =
             |panels: &Range<usize>, m: &Matrix<'_>| panels.len() * if m.is_transposed() { 2 } else { 1 };
         let (rows, columns) = (cost(&all.rows, &self.a), cost(&all.columns, &self.b));

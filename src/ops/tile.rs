@@ -65,7 +65,7 @@ pub const fn panel_lines(k: usize) -> usize {
     steps(k) * SIDE
 }
 
-/// 32 rows of 32 values: a step of a rows panel, or of a matrix that lies in memory as it is wanted.
+/// 32 rows of 32 values: a step of a rows panel.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     data: &'a [bf16],
@@ -77,16 +77,6 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub fn packed(lines: &'a [Line; SIDE]) -> Self {
         Self { data: bytemuck::cast_slice(lines), stride: SIDE }
-    }
-
-    /// The first of the rows that are `stride` elements apart begins with `data`.
-    ///
-    /// # Panics
-    /// If the last one ends beyond it.
-    #[inline(always)]
-    pub fn strided(data: &'a [bf16], stride: usize) -> Self {
-        assert!(data.len() >= (SIDE - 1) * stride + SIDE, "rows outside their slice");
-        Self { data, stride }
     }
 
     #[inline(always)]

@@ -66,7 +66,7 @@ impl Level {
         }
     }
 
-    /// Whether bf16 is at least as fast on it as fp32.
+    /// Whether it multiplies bf16 as such, without widening.
     pub fn has_bf16(self) -> bool {
         self >= Self::Avx512Bf16
     }

@@ -72,14 +72,6 @@ impl<'a> Matrix<'a> {
         self.transposed
     }
 
-    /// What begins with row `first` of a matrix that has 32 rows from there on and lies in memory as a rows panel reads it, in
-    /// whole steps; and its stride.
-    #[inline(always)]
-    pub fn whole_rows(&self, first: usize) -> Option<(&'a [bf16], usize)> {
-        let whole = !self.transposed && self.cols.is_multiple_of(SIDE) && first + SIDE <= self.rows;
-        whole.then(|| (&self.data[first * self.stride..], self.stride))
-    }
-
     /// `width` elements of row `row` in memory.
     #[inline(always)]
     fn stored(&self, row: usize, column: usize, width: usize) -> &'a [bf16] {
