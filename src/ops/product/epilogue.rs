@@ -117,7 +117,10 @@ fn add(mut x: Lanes<f32>, y: Lanes<f32>) -> Lanes<f32> {
 /// `sums[i] + bias[first + i]`.
 #[inline(always)]
 fn biased(bias: Option<&[f32]>, first: usize, width: usize, sums: &Lanes<f32>) -> Lanes<f32> {
-    bias.map_or(*sums, |bias| add(*sums, load(bias, first, width)))
+    match bias {
+        Some(bias) => add(*sums, load(bias, first, width)),
+        None => *sums,
+    }
 }
 
 /// `out = sums + bias`, rounded.

@@ -134,43 +134,41 @@ impl<E: Epilogue> Product<'_, E> {
         for (column, panel) in sweep.columns.clone().zip(room.columns.chunks_exact_mut(lines.max(1))) {
             pack_columns(self.level, sweep.b, self.pairing.firsts(column), panel);
         }
-        let (mut panel, mut next) = room.rows.split_at_mut(lines);
-        pack_rows(self.level, sweep.a, sweep.rows.start * SIDE, panel);
-        let (end, done, rest) = (sweep.rows.end * SIDE, Block::ZERO, Rest::default());
-        let mut meanwhile = Meanwhile { product: self, a: sweep.a, done, rest, next: 0, end, packed: 0 };
+        let panel = &mut room.rows[..lines];
         let mut unfinished = Block::ZERO;
         for (i, row) in sweep.rows.clone().enumerate() {
-            (meanwhile.next, meanwhile.packed) = ((row + 1) * SIDE, 0);
-            let (turns, mut turn) = (steps * columns, 0);
+            pack_rows(self.level, sweep.a, row * SIDE, panel);
+            let kept = if sweep.keeps { i * columns } else { 0 };
+            let sums = &mut room.sums[kept..][..columns];
             for (q, piece) in pieces.iter().enumerate() {
                 let a = &panel[piece.start * SIDE..piece.end * SIDE];
-                for (p, column) in sweep.columns.clone().enumerate() {
-                    let slot = if sweep.keeps { i * columns + p } else { p };
+                for (p, sums) in sums.iter_mut().enumerate() {
                     let b = &room.columns[p * lines + piece.start * SIDE..][..a.len()];
-                    let from = (sweep.add || q > 0).then(|| &room.sums[slot]);
+                    let from = (sweep.add || q > 0).then_some(&*sums);
                     sweep.unit.begin(from, &mut unfinished);
                     for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
                         sweep.unit.step(Rows::packed(a), b, &mut unfinished);
-                        meanwhile.store(2);
-                        turn += 1;
-                        meanwhile.pack((2 * steps * turn).div_ceil(turns), next.as_chunks_mut().0);
                     }
-                    meanwhile.store(SIDE);
-                    if sweep.finish && q + 1 == pieces.len() {
-                        sweep.unit.end(&unfinished, &mut meanwhile.done);
-                        let (first, firsts) = (row * SIDE, self.pairing.firsts(column));
-                        let widths = firsts.map(|first| n.saturating_sub(first).min(HALF));
-                        // Half a block may lie beyond the result.
-                        let firsts = [0, 1].map(|half| if widths[half] == 0 { 0 } else { firsts[half] });
-                        meanwhile.rest = Rest { rows: first..m.min(first + SIDE), line: 0, firsts, widths };
+                    sweep.unit.end(&unfinished, sums);
+                }
+            }
+            if !sweep.finish {
+                continue;
+            }
+            for r in 0..SIDE.min(m - row * SIDE) {
+                for (column, sums) in sweep.columns.clone().zip(&*sums) {
+                    let [first, second] = self.pairing.firsts(column);
+                    let widths = [n.saturating_sub(first).min(HALF), n.saturating_sub(second).min(HALF)];
+                    let ([left, right], []) = sums.0[r].as_chunks() else { unreachable!("two halves") };
+                    let row = row * SIDE + r;
+                    if widths[1] == HALF {
+                        self.epilogue.store(Row { row, firsts: [first, second], widths: [HALF; 2], sums: [left, right] });
                     } else {
-                        sweep.unit.end(&unfinished, &mut room.sums[slot]);
+                        let firsts = [first, if widths[1] == 0 { 0 } else { second }];
+                        self.epilogue.store(Row { row, firsts, widths, sums: [left, right] });
                     }
                 }
             }
-            meanwhile.pack(2 * steps, next.as_chunks_mut().0);
-            (panel, next) = (next, panel);
         }
-        meanwhile.store(SIDE);
     }
 }

@@ -107,10 +107,10 @@ mod tiles {
         unsafe {
             asm!(
                 "tileloadd tmm4, [{upper} + {stride}]",
-                "tileloadd tmm6, [{b} + {line}]",
+                "tileloaddt1 tmm6, [{b} + {line}]",
                 "tileloadd tmm5, [{lower} + {stride}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b} + {line} + 1024]",
+                "tileloaddt1 tmm7, [{b} + {line} + 1024]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm3, tmm5, tmm7",
