@@ -8,9 +8,9 @@ use crate::dtype::DType;
 use crate::ops::rmsnorm;
 use crate::recipe::Recompute;
 
-/// Rows of logits that exist at a time: with 256 the products with the head lose a tenth of their speed, and 1024 rows
-/// of SmolLM2's vocabulary are 192 MiB.
-const LOGIT_ROWS: usize = 1024;
+/// Rows of logits that exist at a time: with 256 the step takes 4 % longer, and with 1024 no less, while they take twice
+/// the 144 MiB of SmolLM2's vocabulary.
+const LOGIT_ROWS: usize = 512;
 
 /// Lays the weights out in the order of their names; q k v of a layer adjoin, and gate and up, and so their biases.
 pub(super) fn weights(plan: &mut Plan, config: &ModelConfig, dtype: DType, training: bool) -> Vec<Weight> {
