@@ -1,8 +1,7 @@
 //! All rows of a rectangle by a group of its columns, along one chunk of k: where the time of a product goes.
 //!
 //! The columns are packed and stay in L2; a panel of rows at a time is in L1. Results come out row by row, as memory
-//! likes to be written. The matrix unit is slow to start and the rest of the core idle while it works, so between its
-//! steps the sweep stores the block before, packs the rows that come next, and brings those after them close.
+//! likes to be written.
 
 use super::{Epilogue, MOST_STEPS, Product, Row, chunks};
 use crate::ops::tile::{Block, HALF, Level, Line, Matrix, Rows, SIDE, Unit, pack_all_columns, pack_all_rows};
@@ -66,8 +65,8 @@ impl<E: Epilogue> Product<'_, E> {
     #[inline(always)]
     fn sweep_plain(&self, sweep: &Sweep<'_>, room: Room<'_>) {
         let lines = room.columns.len() / sweep.columns.len().max(1);
-        let firsts = |p| self.pairing.firsts(sweep.columns.start + p);
-        pack_all_columns(self.level, sweep.b, firsts, lines, room.columns);
+        let firsts: Vec<_> = sweep.columns.clone().map(|p| self.pairing.firsts(p)).collect();
+        pack_all_columns(self.level, sweep.b, |p| firsts[p], lines, room.columns);
         let together = room.rows.len() / lines.max(1);
         for first in sweep.rows.clone().step_by(together.max(1)) {
             let panels = together.min(sweep.rows.end - first);
@@ -79,7 +78,7 @@ impl<E: Epilogue> Product<'_, E> {
                 let sums = &mut room.sums[kept..][..sweep.columns.len()];
                 multiply(sweep, &rows[p * lines..][..lines], room.columns, sums);
                 if sweep.finish {
-                    self.store(row, sweep.columns.start, sums);
+                    self.store(row, &firsts, sums);
                 }
             }
         }
@@ -87,12 +86,11 @@ impl<E: Epilogue> Product<'_, E> {
 
     /// Hands the blocks of a rows panel over, row by row.
     #[inline(always)]
-    fn store(&self, panel: usize, first: usize, sums: &[Block]) {
+    fn store(&self, panel: usize, firsts: &[[usize; 2]], sums: &[Block]) {
         let ([m, _], [_, n]) = (self.a.shape(), self.b.shape());
         for r in 0..SIDE.min(m - panel * SIDE) {
             let row = panel * SIDE + r;
-            for (p, block) in sums.iter().enumerate() {
-                let [left, right] = self.pairing.firsts(first + p);
+            for (block, &[left, right]) in sums.iter().zip(firsts) {
                 let ([one, two], []) = block.0[r].as_chunks() else { unreachable!("two halves") };
                 let sums = [one, two];
                 if right + HALF <= n {
