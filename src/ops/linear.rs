@@ -1,6 +1,7 @@
 //! Products with a weight `[out, in]`, forward and backward, accumulated in fp32, and what is fused with them: bf16 on
 //! the matrix unit, other types as in [`plain`].
 
+pub mod few;
 pub mod plain;
 
 use super::attention::Heads;
@@ -50,6 +51,9 @@ fn times_transpose(
     epilogue: &impl Epilogue,
 ) {
     let (t, outputs) = (x.len() / inputs, w.len() / inputs);
+    if t <= few::MOST_ROWS {
+        return few::times_transpose(x, w, inputs, pairing, epilogue);
+    }
     let (x, w) = (Matrix::new(x, t, inputs), Matrix::new(w, outputs, inputs).t());
     product(level, x, w, pairing, Threads::All, epilogue);
 }
