@@ -115,6 +115,18 @@ impl Plan {
         tensor
     }
 
+    /// A buffer in what is left of `spare`, which nothing else is using whenever this one is; reserved anew where it does
+    /// not fit.
+    pub fn sharing(&mut self, spare: &mut Tensor, rows: usize, cols: usize, dtype: DType) -> Tensor {
+        let tensor = Tensor { offset: spare.offset.next_multiple_of(ALIGN), rows, cols, dtype };
+        let (end, limit) = (tensor.offset + tensor.bytes(), spare.offset + spare.bytes());
+        if end > limit {
+            return self.tensor(Category::Scratch, rows, cols, dtype);
+        }
+        *spare = Tensor { offset: end, rows: 1, cols: limit - end, dtype: DType::U8 };
+        tensor
+    }
+
     /// Reserves memory that a device uses within operations; the last one reserved is the one it gets.
     pub fn reserve_workspace(&mut self, bytes: usize) {
         self.workspace = Some(self.tensor(Category::Scratch, 1, bytes / 4, DType::F32));

@@ -70,8 +70,11 @@ const MOST_STEPS: usize = 18;
 /// Inner dimension that is packed at a time.
 const MOST_K: usize = 1536;
 
-/// Lines of packed columns that a thread has at a time: half of 2 MiB of L2.
-const MOST_LINES: usize = (1 << 20) / size_of::<Line>();
+/// Lines of packed columns that a thread has at a time, for a bit more than half of 2 MiB of L2: 640 columns of 1024.
+const MOST_LINES: usize = (5 << 18) / size_of::<Line>();
+
+/// Panels of rows that are packed together where memory runs across them, for more of a row of it at a time.
+const TOGETHER: usize = 4;
 
 /// Multiplications and additions below which a share is not worth a thread.
 const MIN_SHARE: usize = 1 << 20;
@@ -177,10 +180,11 @@ impl<E: Epilogue> Product<'_, E> {
         let chunks = chunks(self.a.shape()[1], MOST_K);
         let widest = panel_lines(chunks.first().map_or(0, Range::len));
         let per_group = (MOST_LINES / widest.max(1)).max(1);
+        let together = if self.a.is_transposed() { TOGETHER } else { 1 };
         let groups = all.columns.len().div_ceil(per_group).max(1);
         for columns in shares_of(&all.columns, groups) {
             let kept = if chunks.len() == 1 { 1 } else { all.rows.len() };
-            let room = scratch.take(columns.len() * widest, 2 * widest, kept * columns.len());
+            let room = scratch.take(columns.len() * widest, together * widest, kept * columns.len());
             for (i, chunk) in chunks.iter().enumerate() {
                 let lines = panel_lines(chunk.len());
                 let sweep = Sweep {
@@ -195,7 +199,7 @@ impl<E: Epilogue> Product<'_, E> {
                 };
                 let room = Room {
                     columns: &mut room.columns[..columns.len() * lines],
-                    rows: &mut room.rows[..2 * lines],
+                    rows: &mut room.rows[..together * lines],
                     sums: &mut *room.sums,
                 };
                 self.sweep(&sweep, room);

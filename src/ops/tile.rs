@@ -17,9 +17,7 @@ mod pack;
 mod vector;
 
 pub use level::Level;
-pub use pack::{
-    Matrix, pack_all_rows, pack_columns, pack_rows, pack_rows_half, prefetch_rows_half, transpose,
-};
+pub use pack::{Matrix, pack_all_columns, pack_all_rows, pack_columns, pack_rows, transpose};
 
 use half::bf16;
 

@@ -5,10 +5,7 @@
 //! steps the sweep stores the block before, packs the rows that come next, and brings those after them close.
 
 use super::{Epilogue, MOST_STEPS, Product, Row, chunks};
-use crate::ops::tile::{
-    Block, HALF, Level, Line, Matrix, Rows, SIDE, Unit, pack_columns, pack_rows, pack_rows_half,
-    prefetch_rows_half,
-};
+use crate::ops::tile::{Block, HALF, Level, Line, Matrix, Rows, SIDE, Unit, pack_all_columns, pack_all_rows};
 use std::ops::Range;
 
 /// What is multiplied.
@@ -32,70 +29,10 @@ pub(super) struct Sweep<'a> {
 pub(super) struct Room<'a> {
     /// Panels of all columns.
     pub(super) columns: &'a mut [Line],
-    /// Two panels of rows.
+    /// As many panels of rows as are packed together.
     pub(super) rows: &'a mut [Line],
     /// A block per panel of columns, and of rows where there are several chunks.
     pub(super) sums: &'a mut [Block],
-}
-
-/// What is done between the steps.
-struct Meanwhile<'a, 'b, E> {
-    product: &'a Product<'b, E>,
-    a: Matrix<'a>,
-    /// A finished block, and what of it is still to be stored.
-    done: Block,
-    rest: Rest,
-    /// First of the rows to pack, and the end of all rows.
-    next: usize,
-    end: usize,
-    /// Halves that are packed.
-    packed: usize,
-}
-
-/// Rows of a finished block.
-#[derive(Default)]
-struct Rest {
-    /// In the result.
-    rows: Range<usize>,
-    /// The first of them in the block.
-    line: usize,
-    firsts: [usize; 2],
-    widths: [usize; 2],
-}
-
-impl<E: Epilogue> Meanwhile<'_, '_, E> {
-    /// Stores up to `rows` rows of the finished block.
-    #[inline(always)]
-    fn store(&mut self, rows: usize) {
-        let Rest { firsts, widths, .. } = self.rest;
-        for row in self.rest.rows.by_ref().take(rows) {
-            let ([left, right], []) = self.done.0[self.rest.line].as_chunks() else {
-                unreachable!("two halves")
-            };
-            let sums = [left, right];
-            // A constant width where there is one.
-            if widths == [HALF; 2] {
-                self.product.epilogue.store(Row { row, firsts, widths: [HALF; 2], sums });
-            } else {
-                self.product.epilogue.store(Row { row, firsts, widths, sums });
-            }
-            self.rest.line += 1;
-        }
-    }
-
-    /// Packs halves of the next rows until there are `goal`.
-    #[inline(always)]
-    fn pack(&mut self, goal: usize, panel: &mut [[Line; HALF]]) {
-        if self.next >= self.end {
-            return;
-        }
-        while self.packed < goal {
-            let i = self.packed;
-            pack_rows_half(self.product.level, self.a, self.next, i, &mut panel[i]);
-            prefetch_rows_half(self.a, self.next + SIDE, i);
-            self.packed += 1;
-        }
-    }
 }
 
 impl<E: Epilogue> Product<'_, E> {
@@ -128,47 +65,65 @@ impl<E: Epilogue> Product<'_, E> {
 
     #[inline(always)]
     fn sweep_plain(&self, sweep: &Sweep<'_>, room: Room<'_>) {
-        let ([m, _], [_, n]) = (self.a.shape(), self.b.shape());
-        let (lines, columns) = (room.rows.len() / 2, sweep.columns.len());
-        let (steps, pieces) = (lines / SIDE, chunks(lines / SIDE, MOST_STEPS));
-        for (column, panel) in sweep.columns.clone().zip(room.columns.chunks_exact_mut(lines.max(1))) {
-            pack_columns(self.level, sweep.b, self.pairing.firsts(column), panel);
+        let lines = room.columns.len() / sweep.columns.len().max(1);
+        let firsts = |p| self.pairing.firsts(sweep.columns.start + p);
+        pack_all_columns(self.level, sweep.b, firsts, lines, room.columns);
+        let together = room.rows.len() / lines.max(1);
+        for first in sweep.rows.clone().step_by(together.max(1)) {
+            let panels = together.min(sweep.rows.end - first);
+            let rows = &mut room.rows[..panels * lines];
+            pack_all_rows(self.level, sweep.a, first * SIDE, lines, rows);
+            for p in 0..panels {
+                let row = first + p;
+                let kept = if sweep.keeps { (row - sweep.rows.start) * sweep.columns.len() } else { 0 };
+                let sums = &mut room.sums[kept..][..sweep.columns.len()];
+                multiply(sweep, &rows[p * lines..][..lines], room.columns, sums);
+                if sweep.finish {
+                    self.store(row, sweep.columns.start, sums);
+                }
+            }
         }
-        let panel = &mut room.rows[..lines];
-        let mut unfinished = Block::ZERO;
-        for (i, row) in sweep.rows.clone().enumerate() {
-            pack_rows(self.level, sweep.a, row * SIDE, panel);
-            let kept = if sweep.keeps { i * columns } else { 0 };
-            let sums = &mut room.sums[kept..][..columns];
-            for (q, piece) in pieces.iter().enumerate() {
-                let a = &panel[piece.start * SIDE..piece.end * SIDE];
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    let b = &room.columns[p * lines + piece.start * SIDE..][..a.len()];
-                    let from = (sweep.add || q > 0).then_some(&*sums);
-                    sweep.unit.begin(from, &mut unfinished);
-                    for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-                        sweep.unit.step(Rows::packed(a), b, &mut unfinished);
-                    }
-                    sweep.unit.end(&unfinished, sums);
+    }
+
+    /// Hands the blocks of a rows panel over, row by row.
+    #[inline(always)]
+    fn store(&self, panel: usize, first: usize, sums: &[Block]) {
+        let ([m, _], [_, n]) = (self.a.shape(), self.b.shape());
+        for r in 0..SIDE.min(m - panel * SIDE) {
+            let row = panel * SIDE + r;
+            for (p, block) in sums.iter().enumerate() {
+                let [left, right] = self.pairing.firsts(first + p);
+                let ([one, two], []) = block.0[r].as_chunks() else { unreachable!("two halves") };
+                let sums = [one, two];
+                if right + HALF <= n {
+                    // Constant widths, for which the stores are single instructions.
+                    self.epilogue.store(Row { row, firsts: [left, right], widths: [HALF; 2], sums });
+                } else {
+                    // Half a block may lie beyond the result.
+                    let widths = [n.saturating_sub(left).min(HALF), n.saturating_sub(right)];
+                    let firsts = [left, if widths[1] == 0 { 0 } else { right }];
+                    self.epilogue.store(Row { row, firsts, widths, sums });
                 }
             }
-            if !sweep.finish {
-                continue;
+        }
+    }
+}
+
+/// A panel of rows with all panels of columns.
+#[inline(always)]
+fn multiply(sweep: &Sweep<'_>, rows: &[Line], columns: &[Line], sums: &mut [Block]) {
+    let lines = rows.len();
+    let mut unfinished = Block::ZERO;
+    for (q, piece) in chunks(lines / SIDE, MOST_STEPS).into_iter().enumerate() {
+        let a = &rows[piece.start * SIDE..piece.end * SIDE];
+        for (p, sums) in sums.iter_mut().enumerate() {
+            let b = &columns[p * lines + piece.start * SIDE..][..a.len()];
+            let from = if sweep.add || q > 0 { Some(&*sums) } else { None };
+            sweep.unit.begin(from, &mut unfinished);
+            for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+                sweep.unit.step(Rows::packed(a), b, &mut unfinished);
             }
-            for r in 0..SIDE.min(m - row * SIDE) {
-                for (column, sums) in sweep.columns.clone().zip(&*sums) {
-                    let [first, second] = self.pairing.firsts(column);
-                    let widths = [n.saturating_sub(first).min(HALF), n.saturating_sub(second).min(HALF)];
-                    let ([left, right], []) = sums.0[r].as_chunks() else { unreachable!("two halves") };
-                    let row = row * SIDE + r;
-                    if widths[1] == HALF {
-                        self.epilogue.store(Row { row, firsts: [first, second], widths: [HALF; 2], sums: [left, right] });
-                    } else {
-                        let firsts = [first, if widths[1] == 0 { 0 } else { second }];
-                        self.epilogue.store(Row { row, firsts, widths, sums: [left, right] });
-                    }
-                }
-            }
+            sweep.unit.end(&unfinished, sums);
         }
     }
 }

@@ -81,40 +81,77 @@ impl<'a> Matrix<'a> {
 
 /// Packs rows `first..first + 32` of `a`; `panel` holds [`super::panel_lines`] of its columns.
 pub fn pack_rows(level: Level, a: Matrix<'_>, first: usize, panel: &mut [Line]) {
-    for (i, lines) in panel.as_chunks_mut().0.iter_mut().enumerate() {
-        pack_rows_half(level, a, first, i, lines);
-    }
+    pack_all_rows(level, a, first, panel.len(), panel);
 }
 
-/// Packs all rows of `a`, a panel of `lines` lines after the other.
-pub fn pack_all_rows(level: Level, a: Matrix<'_>, lines: usize, panels: &mut [Line]) {
-    for (p, panel) in panels.chunks_exact_mut(lines.max(1)).enumerate() {
-        pack_rows(level, a, p * SIDE, panel);
-    }
-}
-
-/// The `i`-th 16 lines of what [`pack_rows`] packs.
-#[inline]
-pub fn pack_rows_half(level: Level, a: Matrix<'_>, first: usize, i: usize, lines: &mut [Line; HALF]) {
-    pack(level, a, a.transposed, first + i % 2 * HALF, i / 2 * SIDE, lines);
+/// Packs rows from `first` on, one panel of `lines` lines after the other.
+pub fn pack_all_rows(level: Level, a: Matrix<'_>, first: usize, lines: usize, panels: &mut [Line]) {
+    let panel = |p| [first + p * SIDE, first + p * SIDE + HALF];
+    pack_panels(level, a, a.transposed, panel, lines, panels);
 }
 
 /// Packs two times 16 columns of `b`, which begin at `firsts`; `panel` holds [`super::panel_lines`] of its rows.
 pub fn pack_columns(level: Level, b: Matrix<'_>, firsts: [usize; 2], panel: &mut [Line]) {
-    for (i, lines) in panel.as_chunks_mut().0.iter_mut().enumerate() {
-        pack(level, b, !b.transposed, firsts[i % 2], i / 2 * SIDE, lines);
+    pack_all_columns(level, b, |_| firsts, panel.len(), panel);
+}
+
+/// Packs panels of columns, whose halves begin where `firsts` says.
+pub fn pack_all_columns(
+    level: Level,
+    b: Matrix<'_>,
+    firsts: impl Fn(usize) -> [usize; 2],
+    lines: usize,
+    panels: &mut [Line],
+) {
+    pack_panels(level, b, !b.transposed, firsts, lines, panels);
+}
+
+/// Panels whose halves begin at `firsts` of the outer dimension, in the order in which memory has what they hold.
+fn pack_panels(
+    level: Level,
+    m: Matrix<'_>,
+    paired: bool,
+    firsts: impl Fn(usize) -> [usize; 2],
+    lines: usize,
+    panels: &mut [Line],
+) {
+    if lines == 0 {
+        return;
+    }
+    let count = panels.len() / lines;
+    if !paired {
+        for (p, panel) in panels.chunks_exact_mut(lines).enumerate() {
+            let firsts = firsts(p);
+            for first in firsts {
+                bring(m, first..first + HALF, 0..lines);
+            }
+            for (i, lines) in panel.as_chunks_mut().0.iter_mut().enumerate() {
+                pack(level, m, paired, firsts[i % 2], i / 2 * SIDE, lines);
+            }
+        }
+        return;
+    }
+    for step in 0..lines / SIDE {
+        let inner = step * SIDE;
+        if count > 1 {
+            bring(m, inner..inner + SIDE, firsts(0)[0]..firsts(count - 1)[1] + HALF);
+        }
+        for p in 0..count {
+            for (half, first) in firsts(p).into_iter().enumerate() {
+                let lines = &mut panels[p * lines + step * SIDE + half * HALF..];
+                pack(level, m, paired, first, inner, lines.first_chunk_mut().expect("half a step"));
+            }
+        }
     }
 }
 
-/// Asks for what [`pack_rows_half`] would read to be brought close.
+/// Asks for a part of memory's rows in the order in which they lie there, which the processor is quick to go on with.
 #[inline]
-pub fn prefetch_rows_half(a: Matrix<'_>, first: usize, i: usize) {
-    let (outer, inner) = (first + i % 2 * HALF, i / 2 * SIDE);
-    let (row, column, rows) = if a.transposed { (inner, outer, SIDE) } else { (outer, inner, HALF) };
-    // Where memory runs across the panel, a line holds both halves.
-    if !a.transposed || i.is_multiple_of(2) {
-        let first = a.data.as_ptr().wrapping_add(row.wrapping_mul(a.stride)).wrapping_add(column);
-        (0..rows).for_each(|r| prefetch(first.wrapping_add(r * a.stride)));
+fn bring(m: Matrix<'_>, rows: Range<usize>, columns: Range<usize>) {
+    let columns = columns.start..columns.end.min(m.cols);
+    for row in rows.start..rows.end.min(m.rows) {
+        let first = m.data.as_ptr().wrapping_add(row * m.stride);
+        columns.clone().step_by(SIDE).for_each(|column| prefetch(first.wrapping_add(column)));
     }
 }
 
@@ -124,7 +161,7 @@ fn prefetch(address: *const bf16) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

@@ -109,9 +109,15 @@ impl Backward<'_> {
         let k = head(self.saved.qkv, width, task, self.heads.heads + task.kv, d).rows(rows.clone());
         let v =
             head(self.saved.qkv, width, task, self.heads.heads + self.heads.kv_heads + task.kv, d).rows(rows);
-        pack_all_rows(self.level, k, lines, room(&mut s.k, n * lines, Line::ZERO));
-        pack_all_rows(self.level, v, lines, room(&mut s.v, n * lines, Line::ZERO));
-        pack_all_rows(self.level, k.t(), n * SIDE, room(&mut s.k_transposed, columns * n * SIDE, Line::ZERO));
+        pack_all_rows(self.level, k, 0, lines, room(&mut s.k, n * lines, Line::ZERO));
+        pack_all_rows(self.level, v, 0, lines, room(&mut s.v, n * lines, Line::ZERO));
+        pack_all_rows(
+            self.level,
+            k.t(),
+            0,
+            n * SIDE,
+            room(&mut s.k_transposed, columns * n * SIDE, Line::ZERO),
+        );
         room(&mut s.dk, n * columns, Block::ZERO);
         room(&mut s.dv, n * columns, Block::ZERO);
     }

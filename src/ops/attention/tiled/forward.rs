@@ -74,9 +74,9 @@ impl Forward<'_> {
         for keys in chunks(0..blocks.end, KEYS) {
             let rows = task.clip(&keys);
             let packed = room(&mut s.keys, keys.len() * lines, Line::ZERO);
-            pack_all_rows(self.level, k.rows(rows.clone()), lines, packed);
+            pack_all_rows(self.level, k.rows(rows.clone()), 0, lines, packed);
             let values = room(&mut s.values, columns * keys.len() * SIDE, Line::ZERO);
-            pack_all_rows(self.level, v.rows(rows).t(), keys.len() * SIDE, values);
+            pack_all_rows(self.level, v.rows(rows).t(), 0, keys.len() * SIDE, values);
             let scores = room(&mut s.scores, 2, Block::ZERO);
             let mut step = Step {
                 keys: packed,
