@@ -2,7 +2,7 @@
 
 use super::{Heads, scale};
 use crate::dtype::Element;
-use crate::ops::math::{LANES, dot, exp, max, rounded, simd, sum};
+use crate::ops::math::{dot, exp, max, rounded, simd, sum};
 use rayon::prelude::*;
 
 /// Multiplications of queries and keys below which a second thread is not worth waking.
@@ -81,34 +81,16 @@ impl<E: Element> Cached<'_, E> {
                 #[inline(always)]
                 |j| p[j],
             );
-        for p in &mut p {
-            *p = rounded::<E>(*p);
-        }
-        for (i, out) in out.chunks_mut(LANES).enumerate() {
-            let column = column + i * LANES;
-            let row = self.weighed(&p, column, out.len());
-            for (out, x) in out.iter_mut().zip(row) {
-                *out = E::from_f32(x * inverse);
-            }
-        }
-    }
-
-    /// `Σ_j p[j]·values[j]` of up to 16 columns, in ascending j.
-    #[inline(always)]
-    fn weighed(&self, p: &[f32], column: usize, columns: usize) -> [f32; LANES] {
-        let mut row = [0.0f32; LANES];
+        let mut row = q_wide; // the query is done with
+        row.fill(0.0);
         for (j, &p) in p.iter().enumerate() {
-            let v = &self.values[j * self.kv_width + column..][..columns];
-            if let Some(v) = v.first_chunk::<LANES>() {
-                for l in 0..LANES {
-                    row[l] += p * v[l].to_f32();
-                }
-            } else {
-                for (row, v) in row.iter_mut().zip(v) {
-                    *row += p * v.to_f32();
-                }
+            let (p, v) = (rounded::<E>(p), &self.values[j * self.kv_width + column..][..self.d]);
+            for (sum, v) in row.iter_mut().zip(v) {
+                *sum += p * v.to_f32();
             }
         }
-        row
+        for (out, x) in out.iter_mut().zip(&row) {
+            *out = E::from_f32(x * inverse);
+        }
     }
 }
