@@ -270,10 +270,12 @@ fn largest(logits: &[f32]) -> u32 {
 fn kept(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
     let mut order: Vec<u32> = (0..u32::try_from(logits.len()).expect("ids fit 32 bits")).collect();
     let logit = |id: u32| logits[id as usize];
-    order.sort_by(|&a, &b| logit(b).total_cmp(&logit(a)).then(a.cmp(&b)));
-    if sampling.top_k > 0 {
+    let by_logit = |&a: &u32, &b: &u32| logit(b).total_cmp(&logit(a)).then(a.cmp(&b));
+    if (1..order.len()).contains(&sampling.top_k) {
+        order.select_nth_unstable_by(sampling.top_k, by_logit);
         order.truncate(sampling.top_k);
     }
+    order.sort_unstable_by(by_logit); // no two are equal
     let highest = logit(order[0]);
     let weigh = |id: u32| f64::from((logit(id) - highest) / sampling.temperature).exp();
     let weighed: Vec<(u32, f64)> = order.into_iter().map(|id| (id, weigh(id))).collect();

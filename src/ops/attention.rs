@@ -7,7 +7,10 @@
 //! With A = bf16 or fp16 probabilities and their gradients are rounded to A before the products that use them,
 //! as they are on tensor cores.
 
+mod cached;
 pub mod tiled;
+
+pub use cached::cached;
 
 use super::math::{exp, max, rounded, simd, sum};
 use super::matmul::{Threads, View, multiply, rounding, widen};
@@ -296,49 +299,5 @@ fn scatter(groups: &[Group], heads: Heads, cu_seqlens: &[u32], dqkv: &mut [f32])
             k[kv * d..][..d].copy_from_slice(&g.dk[i * d..][..d]);
             v[kv * d..][..d].copy_from_slice(&g.dv[i * d..][..d]);
         }
-    });
-}
-
-/// Attention of `t` new tokens over `past` cached positions and themselves. The new keys and values are appended.
-///
-/// `qkv` A `[t, (H + 2K)·D]`, rotated; `keys`, `values` A `[positions, K·D]`; `out` A `[t, H·D]`.
-pub fn cached<E: Element>(
-    qkv: &[E],
-    heads: Heads,
-    past: usize,
-    keys: &mut [E],
-    values: &mut [E],
-    out: &mut [E],
-) {
-    let (d, width, kv_width) = (heads.head_dim, heads.qkv_width(), heads.kv_heads * heads.head_dim);
-    for (t, row) in qkv.chunks_exact(width).enumerate() {
-        let at = (past + t) * kv_width;
-        let (k, v) = row[heads.width()..].split_at(kv_width);
-        keys[at..][..kv_width].copy_from_slice(k);
-        values[at..][..kv_width].copy_from_slice(v);
-    }
-    let (keys, values, group) = (&*keys, &*values, heads.group());
-    let scale = scale(heads);
-    out.par_chunks_exact_mut(d).enumerate().for_each(|(task, out)| {
-        let (t, h) = (task / heads.heads, task % heads.heads);
-        let (seen, column) = (past + t + 1, h / group * d);
-        let q = &qkv[t * width + h * d..][..d];
-        simd(|| {
-            let mut p: Vec<f32> = (0..seen)
-                .map(|j| {
-                    let k = &keys[j * kv_width + column..][..d];
-                    sum(d, |i| q[i].to_f32() * k[i].to_f32()) * scale
-                })
-                .collect();
-            let highest = max(&p);
-            p.iter_mut().for_each(|p| *p = exp(*p - highest));
-            let inverse = 1.0 / sum(seen, |j| p[j]);
-            let mut row = vec![0.0f32; d];
-            for (j, &p) in p.iter().enumerate() {
-                let (p, v) = (rounded::<E>(p), &values[j * kv_width + column..][..d]);
-                row.iter_mut().zip(v).for_each(|(o, v)| *o += p * v.to_f32());
-            }
-            out.iter_mut().zip(row).for_each(|(o, x)| *o = E::from_f32(x * inverse));
-        });
     });
 }

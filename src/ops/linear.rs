@@ -1,6 +1,7 @@
 //! Products with a weight `[out, in]`, forward and backward, accumulated in fp32, and what is fused with them: bf16 on
 //! the matrix unit, other types as in [`plain`].
 
+pub mod few;
 pub mod plain;
 
 use super::attention::Heads;
@@ -50,8 +51,31 @@ fn times_transpose(
     epilogue: &impl Epilogue,
 ) {
     let (t, outputs) = (x.len() / inputs, w.len() / inputs);
+    if t <= few::MOST_ROWS {
+        return few::times_transpose(x, w, inputs, pairing, epilogue);
+    }
     let (x, w) = (Matrix::new(x, t, inputs), Matrix::new(w, outputs, inputs).t());
     product(level, x, w, pairing, Threads::All, epilogue);
+}
+
+/// `y = x·wᵀ` for types that the matrix unit does not have.
+fn widened<A: Element>(x: &[A], w: &[A], y: &mut [f32], inputs: usize) {
+    let (t, outputs) = (x.len() / inputs, w.len() / inputs);
+    if t > few::MOST_ROWS {
+        return plain::forward(x, w, y, t, inputs);
+    }
+    let epilogue = Sum { out: Output::new(y, outputs), add: false };
+    few::times_transpose(x, w, inputs, Pairing::ADJOINING, &epilogue);
+}
+
+/// `y = residual + x·wᵀ`, likewise.
+fn widened_residual<A: Element>(x: &[A], w: &[A], residual: &[f32], y: &mut [f32], inputs: usize) {
+    let (t, outputs) = (x.len() / inputs, w.len() / inputs);
+    if t > few::MOST_ROWS {
+        return plain::forward_residual(x, w, residual, y, t, inputs);
+    }
+    let epilogue = Residual { out: Output::new(y, outputs), residual, bias: None };
+    few::times_transpose(x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
 /// `dy·w` into `epilogue`.
@@ -69,7 +93,7 @@ pub fn forward<A: Element>(level: Level, x: &[A], w: &[A], bias: Option<&[f32]>,
         return times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
     }
     rounding(y, |y| {
-        plain::forward::<A, f32>(x, w, y, x.len() / inputs, inputs);
+        widened(x, w, y, inputs);
         if let Some(bias) = bias {
             plain::add_bias(y, bias);
         }
@@ -83,7 +107,7 @@ pub fn forward_f32<A: Element>(level: Level, x: &[A], w: &[A], y: &mut [f32], in
         let epilogue = Sum { out: Output::new(y, outputs), add: false };
         return times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
     }
-    plain::forward::<A, f32>(x, w, y, x.len() / inputs, inputs);
+    widened(x, w, y, inputs);
 }
 
 /// `y = residual + x·wᵀ + bias`. `residual`, `y` f32 `[T, out]`.
@@ -101,7 +125,7 @@ pub fn forward_residual<A: Element>(
         let epilogue = Residual { out: Output::new(y, outputs), residual, bias };
         return times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
     }
-    plain::forward_residual(x, w, residual, y, x.len() / inputs, inputs);
+    widened_residual(x, w, residual, y, inputs);
     if let Some(bias) = bias {
         plain::add_bias(y, bias);
     }
@@ -138,7 +162,7 @@ pub fn forward_rope<A: Element>(
         return times_transpose(level, x, w, inputs, pairing, &epilogue);
     }
     rounding(qkv, |qkv| {
-        plain::forward::<A, f32>(x, w, qkv, x.len() / inputs, inputs);
+        widened(x, w, qkv, inputs);
         if let Some(bias) = bias {
             plain::add_bias(qkv, bias);
         }

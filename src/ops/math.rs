@@ -114,6 +114,34 @@ pub fn sum_of<A: Copy, B: Copy>(a: &[A], b: &[B], c: &[f32], f: impl Fn(A, B, f3
     halve(lanes)
 }
 
+/// `Σ w[i]·x[i]`: 32 lanes, of which the upper half is then added to the lower, and those as in [`sum`]. One vector of
+/// lanes would wait for itself. `next` gets the address of each 32 elements before they are read.
+#[inline(always)]
+pub fn dot<E: Element>(w: &[E], x: &[f32], next: impl Fn(*const E)) -> f32 {
+    let mut lanes = [0.0f32; 2 * LANES];
+    let ((w, w_rest), (x, x_rest)) = (w.as_chunks::<{ 2 * LANES }>(), x.as_chunks::<{ 2 * LANES }>());
+    let n = w.len().min(x.len());
+    let mut i = 0;
+    while i < n {
+        next(w[i].as_ptr());
+        for l in 0..2 * LANES {
+            lanes[l] += w[i][l].to_f32() * x[i][l];
+        }
+        i += 1;
+    }
+    let n = w_rest.len().min(x_rest.len());
+    let mut i = 0;
+    while i < n {
+        lanes[i % (2 * LANES)] += w_rest[i].to_f32() * x_rest[i];
+        i += 1;
+    }
+    let mut sums = [0.0; LANES];
+    for l in 0..LANES {
+        sums[l] = lanes[l] + lanes[l + LANES];
+    }
+    halve(sums)
+}
+
 /// `lane[l] += lane[l + s]` for s = 8, 4, 2, 1; the sum is in lane 0.
 #[inline(always)]
 pub fn halve(mut lanes: [f32; LANES]) -> f32 {

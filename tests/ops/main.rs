@@ -23,6 +23,7 @@ mod cached;
 mod conversions;
 mod cross_entropy;
 mod embedding;
+mod few;
 mod fused;
 mod head;
 mod linear;
