@@ -162,7 +162,12 @@ impl<E: Epilogue> Product<'_, E> {
                     let ([left, right], []) = sums.0[r].as_chunks() else { unreachable!("two halves") };
                     let row = row * SIDE + r;
                     if widths[1] == HALF {
-                        self.epilogue.store(Row { row, firsts: [first, second], widths: [HALF; 2], sums: [left, right] });
+                        self.epilogue.store(Row {
+                            row,
+                            firsts: [first, second],
+                            widths: [HALF; 2],
+                            sums: [left, right],
+                        });
                     } else {
                         let firsts = [first, if widths[1] == 0 { 0 } else { second }];
                         self.epilogue.store(Row { row, firsts, widths, sums: [left, right] });
