@@ -12,6 +12,9 @@
 //! The new weight comes from the new moments before they are quantised. With 8-bit state the moments are then
 //! divided by the largest magnitude of their block and stored as the nearest code.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use super::adamw::{AdamWScalars, TASK, Weight, for_pieces, same_length};
 use super::codebook::{Codebook, SIGNED, SIGNED_SHIFT, UNSIGNED, UNSIGNED_SHIFT};
 use super::math::simd;
@@ -97,13 +100,35 @@ fn block(
     let n = p.len();
     let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
     let (m, v) = (&mut m[..n], &mut v[..n]);
-    signed.dequantise_block(m_codes, *m_absmax, m);
-    unsigned.dequantise_block(v_codes, *v_absmax, v);
-    elements(s, scale, p, g, m, v);
-    *m_absmax = largest_magnitude(m);
-    *v_absmax = largest_magnitude(v);
+    (*m_absmax, *v_absmax) =
+        moments(s, scale, [signed, unsigned], p, g, [m, v], [m_codes, v_codes], [*m_absmax, *v_absmax]);
     signed.quantise_block::<SIGNED_SHIFT>(m, *m_absmax, m_codes);
     unsigned.quantise_block::<UNSIGNED_SHIFT>(v, *v_absmax, v_codes);
+}
+
+/// Decodes the moments of a block and updates them and the weights; their largest magnitudes.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "what a block consists of")]
+fn moments(
+    s: &AdamWScalars,
+    scale: f32,
+    [signed, unsigned]: [&Codebook; 2],
+    p: &mut [f32],
+    g: &[f32],
+    [m, v]: [&mut [f32]; 2],
+    [m_codes, v_codes]: [&[u8]; 2],
+    [m_absmax, v_absmax]: [f32; 2],
+) -> (f32, f32) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(signed), Some(unsigned)) = (&signed.tables, &unsigned.tables)
+        && let Some(mut block) = avx512::Block::new(p, g, [&mut *m, &mut *v], [m_codes, v_codes])
+    {
+        return block.update(s, scale, [signed, unsigned], [m_absmax, v_absmax]);
+    }
+    signed.dequantise_block(m_codes, m_absmax, m);
+    unsigned.dequantise_block(v_codes, v_absmax, v);
+    elements(s, scale, p, g, m, v);
+    (largest_magnitude(m), largest_magnitude(v))
 }
 
 /// One step of one tensor with fp32 state, in the order of the 8-bit rule; arguments as in [`super::adamw::update`].

@@ -6,7 +6,7 @@
 //! libraries.
 
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;
 
 use std::sync::LazyLock;
 
@@ -40,8 +40,9 @@ pub struct Codebook {
     pub values: [f32; 256],
     /// See [`Codebook::quantise`]; a GPU reads the same words.
     pub buckets: Box<[u32; BUCKETS]>,
+    /// The book in registers, where the processor can.
     #[cfg(target_arch = "x86_64")]
-    tables: Option<avx512::Tables>,
+    pub(super) tables: Option<avx512::Tables>,
 }
 
 impl Codebook {
@@ -84,15 +85,18 @@ impl Codebook {
     /// Three loops, because only the look-up in the middle one resists vector instructions.
     #[inline(always)]
     pub fn quantise_block<const SHIFT: u32>(&self, x: &[f32], absmax: f32, codes: &mut [u8]) {
+        if absmax == 0.0 {
+            codes.fill(self.quantise::<SHIFT>(0.0));
+            return;
+        }
         #[cfg(target_arch = "x86_64")]
         if self.tables.as_ref().is_some_and(|tables| tables.quantise::<SHIFT>(self, x, absmax, codes)) {
             return;
         }
-        let divisor = if absmax == 0.0 { 1.0 } else { absmax };
         let (mut scaled, mut words) = ([0.0; 256], [0; 256]);
         let (scaled, words) = (&mut scaled[..x.len()], &mut words[..x.len()]);
         for ((word, scaled), x) in words.iter_mut().zip(scaled.iter_mut()).zip(x) {
-            *scaled = x / divisor;
+            *scaled = x / absmax;
             *word = bucket::<SHIFT>(*scaled);
         }
         for word in words.iter_mut() {

@@ -105,31 +105,37 @@ impl Tables {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
     fn dequantise_steps(&self, codes: &[u8], absmax: f32, x: &mut [f32]) {
+        for (codes, x) in codes.as_chunks::<STEP>().0.iter().zip(x.as_chunks_mut::<STEP>().0) {
+            let values = self.decode(codes, absmax);
+            for (x, value) in x.as_chunks_mut::<16>().0.iter_mut().zip(values) {
+                // SAFETY: 16 floats.
+                unsafe { _mm512_storeu_ps(x.as_mut_ptr(), value) };
+            }
+        }
+    }
+
+    /// The values of a step's codes, times `absmax`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    pub fn decode(&self, codes: &[u8; STEP], absmax: f32) -> [__m512; 4] {
         // Four neighbours of each quarter of a step into each quarter of a register, whence unpacking puts them in order.
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         let scale = _mm512_set1_ps(absmax);
-        for (codes, x) in codes.as_chunks::<STEP>().0.iter().zip(x.as_chunks_mut::<STEP>().0) {
-            let codes = _mm512_permutexvar_epi32(order, bytes(codes));
-            let high = _mm512_movepi8_mask(codes);
-            let middle = _mm512_movepi8_mask(_mm512_add_epi8(codes, codes));
-            let masks = [middle & !high, high & !middle, high & middle];
-            let [a, b, c, d] = &self.planes;
-            let (a, b) = (look_up(a, codes, masks), look_up(b, codes, masks));
-            let (c, d) = (look_up(c, codes, masks), look_up(d, codes, masks));
-            let (low, low_rest) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
-            let (up, up_rest) = (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
-            let values = [
-                _mm512_unpacklo_epi16(low, up),
-                _mm512_unpackhi_epi16(low, up),
-                _mm512_unpacklo_epi16(low_rest, up_rest),
-                _mm512_unpackhi_epi16(low_rest, up_rest),
-            ];
-            for (x, value) in x.as_chunks_mut::<16>().0.iter_mut().zip(values) {
-                let product = _mm512_mul_ps(_mm512_castsi512_ps(value), scale);
-                // SAFETY: 16 floats.
-                unsafe { _mm512_storeu_ps(x.as_mut_ptr(), product) };
-            }
-        }
+        let codes = _mm512_permutexvar_epi32(order, bytes(codes));
+        let high = _mm512_movepi8_mask(codes);
+        let middle = _mm512_movepi8_mask(_mm512_add_epi8(codes, codes));
+        let masks = [middle & !high, high & !middle, high & middle];
+        let [a, b, c, d] = &self.planes;
+        let (a, b) = (look_up(a, codes, masks), look_up(b, codes, masks));
+        let (c, d) = (look_up(c, codes, masks), look_up(d, codes, masks));
+        let (low, low_rest) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
+        let (up, up_rest) = (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
+        [
+            _mm512_mul_ps(_mm512_castsi512_ps(_mm512_unpacklo_epi16(low, up)), scale),
+            _mm512_mul_ps(_mm512_castsi512_ps(_mm512_unpackhi_epi16(low, up)), scale),
+            _mm512_mul_ps(_mm512_castsi512_ps(_mm512_unpacklo_epi16(low_rest, up_rest)), scale),
+            _mm512_mul_ps(_mm512_castsi512_ps(_mm512_unpackhi_epi16(low_rest, up_rest)), scale),
+        ]
     }
 
     /// [`Codebook::quantise`] of every `x / absmax`, if this way is open to them; returns whether.
@@ -151,17 +157,30 @@ impl Tables {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
     fn quantise_steps<const SHIFT: u32>(&self, book: &Codebook, x: &[f32], absmax: f32, codes: &mut [u8]) {
-        let (x, codes) = (x.as_chunks::<16>().0, codes.as_chunks_mut::<16>().0);
+        // Two rounds of packing leave four neighbours of each register in each quarter.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let byte = _mm512_set1_epi32(0xff);
         let reciprocal = _mm512_set1_ps(1.0 / absmax);
-        for (x, codes) in x.iter().zip(codes) {
-            let (estimate, close) = self.estimate(floats(x), reciprocal);
-            let estimate = _mm512_cvtepi32_epi8(estimate);
-            // SAFETY: 16 bytes.
-            unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), estimate) };
-            if close != 0 {
-                for (code, x) in codes.iter_mut().zip(x) {
-                    *code = book.quantise::<SHIFT>(x / absmax);
-                }
+        for (x, codes) in x.as_chunks::<STEP>().0.iter().zip(codes.as_chunks_mut::<STEP>().0) {
+            let (parts, _) = x.as_chunks::<16>();
+            let (a, close_a) = self.estimate(floats(&parts[0]), reciprocal);
+            let (b, close_b) = self.estimate(floats(&parts[1]), reciprocal);
+            let (c, close_c) = self.estimate(floats(&parts[2]), reciprocal);
+            let (d, close_d) = self.estimate(floats(&parts[3]), reciprocal);
+            let ab = _mm512_packus_epi32(_mm512_and_si512(a, byte), _mm512_and_si512(b, byte));
+            let cd = _mm512_packus_epi32(_mm512_and_si512(c, byte), _mm512_and_si512(d, byte));
+            let packed = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd));
+            // SAFETY: 64 bytes.
+            unsafe { _mm512_storeu_si512(codes.as_mut_ptr().cast(), packed) };
+            let (low, high) = (
+                u64::from(close_a) | u64::from(close_b) << 16,
+                u64::from(close_c) | u64::from(close_d) << 16,
+            );
+            let mut close = low | high << 32;
+            while close != 0 {
+                let at = close.trailing_zeros() as usize % STEP;
+                codes[at] = book.quantise::<SHIFT>(x[at] / absmax);
+                close &= close - 1;
             }
         }
     }
