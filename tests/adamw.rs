@@ -4,7 +4,9 @@
 
 mod common;
 
+use half::bf16;
 use safetensors::SafeTensors;
+use smolten::dtype::Element;
 use smolten::ops::adamw::{self, AdamWConfig, AdamWScalars, Weight};
 use smolten::ops::adamw_8bit::{self, BLOCK, State, ZERO_CODE_M};
 use smolten::ops::codebook::{Codebook, SIGNED, UNSIGNED};
@@ -44,6 +46,10 @@ impl Tensor {
     }
 
     fn step(&mut self, t: u64, scale: f32, decays: bool, g: &[f32]) {
+        self.step_with::<f32>(t, scale, decays, g, &mut []);
+    }
+
+    fn step_with<A: Element>(&mut self, t: u64, scale: f32, decays: bool, g: &[f32], working: &mut [A]) {
         let state = State {
             m_codes: &mut self.m_codes,
             m_absmax: &mut self.m_absmax,
@@ -54,7 +60,7 @@ impl Tensor {
             &AdamWScalars::adamw_8bit(&CONFIG, t),
             scale,
             decays,
-            Weight::only(&mut self.p),
+            Weight { master: &mut self.p, working },
             g,
             state,
         )
@@ -344,4 +350,38 @@ fn wrong_length_names_the_argument() {
     };
     let error = adamw_8bit::update(&scalars, 1.0, true, Weight::only(&mut [0.0; 257]), &[0.0; 257], state);
     assert_eq!(error.unwrap_err().to_string(), "adamw_8bit: `v_absmax` is [1, 1], expected [1, 2]");
+}
+
+/// The working weight is the new master weight rounded, to the last element of a tensor of any length and wherever its
+/// buffer begins, in each rule; and the master weight is that of an update without one.
+#[test]
+fn the_working_weight_is_the_master_weight_rounded() {
+    for n in [1, 31, 32, 33, 255, 257, 1000, 16_384, 16_399, 40_007] {
+        for first in [0, 1, 32] {
+            let (p, g) = (common::uniform(n, 8), gradients(n, 9));
+            let mut plain = Tensor::new(p.clone());
+            plain.step(1, 0.7, true, &g);
+            let mut room = vec![bf16::NAN; first + n + 1];
+            let mut tensor = Tensor::new(p.clone());
+            tensor.step_with(1, 0.7, true, &g, &mut room[first..first + n]);
+            assert_eq!(tensor, plain, "n = {n}");
+            check_working(&tensor.p, &room, first);
+
+            let scalars = AdamWScalars::adamw(&CONFIG, 1);
+            let (mut p, mut m, mut v) = (p.clone(), vec![0.0; n], vec![0.0; n]);
+            let mut room = vec![bf16::NAN; first + n + 1];
+            let weight = Weight { master: &mut p, working: &mut room[first..first + n] };
+            adamw::update(&scalars, 0.7, true, weight, &g, &mut m, &mut v).unwrap();
+            check_working(&p, &room, first);
+        }
+    }
+}
+
+fn check_working(master: &[f32], room: &[bf16], first: usize) {
+    let (before, rest) = room.split_at(first);
+    let (working, behind) = rest.split_at(master.len());
+    assert!(before.iter().chain(behind).all(|x| x.is_nan()), "written outside");
+    for (i, (w, &p)) in working.iter().zip(master).enumerate() {
+        assert_eq!(w.to_bits(), bf16::from_f32(p).to_bits(), "{i} of {}", master.len());
+    }
 }

@@ -78,16 +78,17 @@ pub fn rows_into<A: Element>(
     weight: f32,
 ) -> Vec<RowLoss> {
     let rows = logits.par_chunks_exact(vocab).zip(gradients.par_chunks_exact_mut(vocab)).zip(targets);
-    rows.map(|((row, gradient), &target)| {
+    let shares = || vec![0.0; vocab];
+    rows.map_init(shares, |shares, ((row, gradient), &target)| {
         simd(
             #[inline(always)]
             || {
-                let (softmax, target) = (Softmax::of(row), target as usize);
+                let (softmax, target) = (Softmax::keeping(row, shares), target as usize);
                 let factor = weight / softmax.total;
-                for (g, &l) in gradient.iter_mut().zip(row) {
-                    *g = A::from_f32(softmax.share(l) * factor);
+                for (g, &share) in gradient.iter_mut().zip(shares.iter()) {
+                    *g = A::from_f32(share * factor);
                 }
-                gradient[target] = A::from_f32(softmax.share(row[target]) * factor - weight);
+                gradient[target] = A::from_f32(shares[target] * factor - weight);
                 softmax.loss(row, target)
             },
         )
@@ -95,8 +96,8 @@ pub fn rows_into<A: Element>(
     .collect()
 }
 
-/// What the loss and the gradient of a row need. A row stays in L2 from one pass to the next; its exponentials are cheaper
-/// to compute again than to store.
+/// What the loss and the gradient of a row need. A row stays in L2 from one pass to the next, and so do its exponentials
+/// where there is room for them.
 struct Softmax {
     highest: f32,
     /// `Σ exp(l − highest)`
@@ -109,21 +110,27 @@ impl Softmax {
     #[inline(always)]
     fn of(row: &[f32]) -> Self {
         let highest = max(row);
-        let (mut total, mut weighted) = ([0.0; LANES], [0.0; LANES]);
+        let mut sums = Sums { total: [0.0; LANES], weighted: [0.0; LANES] };
         let (chunks, rest) = row.as_chunks();
-        let mut last = [f32::NEG_INFINITY; LANES]; // whose exponential is zero
-        last[..rest.len()].copy_from_slice(rest);
-        for chunk in chunks.iter().chain(std::iter::once(&last)) {
-            for l in 0..LANES {
-                let d = chunk[l] - highest;
-                let e = exp(d);
-                total[l] += e;
-                // Where e vanishes d may be minus infinity, and must not make the product NaN.
-                weighted[l] += e * d.max(LEAST);
-            }
+        for chunk in chunks {
+            sums.add(chunk, highest);
         }
-        let (total, weighted) = (halve(total), halve(weighted));
-        Self { highest, total, weighted }
+        sums.add(&padded(rest), highest);
+        sums.softmax(highest)
+    }
+
+    /// The same, and what each logit has of the total; `shares` as long as the row.
+    #[inline(always)]
+    fn keeping(row: &[f32], shares: &mut [f32]) -> Self {
+        let highest = max(row);
+        let mut sums = Sums { total: [0.0; LANES], weighted: [0.0; LANES] };
+        let ((chunks, rest), (kept, kept_rest)) = (row.as_chunks(), shares.as_chunks_mut());
+        for (chunk, kept) in chunks.iter().zip(kept) {
+            *kept = sums.add(chunk, highest);
+        }
+        let last = sums.add(&padded(rest), highest);
+        kept_rest.copy_from_slice(&last[..rest.len()]);
+        sums.softmax(highest)
     }
 
     /// What a logit has of the total.
@@ -136,10 +143,46 @@ impl Softmax {
     fn loss(&self, row: &[f32], target: usize) -> RowLoss {
         let (best, log) = (row[target], self.total.ln());
         // Not `any`, which would look at one logit after the other.
-        let before = row[..target].iter().fold(false, |found, &l| found | (l == self.highest));
-        let correct = best == self.highest && !before;
+        let before = || row[..target].iter().fold(false, |found, &l| found | (l == self.highest));
+        let correct = best == self.highest && !before();
         RowLoss { loss: log - (best - self.highest), entropy: log - self.weighted / self.total, correct }
     }
+}
+
+/// The sums of a [`Softmax`], lane by lane.
+struct Sums {
+    total: [f32; LANES],
+    weighted: [f32; LANES],
+}
+
+impl Sums {
+    /// Adds a logit to each lane; their exponentials.
+    #[inline(always)]
+    fn add(&mut self, logits: &[f32; LANES], highest: f32) -> [f32; LANES] {
+        let mut shares = [0.0; LANES];
+        for l in 0..LANES {
+            let d = logits[l] - highest;
+            let e = exp(d);
+            self.total[l] += e;
+            // Where e vanishes d may be minus infinity, and must not make the product NaN.
+            self.weighted[l] += e * d.max(LEAST);
+            shares[l] = e;
+        }
+        shares
+    }
+
+    #[inline(always)]
+    fn softmax(self, highest: f32) -> Softmax {
+        Softmax { highest, total: halve(self.total), weighted: halve(self.weighted) }
+    }
+}
+
+/// The end of a row, filled up with what has no exponential.
+#[inline(always)]
+fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut last = [f32::NEG_INFINITY; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    last
 }
 
 /// A logarithm whose exponential is zero in f32.

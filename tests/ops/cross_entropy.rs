@@ -1,7 +1,9 @@
 //! Softmax cross-entropy over rows: loss, gradient in place, which row counts as correct.
 
-use crate::common::real::{Real, assert_allowed, values};
-use smolten::ops::cross_entropy::{RowLoss, rows};
+use crate::common::real::{Real, assert_allowed, assert_within, values};
+use half::{bf16, f16};
+use smolten::dtype::Element;
+use smolten::ops::cross_entropy::{RowLoss, rows, rows_into};
 
 /// Probabilities and log-sum-exp of a row. Any shift gives the same, so the highest logit may be taken as exact.
 fn softmax(row: &[f32]) -> (Vec<Real>, Real) {
@@ -51,7 +53,40 @@ fn check(logits: &[f32], vocab: usize, targets: &[u32]) {
             }
         }
         assert_allowed("gradient", &work, &gradient);
+        check_into::<f32>(logits, vocab, targets, weight, &got, &gradient);
+        check_into::<bf16>(logits, vocab, targets, weight, &got, &gradient);
+        check_into::<f16>(logits, vocab, targets, weight, &got, &gradient);
     }
+}
+
+/// Into another buffer: the same losses in every bit, and the gradient rounded once to A.
+fn check_into<A: Element>(
+    logits: &[f32],
+    vocab: usize,
+    targets: &[u32],
+    weight: f32,
+    losses: &[RowLoss],
+    gradient: &[Real],
+) {
+    let mut got = vec![A::from_f32(f32::NAN); logits.len()];
+    assert_eq!(rows_into(logits, &mut got, vocab, targets, weight), losses);
+    assert_within("gradient elsewhere", &got, gradient);
+}
+
+/// Long rows, whose exponentials are kept by each thread from one row to the next.
+#[test]
+fn thread_count_changes_no_bit() {
+    let (vocab, n) = (5003, 37);
+    let logits = values::<f32>(n * vocab, 9.0, 4);
+    let targets: Vec<u32> = (0..n).map(|r| u32::try_from(r * 131 % vocab).unwrap()).collect();
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let mut gradient = vec![bf16::NAN; n * vocab];
+        let losses = pool.install(|| rows_into(&logits, &mut gradient, vocab, &targets, 0.01));
+        (losses, gradient.into_iter().map(bf16::to_bits).collect::<Vec<_>>())
+    };
+    let one = run(1);
+    assert!(one == run(2) && one == run(5));
 }
 
 #[test]
