@@ -67,8 +67,8 @@ impl<E: Epilogue> Product<'_, E> {
         let lines = room.columns.len() / sweep.columns.len().max(1);
         let firsts: Vec<_> = sweep.columns.clone().map(|p| self.pairing.firsts(p)).collect();
         pack_all_columns(self.level, sweep.b, |p| firsts[p], lines, room.columns);
-        let together = room.rows.len() / lines.max(1);
-        for first in sweep.rows.clone().step_by(together.max(1)) {
+        let together = (room.rows.len() / lines.max(1)).max(1);
+        for first in sweep.rows.clone().step_by(together) {
             let panels = together.min(sweep.rows.end - first);
             let rows = &mut room.rows[..panels * lines];
             pack_all_rows(self.level, sweep.a, first * SIDE, lines, rows);
