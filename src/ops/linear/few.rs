@@ -76,6 +76,10 @@ pub fn times_transpose<E: Element>(
 impl<E: Element> Operands<'_, E> {
     /// The 32 columns of panel `p`, for all rows.
     #[inline(always)]
+    #[allow(
+        clippy::needless_range_loop,
+        reason = "adapters of iterators were seen not to inline into `simd`"
+    )]
     fn panel(&self, pairing: Pairing, p: usize, epilogue: &impl Epilogue) {
         let outputs = self.w.len() / self.inputs;
         let per_period = pairing.distance / HALF;
