@@ -26,17 +26,20 @@ struct Operands<'a, E> {
     inputs: usize,
 }
 
-/// Asks for what lies [`AHEAD`] of `at`, whether or not it is part of the weight.
+/// Asks for the 32 elements that lie [`AHEAD`] of `at`, whether or not they are part of the weight.
 #[inline(always)]
 fn prefetch<T>(at: *const T) {
-    let address = at.wrapping_byte_add(AHEAD);
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    const LINE: usize = 64;
+    for line in 0..(SIDE * size_of::<T>()).div_ceil(LINE) {
+        let address = at.wrapping_byte_add(AHEAD + line * LINE);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// `x·wᵀ` into `epilogue`, as [`product`](crate::ops::product::product) would. `x` A `[T, in]`, `w` A `[out, in]`.
@@ -73,6 +76,10 @@ pub fn times_transpose<E: Element>(
 impl<E: Element> Operands<'_, E> {
     /// The 32 columns of panel `p`, for all rows.
     #[inline(always)]
+    #[allow(
+        clippy::needless_range_loop,
+        reason = "adapters of iterators were seen not to inline into `simd`"
+    )]
     fn panel(&self, pairing: Pairing, p: usize, epilogue: &impl Epilogue) {
         let outputs = self.w.len() / self.inputs;
         let per_period = pairing.distance / HALF;
