@@ -37,7 +37,8 @@ impl Pairing {
     }
 
     /// First columns of the halves of panel `p`. Pairs repeat every `2·distance` columns.
-    fn firsts(self, p: usize) -> [usize; 2] {
+    #[inline]
+    pub fn firsts(self, p: usize) -> [usize; 2] {
         let per_period = self.distance / HALF;
         let first = p / per_period * 2 * self.distance + p % per_period * HALF;
         [first, first + self.distance]

@@ -10,7 +10,7 @@ use crate::ops::product::{Epilogue, Pairing, Row};
 use crate::ops::tile::{HALF, SIDE};
 use rayon::prelude::*;
 
-/// Rows up to which this is faster than packing the weight for the matrix unit.
+/// Rows up to which the weight is not packed for the matrix unit.
 pub const MOST_ROWS: usize = 4;
 
 /// Bytes of a weight that are worth a thread.
@@ -82,9 +82,7 @@ impl<E: Element> Operands<'_, E> {
     )]
     fn panel(&self, pairing: Pairing, p: usize, epilogue: &impl Epilogue) {
         let outputs = self.w.len() / self.inputs;
-        let per_period = pairing.distance / HALF;
-        let first = p / per_period * 2 * pairing.distance + p % per_period * HALF;
-        let second = first + pairing.distance;
+        let [first, second] = pairing.firsts(p);
         let widths = [HALF.min(outputs - first), HALF.min(outputs.saturating_sub(second))];
         let firsts = [first, if widths[1] == 0 { 0 } else { second }];
         let rows = self.x.len() / self.inputs;
