@@ -97,19 +97,18 @@ pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     halve(lanes)
 }
 
-/// `Σ f(a[i], b[i], c[i])` in the order of [`sum`]. Slices of one length, without an index into each that is checked.
+/// `Σ a[i]·b[i]` in the order of [`sum`]. Slices of one length, without an index into each that is checked.
 #[inline(always)]
-pub fn sum_of<A: Copy, B: Copy>(a: &[A], b: &[B], c: &[f32], f: impl Fn(A, B, f32) -> f32) -> f32 {
+pub fn sum_products(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let (c, c_rest) = c.as_chunks::<LANES>();
-    for ((a, b), c) in a.iter().zip(b).zip(c) {
+    for (a, b) in a.iter().zip(b) {
         for l in 0..LANES {
-            lanes[l] += f(a[l], b[l], c[l]);
+            lanes[l] += a[l] * b[l];
         }
     }
-    for (((lane, &a), &b), &c) in lanes.iter_mut().zip(a_rest).zip(b_rest).zip(c_rest) {
-        *lane += f(a, b, c);
+    for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+        *lane += a * b;
     }
     halve(lanes)
 }

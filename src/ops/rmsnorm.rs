@@ -1,6 +1,6 @@
 //! RMSNorm over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467), of the fp32 residual stream.
 
-use super::math::{simd, sum_of, sum_squares};
+use super::math::{simd, sum_products, sum_squares};
 use crate::arena::Tensor;
 use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::{DType, Element};
@@ -64,20 +64,18 @@ pub fn forward<E: Element>(x: &[f32], w: &[E], eps: f32, y: &mut [E], rstd: &mut
 pub fn backward_input<E: Element>(x: &[f32], w: &[E], rstd: &[f32], dy: &[E], dx: &mut [f32]) {
     let c = w.len();
     let rows = x.par_chunks_exact(c).zip(dy.par_chunks_exact(c)).zip(rstd);
-    dx.par_chunks_exact_mut(c).zip(rows).for_each(|(dx, ((x, dy), &r))| {
+    // Products of w and dy in a row of their own: a sum of three factors that are widened is compiled without vectors.
+    let row = || vec![0.0; c];
+    dx.par_chunks_exact_mut(c).zip(rows).for_each_init(row, |wdy, (dx, ((x, dy), &r))| {
         simd(
             #[inline(always)]
             || {
-                let dot = sum_of(
-                    w,
-                    dy,
-                    x,
-                    #[inline(always)]
-                    |w, dy, x| w.to_f32() * dy.to_f32() * x,
-                );
-                let along = dot * r * r / c as f32;
-                for (((dx, &x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
-                    *dx += r * (w.to_f32() * dy.to_f32() - x * along);
+                for ((wdy, w), dy) in wdy.iter_mut().zip(w).zip(dy) {
+                    *wdy = w.to_f32() * dy.to_f32();
+                }
+                let along = sum_products(wdy, x) * r * r / c as f32;
+                for ((dx, &x), wdy) in dx.iter_mut().zip(x).zip(&*wdy) {
+                    *dx += r * (wdy - x * along);
                 }
             },
         );
