@@ -99,7 +99,8 @@ mod tiles {
         }
     }
 
-    /// Adds the products of one step to the tiles of sums.
+    /// Adds the products of one step to the tiles of sums. The right operand, of which each step reads another part, is loaded
+    /// with the hint that it need not stay in L1 (TILELOADDT1), where it would take the left one's place.
     #[inline(always)]
     pub fn step(a: Rows<'_>, b: &[Line; SIDE]) {
         let (upper, stride) = (a.first(), a.stride() * size_of::<bf16>());
