@@ -282,6 +282,18 @@ mod tests {
     }
 
     #[test]
+    fn shared_buffers_lie_apart_in_the_spare_one_while_they_fit() {
+        let mut plan = Plan::default();
+        let outer = plan.tensor(Category::Scratch, 1, 3 * ALIGN, DType::U8);
+        let (end, mut spare) = (plan.bytes(), outer);
+        let a = plan.sharing(&mut spare, 1, ALIGN + 2, DType::U8);
+        let b = plan.sharing(&mut spare, 1, ALIGN / 4, DType::F32);
+        assert_eq!((a.offset, b.offset, plan.bytes()), (outer.offset, outer.offset + 2 * ALIGN, end));
+        let c = plan.sharing(&mut spare, 1, 1, DType::U8);
+        assert_eq!((c.offset, plan.bytes()), (end, end + 1), "nothing was left");
+    }
+
+    #[test]
     fn lent_buffers_are_the_same_memory() {
         let mut plan = Plan::default();
         let a = plan.tensor(Category::Scratch, 1, 2, DType::F32);

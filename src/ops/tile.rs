@@ -63,38 +63,6 @@ pub const fn panel_lines(k: usize) -> usize {
     steps(k) * SIDE
 }
 
-/// 32 rows of 32 values: a step of a rows panel.
-#[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    data: &'a [bf16],
-    stride: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// A step of a packed panel.
-    #[inline(always)]
-    pub fn packed(lines: &'a [Line; SIDE]) -> Self {
-        Self { data: bytemuck::cast_slice(lines), stride: SIDE }
-    }
-
-    #[inline(always)]
-    fn first(&self) -> *const bf16 {
-        self.data.as_ptr()
-    }
-
-    #[inline(always)]
-    fn stride(&self) -> usize {
-        self.stride
-    }
-
-    /// The `p`-th pair of row `r`, the first value in the lower half.
-    #[inline(always)]
-    fn pair(&self, r: usize, p: usize) -> u32 {
-        let pair = &self.data[r * self.stride + 2 * p..][..2];
-        u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16
-    }
-}
-
 /// A thread's hold on the matrix unit. AMX has tiles to configure before and to release after.
 pub struct Unit {
     level: Level,
@@ -124,7 +92,7 @@ impl Unit {
         let mut sums = Block::ZERO;
         self.begin(add.then_some(&*c), &mut sums);
         for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-            self.step(Rows::packed(a), b, &mut sums);
+            self.step(a, b, &mut sums);
         }
         self.end(&sums, c);
     }
@@ -142,7 +110,7 @@ impl Unit {
 
     /// One step of both panels.
     #[inline(always)]
-    pub fn step(&self, a: Rows<'_>, b: &[Line; SIDE], sums: &mut Block) {
+    pub fn step(&self, a: &[Line; SIDE], b: &[Line; SIDE], sums: &mut Block) {
         match self.level {
             Level::Amx => amx::step(a, b),
             Level::Avx512Bf16 => avx512::step(a, b, sums),

@@ -2,7 +2,7 @@
 //! quotients take. The same operations in the same order as the plain loops, so the same bits.
 
 use super::super::adamw::AdamWScalars;
-use super::super::codebook::avx512::{STEP, Tables};
+use super::super::codebook::avx512::{STEP, Tables, floats};
 use super::BLOCK;
 use std::arch::x86_64::*;
 
@@ -102,7 +102,8 @@ impl<'a> Block<'a> {
             let v_old = books[1].decode(&v_codes[step], absmax[1]);
             for part in 0..STEP / 16 {
                 let i = step * (STEP / 16) + part;
-                let [new, m_new, v_new] = wide.elements(load(&p[i]), load(&g[i]), m_old[part], v_old[part]);
+                let [new, m_new, v_new] =
+                    wide.elements(floats(&p[i]), floats(&g[i]), m_old[part], v_old[part]);
                 store(&mut p[i], new);
                 store(&mut m[i], m_new);
                 store(&mut v[i], v_new);
@@ -115,13 +116,6 @@ impl<'a> Block<'a> {
             f32::from_bits(_mm512_reduce_max_epu32(v_largest)),
         )
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(x: &[f32; 16]) -> __m512 {
-    // SAFETY: 16 floats.
-    unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
 #[inline]

@@ -243,9 +243,10 @@ fn bytes(x: &[u8; 64]) -> __m512i {
     unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
 }
 
+/// 16 floats in a register.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn floats(x: &[f32; 16]) -> __m512 {
+pub fn floats(x: &[f32; 16]) -> __m512 {
     // SAFETY: 16 floats.
     unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }

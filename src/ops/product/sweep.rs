@@ -4,7 +4,7 @@
 //! likes to be written.
 
 use super::{Epilogue, MOST_STEPS, Product, Row, chunks};
-use crate::ops::tile::{Block, HALF, Level, Line, Matrix, Rows, SIDE, Unit, pack_all_columns, pack_all_rows};
+use crate::ops::tile::{Block, HALF, Level, Line, Matrix, SIDE, Unit, pack_all_columns, pack_all_rows};
 use std::ops::Range;
 
 /// What is multiplied.
@@ -119,7 +119,7 @@ fn multiply(sweep: &Sweep<'_>, rows: &[Line], columns: &[Line], sums: &mut [Bloc
             let from = if sweep.add || q > 0 { Some(&*sums) } else { None };
             sweep.unit.begin(from, &mut unfinished);
             for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-                sweep.unit.step(Rows::packed(a), b, &mut unfinished);
+                sweep.unit.step(a, b, &mut unfinished);
             }
             sweep.unit.end(&unfinished, sums);
         }

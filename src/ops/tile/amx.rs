@@ -2,13 +2,12 @@
 //!
 //! Four tiles hold the block, two the left and two the right operand of a step; each operand tile serves two products.
 
-use super::{Block, Line, Rows};
+use super::{Block, Line};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles {
-    use super::{Block, Line, Rows};
+    use super::{Block, Line};
     use crate::ops::tile::SIDE;
-    use half::bf16;
     use std::arch::asm;
     use std::arch::x86_64::__cpuid_count;
     use std::sync::OnceLock;
@@ -102,21 +101,19 @@ mod tiles {
     /// Adds the products of one step to the tiles of sums. The right operand, of which each step reads another part, is loaded
     /// with the hint that it need not stay in L1 (TILELOADDT1), where it would take the left one's place.
     #[inline(always)]
-    pub fn step(a: Rows<'_>, b: &[Line; SIDE]) {
-        let (upper, stride) = (a.first(), a.stride() * size_of::<bf16>());
-        // SAFETY: reads 64 bytes of each of 32 rows, which `Rows` holds, and the 2048 bytes of b.
+    pub fn step(a: &[Line; SIDE], b: &[Line; SIDE]) {
+        // SAFETY: reads the 2048 bytes of each of the two panels' steps.
         unsafe {
             asm!(
-                "tileloadd tmm4, [{upper} + {stride}]",
+                "tileloadd tmm4, [{a} + {line}]",
                 "tileloaddt1 tmm6, [{b} + {line}]",
-                "tileloadd tmm5, [{lower} + {stride}]",
+                "tileloadd tmm5, [{a} + {line} + 1024]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloaddt1 tmm7, [{b} + {line} + 1024]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                upper = in(reg) upper, lower = in(reg) upper.wrapping_byte_add(stride * SIDE / 2), stride = in(reg) stride,
-                b = in(reg) b, line = in(reg) size_of::<Line>(), options(readonly, nostack)
+                a = in(reg) a, b = in(reg) b, line = in(reg) size_of::<Line>(), options(readonly, nostack)
             );
         }
     }
@@ -137,7 +134,7 @@ mod tiles {
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod tiles {
-    use super::{Block, Line, Rows};
+    use super::{Block, Line};
     use crate::ops::tile::SIDE;
 
     pub fn is_permitted() -> bool {
@@ -154,7 +151,7 @@ mod tiles {
         unreachable!("a level that is not available");
     }
 
-    pub fn step(_: Rows<'_>, _: &[Line; SIDE]) {
+    pub fn step(_: &[Line; SIDE], _: &[Line; SIDE]) {
         unreachable!("a level that is not available");
     }
 

@@ -1,10 +1,10 @@
 //! AVX-512 BF16: VDPBF16PS adds two products of pairs to each of 16 sums.
 
-use super::{Block, Line, Rows, SIDE};
+use super::{Block, Line, SIDE};
 
 /// See [`super::Unit::step`].
 #[inline(always)]
-pub fn step(a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
+pub fn step(a: &[Line; SIDE], b: &[Line; SIDE], c: &mut Block) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: `Unit` is made for available levels only.
     unsafe {
@@ -19,7 +19,7 @@ pub fn step(a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
 
 #[cfg(target_arch = "x86_64")]
 mod registers {
-    use super::{Block, Line, Rows};
+    use super::{Block, Line};
     use crate::ops::tile::{HALF, SIDE};
     use std::arch::x86_64::*;
 
@@ -27,7 +27,7 @@ mod registers {
     const ROWS: usize = 8;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub fn step(a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
+    pub fn step(a: &[Line; SIDE], b: &[Line; SIDE], c: &mut Block) {
         for (group, rows) in c.0.chunks_exact_mut(ROWS).enumerate() {
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
             for (sums, row) in sums.iter_mut().zip(&*rows) {
@@ -39,7 +39,7 @@ mod registers {
             for p in 0..HALF {
                 let (left, right) = (pairs(&b[p]), pairs(&b[HALF + p]));
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let a = as_pairs(_mm512_set1_epi32(a.pair(group * ROWS + r, p).cast_signed()));
+                    let a = as_pairs(_mm512_set1_epi32(a[group * ROWS + r].pairs()[p].cast_signed()));
                     sums[0] = _mm512_dpbf16_ps(sums[0], a, left);
                     sums[1] = _mm512_dpbf16_ps(sums[1], a, right);
                 }

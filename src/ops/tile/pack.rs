@@ -133,6 +133,7 @@ fn pack_panels(
     }
     for step in 0..lines / SIDE {
         let inner = step * SIDE;
+        // One panel reads no more of a row than a line.
         if count > 1 {
             bring(m, inner..inner + SIDE, firsts(0)[0]..firsts(count - 1)[1] + HALF);
         }

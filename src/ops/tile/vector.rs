@@ -2,14 +2,14 @@
 //!
 //! A product of two bf16 is exact in fp32, so fused or not, in eight lanes or sixteen, every sum has the same bits.
 
-use super::{Block, HALF, Level, Line, Rows, SIDE};
+use super::{Block, HALF, Level, Line, SIDE};
 
 /// Rows that go through the columns panel together: their sums stay in registers.
 const ROWS: usize = 4;
 
 /// See [`super::Unit::step`].
 #[inline(always)]
-pub fn step(level: Level, a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
+pub fn step(level: Level, a: &[Line; SIDE], b: &[Line; SIDE], c: &mut Block) {
     #[cfg(target_arch = "x86_64")]
     match level {
         // SAFETY: `Unit` is made for available levels only.
@@ -24,19 +24,19 @@ pub fn step(level: Level, a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn avx512(a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
+fn avx512(a: &[Line; SIDE], b: &[Line; SIDE], c: &mut Block) {
     plain::<true>(a, b, c);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2(a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
+fn avx2(a: &[Line; SIDE], b: &[Line; SIDE], c: &mut Block) {
     plain::<true>(a, b, c);
 }
 
 /// `FUSED`: a fused product and sum is one instruction; where it is not, it would be a call.
 #[inline(always)]
-fn plain<const FUSED: bool>(a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
+fn plain<const FUSED: bool>(a: &[Line; SIDE], b: &[Line; SIDE], c: &mut Block) {
     for first in (0..SIDE).step_by(ROWS) {
         for half in 0..2 {
             let mut sums = [[0.0f32; HALF]; ROWS];
@@ -54,7 +54,7 @@ fn plain<const FUSED: bool>(a: Rows<'_>, b: &[Line; SIDE], c: &mut Block) {
 /// Four rows by the 16 columns of half a panel, for one step.
 #[inline(always)]
 fn add_products<const FUSED: bool>(
-    a: Rows<'_>,
+    a: &[Line; SIDE],
     first: usize,
     pairs: &[Line],
     sums: &mut [[f32; HALF]; ROWS],
@@ -67,7 +67,7 @@ fn add_products<const FUSED: bool>(
             odd[i] = f32::from_bits(line[i] & 0xffff_0000);
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            let pair = a.pair(first + r, p);
+            let pair = a[first + r].pairs()[p];
             let (x, y) = (f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000));
             for i in 0..HALF {
                 sums[i] = multiply_add::<FUSED>(x, even[i], sums[i]);
