@@ -48,6 +48,9 @@ impl Pairing {
 /// What is done with a finished block, row by row. Every element of the result is handed over once, by whichever thread
 /// has it. Compiled for the level's vector unit, which `store` must inline into.
 pub trait Epilogue: Sync {
+    /// Whether a row takes the vector unit so long that it is better stored while the matrix unit works.
+    const BETWEEN_STEPS: bool = false;
+
     /// Stores a row of a block.
     fn store(&self, part: Row<'_>);
 }
@@ -184,7 +187,7 @@ impl<E: Epilogue> Product<'_, E> {
         let together = if self.a.is_transposed() { TOGETHER } else { 1 };
         let groups = all.columns.len().div_ceil(per_group).max(1);
         for columns in shares_of(&all.columns, groups) {
-            let kept = if chunks.len() == 1 { 1 } else { all.rows.len() };
+            let kept = if chunks.len() == 1 { 2 } else { all.rows.len() };
             let room = scratch.take(columns.len() * widest, together * widest, kept * columns.len());
             for (i, chunk) in chunks.iter().enumerate() {
                 let lines = panel_lines(chunk.len());

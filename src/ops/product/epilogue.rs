@@ -235,6 +235,8 @@ pub struct Swiglu<'a> {
 }
 
 impl Epilogue for Swiglu<'_> {
+    const BETWEEN_STEPS: bool = true;
+
     #[inline(always)]
     fn store(&self, part: Row<'_>) {
         let (row, [first, second]) = (part.row, part.firsts);
@@ -265,6 +267,8 @@ pub struct SwigluGradient<'a> {
 }
 
 impl Epilogue for SwigluGradient<'_> {
+    const BETWEEN_STEPS: bool = true;
+
     #[inline(always)]
     fn store(&self, part: Row<'_>) {
         let (row, f) = (part.row, self.act.stride);
