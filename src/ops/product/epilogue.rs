@@ -6,6 +6,7 @@ use crate::ops::attention::Heads;
 use crate::ops::math::sigmoid;
 use crate::ops::rope::Table;
 use crate::ops::tile::HALF;
+use bytemuck::Pod;
 use half::bf16;
 use std::marker::PhantomData;
 
@@ -70,6 +71,34 @@ impl<'a, T> Output<'a, T> {
         } else {
             to.copy_from_slice(&lanes[..width]);
         }
+    }
+}
+
+impl<T: Pod> Output<'_, T> {
+    /// As [`Output::put`], past the caches: what is not read soon need not be brought into them first, nor take their room.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn stream(&self, row: usize, column: usize, width: usize, lanes: Lanes<T>) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+            // SAFETY: as the caller promises.
+            let to: *mut __m128i = unsafe { self.row(row, column, width) }.as_mut_ptr().cast();
+            let from: *const __m128i = lanes.as_ptr().cast();
+            if width == HALF && to.is_aligned() {
+                for i in 0..size_of::<Lanes<T>>() / size_of::<__m128i>() {
+                    // SAFETY: one of the lanes' parts of 16 bytes.
+                    let part = unsafe { _mm_loadu_si128(from.wrapping_add(i)) };
+                    // SAFETY: the same part of `width` elements that lie on a multiple of 16 bytes and are the caller's.
+                    unsafe { _mm_stream_si128(to.wrapping_add(i), part) };
+                }
+                return;
+            }
+        }
+        // SAFETY: as the caller promises.
+        unsafe { self.put(row, column, width, lanes) };
     }
 }
 
@@ -159,9 +188,12 @@ impl Epilogue for Sum<'_> {
             if self.add {
                 // SAFETY: every element of the result is handed over once.
                 sums = add(unsafe { self.out.get(part.row, first, width) }, sums);
+                // SAFETY: as above.
+                unsafe { self.out.put(part.row, first, width, sums) };
+            } else {
+                // SAFETY: as above.
+                unsafe { self.out.stream(part.row, first, width, sums) };
             }
-            // SAFETY: as above.
-            unsafe { self.out.put(part.row, first, width, sums) };
         }
     }
 }
