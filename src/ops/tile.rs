@@ -89,12 +89,18 @@ impl Unit {
     #[inline]
     pub fn multiply(&self, a: &[Line], b: &[Line], c: &mut Block, add: bool) {
         assert!(a.len() == b.len() && a.len().is_multiple_of(SIDE), "panels of {} and {}", a.len(), b.len());
-        let mut sums = Block::ZERO;
-        self.begin(add.then_some(&*c), &mut sums);
+        if self.level == Level::Amx {
+            amx::begin(add.then_some(&*c));
+            for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+                amx::step(a, b);
+            }
+            return amx::end(c);
+        }
+        let mut sums = if add { *c } else { Block::ZERO };
         for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
             self.step(a, b, &mut sums);
         }
-        self.end(&sums, c);
+        *c = sums;
     }
 
     /// The three parts of [`Unit::multiply`], for callers with something to do between the steps. First: the sums begin as
