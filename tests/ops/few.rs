@@ -7,7 +7,7 @@ use smolten::dtype::Element;
 use smolten::ops::attention::Heads;
 use smolten::ops::linear::few::MOST_ROWS;
 use smolten::ops::linear::{Rotation, forward, forward_f32, forward_residual, forward_rope, forward_swiglu};
-use smolten::ops::matmul::round;
+use smolten::ops::convert::round;
 use smolten::ops::rope::{self, Turn};
 use smolten::ops::swiglu;
 use smolten::ops::tile::Level;

@@ -5,7 +5,7 @@
 
 use crate::dtype::Element;
 use crate::ops::math::{dot, simd};
-use crate::ops::matmul::widen;
+use crate::ops::convert::widen;
 use crate::ops::product::{Epilogue, Pairing, Row};
 use crate::ops::tile::{HALF, SIDE};
 use rayon::prelude::*;

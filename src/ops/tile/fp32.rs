@@ -1,0 +1,69 @@
+//! fp32 on AVX-512. Of plain loops over as many sums the compiler makes scattered stores.
+
+use super::{Block, Line};
+
+/// `c += a·b`, see [`super::Packed::multiply`].
+#[inline]
+pub fn multiply(a: &[Line], b: &[Line], c: &mut Block) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `Unit` is made for available levels only.
+    unsafe {
+        registers::multiply(a, b, c);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (a, b, c);
+        unreachable!("a level that is not available");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod registers {
+    use super::{Block, Line};
+    use crate::ops::tile::{HALF, SIDE};
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f")]
+    pub fn multiply(a: &[Line], b: &[Line], c: &mut Block) {
+        // The sums of 11 rows take 22 of the 32 registers.
+        rows::<0, 11>(a, b, c);
+        rows::<11, 11>(a, b, c);
+        rows::<22, 10>(a, b, c);
+    }
+
+    /// Rows `FIRST..FIRST + ROWS` of the block, whose sums stay in registers over all steps.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn rows<const FIRST: usize, const ROWS: usize>(a: &[Line], b: &[Line], c: &mut Block) {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        for r in 0..ROWS {
+            for (half, sum) in c.0[FIRST + r].chunks_exact(HALF).zip(&mut sums[r]) {
+                // SAFETY: a half holds 16 values.
+                *sum = unsafe { _mm512_loadu_ps(half.as_ptr()) };
+            }
+        }
+        for (a, b) in a.as_chunks::<SIDE>().0.iter().zip(b.as_chunks::<SIDE>().0) {
+            for p in 0..HALF {
+                let (left, right) = (singles(&b[p]), singles(&b[HALF + p]));
+                for r in 0..ROWS {
+                    let a = _mm512_set1_ps(f32::from_bits(a[FIRST + r].lanes()[p]));
+                    sums[r][0] = _mm512_fmadd_ps(a, left, sums[r][0]);
+                    sums[r][1] = _mm512_fmadd_ps(a, right, sums[r][1]);
+                }
+            }
+        }
+        for r in 0..ROWS {
+            for (half, sum) in c.0[FIRST + r].chunks_exact_mut(HALF).zip(&sums[r]) {
+                // SAFETY: a half holds 16 values.
+                unsafe { _mm512_storeu_ps(half.as_mut_ptr(), *sum) };
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn singles(line: &Line) -> __m512 {
+        // SAFETY: a line holds 64 bytes, aligned to as many.
+        unsafe { _mm512_load_ps((&raw const *line).cast()) }
+    }
+}
