@@ -34,15 +34,20 @@ mod registers {
     /// Rows `FIRST..FIRST + ROWS` of the block, whose sums stay in registers over all steps.
     #[inline]
     #[target_feature(enable = "avx512f")]
+    #[allow(clippy::needless_range_loop, reason = "adapters of iterators were seen not to inline here")]
     fn rows<const FIRST: usize, const ROWS: usize>(a: &[Line], b: &[Line], c: &mut Block) {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         for r in 0..ROWS {
-            for (half, sum) in c.0[FIRST + r].chunks_exact(HALF).zip(&mut sums[r]) {
-                // SAFETY: a half holds 16 values.
-                *sum = unsafe { _mm512_loadu_ps(half.as_ptr()) };
-            }
+            let row = c.0[FIRST + r].as_ptr();
+            // SAFETY: the first 16 of 32 values.
+            sums[r][0] = unsafe { _mm512_loadu_ps(row) };
+            // SAFETY: the others.
+            sums[r][1] = unsafe { _mm512_loadu_ps(row.wrapping_add(HALF)) };
         }
-        for (a, b) in a.as_chunks::<SIDE>().0.iter().zip(b.as_chunks::<SIDE>().0) {
+        let (a, b) = (a.as_chunks::<SIDE>().0, b.as_chunks::<SIDE>().0);
+        let mut step = 0;
+        while step < a.len().min(b.len()) {
+            let (a, b) = (&a[step], &b[step]);
             for p in 0..HALF {
                 let (left, right) = (singles(&b[p]), singles(&b[HALF + p]));
                 for r in 0..ROWS {
@@ -51,12 +56,14 @@ mod registers {
                     sums[r][1] = _mm512_fmadd_ps(a, right, sums[r][1]);
                 }
             }
+            step += 1;
         }
         for r in 0..ROWS {
-            for (half, sum) in c.0[FIRST + r].chunks_exact_mut(HALF).zip(&sums[r]) {
-                // SAFETY: a half holds 16 values.
-                unsafe { _mm512_storeu_ps(half.as_mut_ptr(), *sum) };
-            }
+            let row = c.0[FIRST + r].as_mut_ptr();
+            // SAFETY: the first 16 of 32 values.
+            unsafe { _mm512_storeu_ps(row, sums[r][0]) };
+            // SAFETY: the others.
+            unsafe { _mm512_storeu_ps(row.wrapping_add(HALF), sums[r][1]) };
         }
     }
 
