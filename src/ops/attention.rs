@@ -12,8 +12,8 @@ pub mod tiled;
 
 pub use cached::cached;
 
-use super::math::{exp, max, rounded, simd, sum};
 use super::convert::{rounding, widen};
+use super::math::{exp, max, rounded, simd, sum};
 use super::product::{Output, Pairing, Sum, Threads, product};
 use super::rope::{self, Table, Turn};
 use super::tile::{Level, Matrix};

@@ -67,12 +67,13 @@ pub struct Row<'a> {
     pub sums: [&'a [f32; HALF]; 2],
 }
 
-/// Steps of k that a rows panel has in L1 at a time: 36 KiB. Half as many where the columns come through L1 as well.
+/// Steps of k that a rows panel has in L1 at a time: 36 KiB.
 const MOST_STEPS: usize = 18;
 
-/// Inner dimension that is packed at a time: 1536 of bf16, 1024 of fp32.
+/// Inner dimension that is packed at a time: 1536 of bf16, 640 of fp32. With less of it more columns fit in L2 for each
+/// rows panel that is packed, and sums are kept from one part to the next.
 const fn most_k<T: Packed>() -> usize {
-    if T::DEPTH == SIDE { 1536 } else { 1024 }
+    if T::DEPTH == SIDE { 1536 } else { 640 }
 }
 
 /// Lines of packed columns that a thread has at a time, for a bit more than half of 2 MiB of L2: 640 columns of 1024.

@@ -207,7 +207,7 @@ mod tests {
         (0..n).map(|i| bf16::from_f32(((i * 31 + i / 7 + seed * 17) % 13) as f32 - 6.0)).collect()
     }
 
-    fn at(m: Matrix<'_>, data: &[bf16], stride: usize, i: usize, j: usize) -> f32 {
+    fn at<T: Packed>(m: Matrix<'_, T>, data: &[T], stride: usize, i: usize, j: usize) -> f32 {
         let [rows, cols] = m.shape();
         if i >= rows || j >= cols {
             return 0.0;

@@ -113,9 +113,8 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         pending: &mut Pending<'_>,
     ) {
         let lines = rows.len();
-        let most_steps = if sweep.unit.tiles().is_some() { MOST_STEPS } else { MOST_STEPS / 2 };
         let share = SIDE.div_ceil((lines / SIDE).max(1));
-        for (q, piece) in chunks(lines / SIDE, most_steps).into_iter().enumerate() {
+        for (q, piece) in chunks(lines / SIDE, MOST_STEPS).into_iter().enumerate() {
             let a = &rows[piece.start * SIDE..piece.end * SIDE];
             for (p, sums) in sums.iter_mut().enumerate() {
                 let b = &columns[p * lines + piece.start * SIDE..][..a.len()];

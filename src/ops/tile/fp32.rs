@@ -48,14 +48,18 @@ mod registers {
         let mut step = 0;
         while step < a.len().min(b.len()) {
             let (a, b) = (&a[step], &b[step]);
-            for p in 0..HALF {
-                let (left, right) = (singles(&b[p]), singles(&b[HALF + p]));
-                for r in 0..ROWS {
-                    let a = _mm512_set1_ps(f32::from_bits(a[FIRST + r].lanes()[p]));
-                    sums[r][0] = _mm512_fmadd_ps(a, left, sums[r][0]);
-                    sums[r][1] = _mm512_fmadd_ps(a, right, sums[r][1]);
-                }
+            // By hand: a loop of 16 ends in a branch that is guessed wrong too often.
+            macro_rules! lanes {
+                ($($p:literal)*) => { $(
+                    let (left, right) = (singles(&b[$p]), singles(&b[HALF + $p]));
+                    for r in 0..ROWS {
+                        let a = _mm512_set1_ps(f32::from_bits(a[FIRST + r].lanes()[$p]));
+                        sums[r][0] = _mm512_fmadd_ps(a, left, sums[r][0]);
+                        sums[r][1] = _mm512_fmadd_ps(a, right, sums[r][1]);
+                    }
+                )* };
             }
+            lanes!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
             step += 1;
         }
         for r in 0..ROWS {

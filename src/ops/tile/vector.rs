@@ -61,12 +61,22 @@ fn plain<T: Lanes, const FUSED: bool>(a: &[Line], b: &[Line], c: &mut Block) {
 /// What the four bytes of a lane are.
 pub trait Lanes {
     /// Adds the products of four rows' lane `p` and a line of 16 columns.
-    fn add_products<const FUSED: bool>(a: &[Line; ROWS], p: usize, line: &Line, sums: &mut [[f32; HALF]; ROWS]);
+    fn add_products<const FUSED: bool>(
+        a: &[Line; ROWS],
+        p: usize,
+        line: &Line,
+        sums: &mut [[f32; HALF]; ROWS],
+    );
 }
 
 impl Lanes for bf16 {
     #[inline(always)]
-    fn add_products<const FUSED: bool>(a: &[Line; ROWS], p: usize, line: &Line, sums: &mut [[f32; HALF]; ROWS]) {
+    fn add_products<const FUSED: bool>(
+        a: &[Line; ROWS],
+        p: usize,
+        line: &Line,
+        sums: &mut [[f32; HALF]; ROWS],
+    ) {
         let line = line.lanes();
         let (mut even, mut odd) = ([0.0f32; HALF], [0.0f32; HALF]);
         for i in 0..HALF {
@@ -88,7 +98,12 @@ impl Lanes for bf16 {
 
 impl Lanes for f32 {
     #[inline(always)]
-    fn add_products<const FUSED: bool>(a: &[Line; ROWS], p: usize, line: &Line, sums: &mut [[f32; HALF]; ROWS]) {
+    fn add_products<const FUSED: bool>(
+        a: &[Line; ROWS],
+        p: usize,
+        line: &Line,
+        sums: &mut [[f32; HALF]; ROWS],
+    ) {
         let line = line.lanes();
         for (r, sums) in sums.iter_mut().enumerate() {
             let x = f32::from_bits(a[r].lanes()[p]);
