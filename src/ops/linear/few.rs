@@ -4,8 +4,8 @@
 //! rows, and the thread that has it.
 
 use crate::dtype::Element;
+use crate::ops::convert::widen;
 use crate::ops::math::{dot, simd};
-use crate::ops::matmul::widen;
 use crate::ops::product::{Epilogue, Pairing, Row};
 use crate::ops::tile::{HALF, SIDE};
 use rayon::prelude::*;

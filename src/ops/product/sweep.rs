@@ -4,17 +4,19 @@
 //! likes to be written.
 
 use super::{Epilogue, MOST_STEPS, Product, Row, chunks};
-use crate::ops::tile::{Block, HALF, Level, Line, Matrix, SIDE, Unit, pack_all_columns, pack_all_rows};
+use crate::ops::tile::{
+    Block, HALF, Level, Line, Matrix, Packed, SIDE, Unit, pack_all_columns, pack_all_rows,
+};
 use std::ops::Range;
 
 /// What is multiplied.
-pub(super) struct Sweep<'a> {
-    pub(super) unit: &'a Unit,
+pub(super) struct Sweep<'a, T> {
+    pub(super) unit: &'a Unit<T>,
     /// The left operand, of the columns of this chunk, and which panels of it.
-    pub(super) a: Matrix<'a>,
+    pub(super) a: Matrix<'a, T>,
     pub(super) rows: Range<usize>,
     /// The right operand, of the rows of this chunk, and which panels of it.
-    pub(super) b: Matrix<'a>,
+    pub(super) b: Matrix<'a, T>,
     pub(super) columns: Range<usize>,
     /// Sums hold those of an earlier chunk.
     pub(super) add: bool,
@@ -34,9 +36,9 @@ pub(super) struct Room<'a> {
     pub(super) sums: &'a mut [Block],
 }
 
-impl<E: Epilogue> Product<'_, E> {
+impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     /// Packs the columns and multiplies.
-    pub(super) fn sweep(&self, sweep: &Sweep<'_>, room: Room<'_>) {
+    pub(super) fn sweep(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
         #[cfg(target_arch = "x86_64")]
         match self.level {
             // SAFETY: levels are made available ones only, and these have AVX-512.
@@ -52,18 +54,18 @@ impl<E: Epilogue> Product<'_, E> {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    fn sweep_avx512(&self, sweep: &Sweep<'_>, room: Room<'_>) {
+    fn sweep_avx512(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
         self.sweep_plain(sweep, room);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn sweep_avx2(&self, sweep: &Sweep<'_>, room: Room<'_>) {
+    fn sweep_avx2(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
         self.sweep_plain(sweep, room);
     }
 
     #[inline(always)]
-    fn sweep_plain(&self, sweep: &Sweep<'_>, room: Room<'_>) {
+    fn sweep_plain(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
         let count = sweep.columns.len();
         let lines = room.columns.len() / count.max(1);
         let firsts: Vec<_> = sweep.columns.clone().map(|p| self.pairing.firsts(p)).collect();
@@ -99,12 +101,12 @@ impl<E: Epilogue> Product<'_, E> {
         panel * SIDE..self.a.shape()[0].min((panel + 1) * SIDE)
     }
 
-    /// A panel of rows with all panels of columns. Between the steps of the matrix unit the rest of the core has time for
-    /// what is pending.
+    /// A panel of rows with all panels of columns. Between the steps of tiles the rest of the core has time for what is
+    /// pending.
     #[inline(always)]
     fn multiply(
         &self,
-        sweep: &Sweep<'_>,
+        sweep: &Sweep<'_, T>,
         rows: &[Line],
         columns: &[Line],
         sums: &mut [Block],
@@ -112,22 +114,25 @@ impl<E: Epilogue> Product<'_, E> {
     ) {
         let lines = rows.len();
         let share = SIDE.div_ceil((lines / SIDE).max(1));
-        let mut unfinished = Block::ZERO;
         for (q, piece) in chunks(lines / SIDE, MOST_STEPS).into_iter().enumerate() {
             let a = &rows[piece.start * SIDE..piece.end * SIDE];
             for (p, sums) in sums.iter_mut().enumerate() {
                 let b = &columns[p * lines + piece.start * SIDE..][..a.len()];
-                let from = if sweep.add || q > 0 { Some(&*sums) } else { None };
-                sweep.unit.begin(from, &mut unfinished);
+                let add = sweep.add || q > 0;
+                let Some(tiles) = sweep.unit.tiles() else {
+                    sweep.unit.multiply(a, b, sums, add);
+                    continue;
+                };
+                tiles.begin(if add { Some(&*sums) } else { None });
                 for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-                    sweep.unit.step(a, b, &mut unfinished);
+                    tiles.step(a, b);
                     if E::BETWEEN_STEPS {
                         for _ in 0..share {
                             self.store_next(pending);
                         }
                     }
                 }
-                sweep.unit.end(&unfinished, sums);
+                tiles.end(sums);
             }
         }
     }
