@@ -9,9 +9,11 @@
 //! the rectangle an element lies in changes a bit.
 
 mod epilogue;
+mod output;
 mod sweep;
 
-pub use epilogue::{Output, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
+pub use epilogue::{Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
+pub use output::Output;
 
 use super::tile::{Block, HALF, Level, Line, Matrix, Packed, SIDE, Unit};
 use memmap2::{Advice, MmapMut};
@@ -44,27 +46,36 @@ impl Pairing {
     }
 }
 
-/// What is done with a finished block, row by row. Every element of the result is handed over once, by whichever thread
+/// What is done with finished blocks, row by row. Every element of the result is handed over once, by whichever thread
 /// has it. Compiled for the level's vector unit, which `store` must inline into.
 pub trait Epilogue: Sync {
     /// Whether a row takes the vector unit so long that it is better stored while the matrix unit works.
     const BETWEEN_STEPS: bool = false;
 
-    /// Stores a row of a block.
-    fn store(&self, part: Row<'_>);
+    /// Stores a row of some blocks, what of them lies within the result. `NATIVE`: with the processor's own instruction to
+    /// round to bf16.
+    fn store<const NATIVE: bool>(&self, strip: Strip<'_>);
 }
 
-/// A row of a block: two halves of 16 sums.
+/// A row of adjoining panels of columns.
 #[derive(Clone, Copy)]
-pub struct Row<'a> {
+pub struct Strip<'a> {
     /// Row of the result.
     pub row: usize,
-    /// Column of the result where each half begins.
-    pub firsts: [usize; 2],
-    /// Columns of each half that the result has.
-    pub widths: [usize; 2],
-    /// The sums.
-    pub sums: [&'a [f32; HALF]; 2],
+    /// Columns of the result where the halves of each block begin.
+    pub firsts: &'a [[usize; 2]],
+    /// The sums: of each block,
+    pub blocks: &'a [Block],
+    /// this row.
+    pub line: usize,
+}
+
+impl Strip<'_> {
+    /// Block `i`: where its halves begin, and their sums.
+    #[inline(always)]
+    fn block(&self, i: usize) -> ([usize; 2], [&[f32; HALF]; 2]) {
+        (self.firsts[i], self.blocks[i].halves(self.line))
+    }
 }
 
 /// Steps of k that a rows panel has in L1 at a time: 36 KiB.

@@ -55,6 +55,13 @@ pub struct Block(pub [[f32; SIDE]; SIDE]);
 impl Block {
     /// Nothing but zeros.
     pub const ZERO: Self = Self([[0.0; SIDE]; SIDE]);
+
+    /// The two halves of a row.
+    #[inline(always)]
+    pub fn halves(&self, row: usize) -> [&[f32; HALF]; 2] {
+        let ([one, two], []) = self.0[row].as_chunks() else { unreachable!("two halves") };
+        [one, two]
+    }
 }
 
 /// A type that panels hold.

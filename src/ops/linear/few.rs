@@ -6,8 +6,8 @@
 use crate::dtype::Element;
 use crate::ops::convert::widen;
 use crate::ops::math::{dot, simd};
-use crate::ops::product::{Epilogue, Pairing, Row};
-use crate::ops::tile::{HALF, SIDE};
+use crate::ops::product::{Epilogue, Pairing, Strip};
+use crate::ops::tile::{Block, HALF, SIDE};
 use rayon::prelude::*;
 
 /// Rows up to which the weight is not packed for the matrix unit.
@@ -82,17 +82,16 @@ impl<E: Element> Operands<'_, E> {
     )]
     fn panel(&self, pairing: Pairing, p: usize, epilogue: &impl Epilogue) {
         let outputs = self.w.len() / self.inputs;
-        let [first, second] = pairing.firsts(p);
-        let widths = [HALF.min(outputs - first), HALF.min(outputs.saturating_sub(second))];
-        let firsts = [first, if widths[1] == 0 { 0 } else { second }];
+        let firsts = pairing.firsts(p);
+        let widths = [HALF.min(outputs - firsts[0]), HALF.min(outputs.saturating_sub(firsts[1]))];
         let rows = self.x.len() / self.inputs;
-        let mut sums = [[[0.0f32; HALF]; 2]; MOST_ROWS];
+        let mut sums = Block::ZERO;
         for half in 0..2 {
             for i in 0..widths[half] {
                 let w = &self.w[(firsts[half] + i) * self.inputs..][..self.inputs];
                 for t in 0..rows {
                     let x = &self.x[t * self.inputs..][..self.inputs];
-                    sums[t][half][i] = dot(
+                    sums.0[t][half * HALF + i] = dot(
                         w,
                         x,
                         #[inline(always)]
@@ -102,7 +101,8 @@ impl<E: Element> Operands<'_, E> {
             }
         }
         for row in 0..rows {
-            epilogue.store(Row { row, firsts, widths, sums: [&sums[row][0], &sums[row][1]] });
+            let strip = Strip { row, firsts: &[firsts], blocks: std::slice::from_ref(&sums), line: row };
+            epilogue.store::<false>(strip);
         }
     }
 }

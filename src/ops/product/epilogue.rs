@@ -1,128 +1,40 @@
-//! What is done with a row of a block while it is in cache: rounding, and the operations that saves a pass.
+//! What is done with the rows of blocks while they are in cache: rounding, and the operations that saves a pass.
 
-use super::{Epilogue, Row};
-use crate::dtype::Element;
+use super::output::{Lanes, Output, load};
+use super::{Epilogue, Strip};
+use crate::dtype::{DType, Element};
 use crate::ops::attention::Heads;
 use crate::ops::math::sigmoid;
 use crate::ops::rope::Table;
 use crate::ops::tile::HALF;
-use bytemuck::Pod;
-use std::marker::PhantomData;
+use half::bf16;
 
-/// Rows of a result that threads write in blocks.
-pub struct Output<'a, T> {
-    data: *mut T,
-    len: usize,
-    stride: usize,
-    lent: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: written through only by `row`, whose callers give each thread elements that no other thread has.
-unsafe impl<T: Send> Sync for Output<'_, T> {}
-
-impl<'a, T> Output<'a, T> {
-    /// Rows of `stride` elements.
-    pub fn new(data: &'a mut [T], stride: usize) -> Self {
-        Self { data: data.as_mut_ptr(), len: data.len(), stride, lent: PhantomData }
-    }
-
-    /// What [`Output::put`] stored, and zeros.
-    ///
-    /// # Safety
-    /// As there.
-    #[inline(always)]
-    unsafe fn get(&self, row: usize, column: usize, width: usize) -> Lanes<T>
-    where
-        T: Pod,
-    {
-        let at = row * self.stride + column;
-        assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
-        // SAFETY: inside the slice that `new` borrowed for the life of self (asserted), and not written (the caller).
-        load(unsafe { std::slice::from_raw_parts(self.data.wrapping_add(at), width) }, 0, width)
-    }
-
-    /// `width` elements of a row, to be written.
-    ///
-    /// # Safety
-    /// No reference to these elements exists while the result does, and no other thread uses them.
-    #[inline(always)]
-    #[allow(clippy::mut_from_ref, reason = "what the caller promises")]
-    pub unsafe fn row(&self, row: usize, column: usize, width: usize) -> &mut [T] {
-        let at = row * self.stride + column;
-        assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
-        // SAFETY: inside the slice that `new` borrowed for the life of self (asserted), and not aliased (the caller).
-        unsafe { std::slice::from_raw_parts_mut(self.data.wrapping_add(at), width) }
-    }
-
-    /// Stores the first `width` of the lanes in a row.
-    ///
-    /// # Safety
-    /// No reference to these elements exists, and no other thread uses them.
-    #[inline(always)]
-    pub unsafe fn put(&self, row: usize, column: usize, width: usize, lanes: Lanes<T>)
-    where
-        T: Copy,
-    {
-        // SAFETY: as the caller promises.
-        let to = unsafe { self.row(row, column, width) };
-        if let Some(to) = to.first_chunk_mut() {
-            *to = lanes;
-        } else {
-            to.copy_from_slice(&lanes[..width]);
-        }
-    }
-}
-
-impl<T: Pod> Output<'_, T> {
-    /// As [`Output::put`], past the caches: what is not read soon need not be brought into them first, nor take their room.
-    ///
-    /// # Safety
-    /// As there.
-    #[inline(always)]
-    unsafe fn stream(&self, row: usize, column: usize, width: usize, lanes: Lanes<T>) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
-            // SAFETY: as the caller promises.
-            let to: *mut __m128i = unsafe { self.row(row, column, width) }.as_mut_ptr().cast();
-            let from: *const __m128i = lanes.as_ptr().cast();
-            if width == HALF && to.is_aligned() {
-                for i in 0..size_of::<Lanes<T>>() / size_of::<__m128i>() {
-                    // SAFETY: one of the lanes' parts of 16 bytes.
-                    let part = unsafe { _mm_loadu_si128(from.wrapping_add(i)) };
-                    // SAFETY: the same part of `width` elements that lie on a multiple of 16 bytes and are the caller's.
-                    unsafe { _mm_stream_si128(to.wrapping_add(i), part) };
-                }
-                return;
-            }
-        }
-        // SAFETY: as the caller promises.
-        unsafe { self.put(row, column, width, lanes) };
-    }
-}
-
-/// What half of a block has of a row. A fixed length, for which loops become single instructions.
-pub type Lanes<T> = [T; HALF];
-
-/// `width` elements from `at` on, and zeros.
+/// Rounds each. `NATIVE`: to bf16 by the instruction for it, which makes zeros of bf16's denormal numbers, as which the
+/// matrix units that come with it read them anyway.
 #[inline(always)]
-fn load<T: Pod>(from: &[T], at: usize, width: usize) -> Lanes<T> {
-    let from = &from[at..][..width];
-    if let Some(lanes) = from.first_chunk() {
-        return *lanes;
+fn round<const NATIVE: bool, T: Element>(x: Lanes<f32>) -> Lanes<T> {
+    #[cfg(target_arch = "x86_64")]
+    if NATIVE && T::DTYPE == DType::BF16 {
+        // SAFETY: asked for by code that is compiled for processors with it.
+        return bytemuck::cast(unsafe { native(x) });
     }
-    let mut lanes = [bytemuck::Zeroable::zeroed(); HALF];
-    lanes[..width].copy_from_slice(from);
-    lanes
-}
-
-#[inline(always)]
-fn round<T: Element>(x: Lanes<f32>) -> Lanes<T> {
     let mut y = [bytemuck::Zeroable::zeroed(); HALF];
     for i in 0..HALF {
         y[i] = T::from_f32(x[i]);
     }
     y
+}
+
+/// See [`round`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16,avx512vl")]
+fn native(x: Lanes<f32>) -> Lanes<bf16> {
+    use std::arch::x86_64::{_mm512_cvtneps_pbh, _mm512_loadu_ps};
+    // SAFETY: 16 floats.
+    let wide = unsafe { _mm512_loadu_ps(x.as_ptr()) };
+    // SAFETY: both are 32 bytes without padding, and every bit pattern is a value.
+    unsafe { std::mem::transmute(_mm512_cvtneps_pbh(wide)) }
 }
 
 #[inline(always)]
@@ -144,9 +56,9 @@ fn add(mut x: Lanes<f32>, y: Lanes<f32>) -> Lanes<f32> {
 
 /// `sums[i] + bias[first + i]`.
 #[inline(always)]
-fn biased(bias: Option<&[f32]>, first: usize, width: usize, sums: &Lanes<f32>) -> Lanes<f32> {
+fn biased(bias: Option<&[f32]>, first: usize, sums: &Lanes<f32>) -> Lanes<f32> {
     match bias {
-        Some(bias) => add(*sums, load(bias, first, width)),
+        Some(bias) => add(*sums, load(bias, first)),
         None => *sums,
     }
 }
@@ -161,12 +73,15 @@ pub struct Rounded<'a, T> {
 
 impl<T: Element> Epilogue for Rounded<'_, T> {
     #[inline(always)]
-    fn store(&self, part: Row<'_>) {
-        for half in 0..2 {
-            let (first, width) = (part.firsts[half], part.widths[half]);
-            let y = round(biased(self.bias, first, width, part.sums[half]));
-            // SAFETY: every element of the result is handed over once.
-            unsafe { self.out.put(part.row, first, width, y) };
+    fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
+        let out = self.out.whole(strip.row);
+        for i in 0..strip.firsts.len() {
+            let (firsts, halves) = strip.block(i);
+            for half in 0..2 {
+                let (first, sums) = (firsts[half], halves[half]);
+                // SAFETY: every element of the result is handed over once.
+                unsafe { out.put(first, round::<NATIVE, T>(biased(self.bias, first, sums))) };
+            }
         }
     }
 }
@@ -181,17 +96,21 @@ pub struct Sum<'a> {
 
 impl Epilogue for Sum<'_> {
     #[inline(always)]
-    fn store(&self, part: Row<'_>) {
-        for half in 0..2 {
-            let (first, width, mut sums) = (part.firsts[half], part.widths[half], *part.sums[half]);
-            if self.add {
-                // SAFETY: every element of the result is handed over once.
-                sums = add(unsafe { self.out.get(part.row, first, width) }, sums);
-                // SAFETY: as above.
-                unsafe { self.out.put(part.row, first, width, sums) };
-            } else {
-                // SAFETY: as above.
-                unsafe { self.out.stream(part.row, first, width, sums) };
+    fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
+        let out = self.out.whole(strip.row);
+        for i in 0..strip.firsts.len() {
+            let (firsts, halves) = strip.block(i);
+            for half in 0..2 {
+                let (first, sums) = (firsts[half], halves[half]);
+                if self.add {
+                    // SAFETY: every element of the result is handed over once.
+                    let sums = add(unsafe { out.get(first) }, *sums);
+                    // SAFETY: as above.
+                    unsafe { out.put(first, sums) };
+                } else {
+                    // SAFETY: as above.
+                    unsafe { out.stream(first, *sums) };
+                }
             }
         }
     }
@@ -209,13 +128,17 @@ pub struct Residual<'a> {
 
 impl Epilogue for Residual<'_> {
     #[inline(always)]
-    fn store(&self, part: Row<'_>) {
-        for half in 0..2 {
-            let (first, width) = (part.firsts[half], part.widths[half]);
-            let residual = load(self.residual, part.row * self.out.stride + first, width);
-            let y = biased(self.bias, first, width, &add(residual, *part.sums[half]));
-            // SAFETY: every element of the result is handed over once.
-            unsafe { self.out.put(part.row, first, width, y) };
+    fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
+        let out = self.out.whole(strip.row);
+        let residual = &self.residual[strip.row * out.len()..][..out.len()];
+        for i in 0..strip.firsts.len() {
+            let (firsts, halves) = strip.block(i);
+            for half in 0..2 {
+                let (first, sums) = (firsts[half], halves[half]);
+                let y = biased(self.bias, first, &add(load(residual, first), *sums));
+                // SAFETY: every element of the result is handed over once.
+                unsafe { out.put(first, y) };
+            }
         }
     }
 }
@@ -237,21 +160,26 @@ pub struct Rope<'a, T> {
 
 impl<T: Element> Epilogue for Rope<'_, T> {
     #[inline(always)]
-    fn store(&self, part: Row<'_>) {
-        let (d, [first, second]) = (self.heads.head_dim, part.firsts);
-        let mut a = biased(self.bias, first, HALF, part.sums[0]);
-        let mut b = biased(self.bias, second, HALF, part.sums[1]);
-        if first < (self.heads.heads + self.heads.kv_heads) * d {
-            let angle = self.positions[part.row] as usize * (d / 2) + first % d;
-            let (cos, sin) = (load(self.table.cos, angle, HALF), load(self.table.sin, angle, HALF));
-            for i in 0..HALF {
-                (a[i], b[i]) = (a[i] * cos[i] - b[i] * sin[i], b[i] * cos[i] + a[i] * sin[i]);
+    fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
+        let (out, d) = (self.out.whole(strip.row), self.heads.head_dim);
+        let rotated = (self.heads.heads + self.heads.kv_heads) * d;
+        let angles = self.positions[strip.row] as usize * (d / 2);
+        let (cosines, sines) = (&self.table.cos[angles..][..d / 2], &self.table.sin[angles..][..d / 2]);
+        for i in 0..strip.firsts.len() {
+            let ([first, second], [a, b]) = strip.block(i);
+            let mut a = biased(self.bias, first, a);
+            let mut b = biased(self.bias, second, b);
+            if first < rotated {
+                let (cos, sin) = (load(cosines, first % d), load(sines, first % d));
+                for i in 0..HALF {
+                    (a[i], b[i]) = (a[i] * cos[i] - b[i] * sin[i], b[i] * cos[i] + a[i] * sin[i]);
+                }
             }
+            // SAFETY: every element of the result is handed over once.
+            unsafe { out.put(first, round::<NATIVE, T>(a)) };
+            // SAFETY: as above.
+            unsafe { out.put(second, round::<NATIVE, T>(b)) };
         }
-        // SAFETY: every element of the result is handed over once.
-        unsafe { self.out.put(part.row, first, HALF, round(a)) };
-        // SAFETY: as above.
-        unsafe { self.out.put(part.row, second, HALF, round(b)) };
     }
 }
 
@@ -269,21 +197,24 @@ impl<T: Element> Epilogue for Swiglu<'_, T> {
     const BETWEEN_STEPS: bool = true;
 
     #[inline(always)]
-    fn store(&self, part: Row<'_>) {
-        let (row, [first, second]) = (part.row, part.firsts);
-        let gate = round::<T>(biased(self.bias, first, HALF, part.sums[0]));
-        let up = round::<T>(biased(self.bias, second, HALF, part.sums[1]));
-        let (g, u) = (widen(gate), widen(up));
-        let mut act = [0.0; HALF];
-        for i in 0..HALF {
-            act[i] = g[i] * sigmoid(g[i]) * u[i];
+    fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
+        let (gate_up, out) = (self.gate_up.whole(strip.row), self.act.whole(strip.row));
+        for i in 0..strip.firsts.len() {
+            let ([first, second], [gate, up]) = strip.block(i);
+            let gate = round::<NATIVE, T>(biased(self.bias, first, gate));
+            let up = round::<NATIVE, T>(biased(self.bias, second, up));
+            let (g, u) = (widen(gate), widen(up));
+            let mut act = [0.0; HALF];
+            for i in 0..HALF {
+                act[i] = g[i] * sigmoid(g[i]) * u[i];
+            }
+            // SAFETY: every element of the result is handed over once.
+            unsafe { gate_up.put(first, gate) };
+            // SAFETY: as above.
+            unsafe { gate_up.put(second, up) };
+            // SAFETY: as above; a gate's column is its product's.
+            unsafe { out.put(first, round::<NATIVE, T>(act)) };
         }
-        // SAFETY: every element of the result is handed over once.
-        unsafe { self.gate_up.put(row, first, HALF, gate) };
-        // SAFETY: as above.
-        unsafe { self.gate_up.put(row, second, HALF, up) };
-        // SAFETY: as above; a gate's column is its product's.
-        unsafe { self.act.put(row, first, HALF, round(act)) };
     }
 }
 
@@ -301,27 +232,32 @@ impl<T: Element> Epilogue for SwigluGradient<'_, T> {
     const BETWEEN_STEPS: bool = true;
 
     #[inline(always)]
-    fn store(&self, part: Row<'_>) {
-        let (row, f) = (part.row, self.act.stride);
-        for half in 0..2 {
-            let (first, width) = (part.firsts[half], part.widths[half]);
-            let g = widen(load(self.gate_up, row * 2 * f + first, width));
-            let u = widen(load(self.gate_up, row * 2 * f + f + first, width));
-            let d = widen(round::<T>(*part.sums[half]));
-            let (mut act, mut dgate, mut dup) = ([0.0; HALF], [0.0; HALF], [0.0; HALF]);
-            for i in 0..HALF {
-                let s = sigmoid(g[i]);
-                let silu = g[i] * s;
-                act[i] = silu * u[i];
-                dgate[i] = d[i] * u[i] * (s + silu * (1.0 - s));
-                dup[i] = d[i] * silu;
+    fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
+        let out = self.act.whole(strip.row);
+        let (row, f) = (strip.row, out.len());
+        let (gate, up) = self.gate_up[row * 2 * f..][..2 * f].split_at(f);
+        let [dgate_out, dup_out] = self.dgate_up.whole(row).split(f);
+        for i in 0..strip.firsts.len() {
+            let (firsts, halves) = strip.block(i);
+            for half in 0..2 {
+                let (first, sums) = (firsts[half], halves[half]);
+                let (g, u) = (widen(load(gate, first)), widen(load(up, first)));
+                let d = widen(round::<NATIVE, T>(*sums));
+                let (mut act, mut dgate, mut dup) = ([0.0; HALF], [0.0; HALF], [0.0; HALF]);
+                for i in 0..HALF {
+                    let s = sigmoid(g[i]);
+                    let silu = g[i] * s;
+                    act[i] = silu * u[i];
+                    dgate[i] = d[i] * u[i] * (s + silu * (1.0 - s));
+                    dup[i] = d[i] * silu;
+                }
+                // SAFETY: every element of the result is handed over once, and with it the two gradients.
+                unsafe { out.put(first, round::<NATIVE, T>(act)) };
+                // SAFETY: as above.
+                unsafe { dgate_out.put(first, round::<NATIVE, T>(dgate)) };
+                // SAFETY: as above.
+                unsafe { dup_out.put(first, round::<NATIVE, T>(dup)) };
             }
-            // SAFETY: every element of the result is handed over once, and with it the two gradients.
-            unsafe { self.act.put(row, first, width, round(act)) };
-            // SAFETY: as above.
-            unsafe { self.dgate_up.put(row, first, width, round(dgate)) };
-            // SAFETY: as above.
-            unsafe { self.dgate_up.put(row, f + first, width, round(dup)) };
         }
     }
 }

@@ -3,10 +3,8 @@
 //! The columns are packed and stay in L2; a panel of rows at a time is in L1. Results come out row by row, as memory
 //! likes to be written.
 
-use super::{Epilogue, MOST_STEPS, Product, Row, chunks};
-use crate::ops::tile::{
-    Block, HALF, Level, Line, Matrix, Packed, SIDE, Unit, pack_all_columns, pack_all_rows,
-};
+use super::{Epilogue, MOST_STEPS, Product, Strip, chunks};
+use crate::ops::tile::{Block, Level, Line, Matrix, Packed, SIDE, Unit, pack_all_columns, pack_all_rows};
 use std::ops::Range;
 
 /// What is multiplied.
@@ -41,31 +39,37 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     pub(super) fn sweep(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
         #[cfg(target_arch = "x86_64")]
         match self.level {
-            // SAFETY: levels are made available ones only, and these have AVX-512.
-            Level::Amx | Level::Avx512Bf16 | Level::Avx512 => unsafe {
-                return self.sweep_avx512(sweep, room);
-            },
+            // SAFETY: levels are made available ones only, and these have AVX-512 with bf16.
+            Level::Amx | Level::Avx512Bf16 => return unsafe { self.sweep_avx512_bf16(sweep, room) },
+            // SAFETY: as above, AVX-512.
+            Level::Avx512 => return unsafe { self.sweep_avx512(sweep, room) },
             // SAFETY: as above, AVX2.
             Level::Avx2 => return unsafe { self.sweep_avx2(sweep, room) },
             Level::Portable => {}
         }
-        self.sweep_plain(sweep, room);
+        self.sweep_plain::<false>(sweep, room);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+    fn sweep_avx512_bf16(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
+        self.sweep_plain::<true>(sweep, room);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     fn sweep_avx512(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
-        self.sweep_plain(sweep, room);
+        self.sweep_plain::<false>(sweep, room);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn sweep_avx2(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
-        self.sweep_plain(sweep, room);
+        self.sweep_plain::<false>(sweep, room);
     }
 
     #[inline(always)]
-    fn sweep_plain(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
+    fn sweep_plain<const NATIVE: bool>(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
         let count = sweep.columns.len();
         let lines = room.columns.len() / count.max(1);
         let firsts: Vec<_> = sweep.columns.clone().map(|p| self.pairing.firsts(p)).collect();
@@ -79,21 +83,22 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
             }
             let [sums, before] = places(room.sums, i, count, sweep.keeps);
             let mut pending = Pending::new(&firsts, before, waiting);
-            self.multiply(
+            self.multiply::<NATIVE>(
                 sweep,
                 &room.rows[i % together * lines..][..lines],
                 room.columns,
                 sums,
                 &mut pending,
             );
-            self.store(pending);
+            self.store::<NATIVE>(&mut pending, usize::MAX);
             waiting = if sweep.finish { self.rows_of(row) } else { 0..0 };
             if !E::BETWEEN_STEPS {
-                self.store(Pending::new(&firsts, sums, std::mem::take(&mut waiting)));
+                let mut all = Pending::new(&firsts, sums, std::mem::take(&mut waiting));
+                self.store::<NATIVE>(&mut all, usize::MAX);
             }
         }
         let [sums, _] = places(room.sums, sweep.rows.len().max(1) - 1, count, sweep.keeps);
-        self.store(Pending::new(&firsts, sums, waiting));
+        self.store::<NATIVE>(&mut Pending::new(&firsts, sums, waiting), usize::MAX);
     }
 
     /// Rows of the result in a panel.
@@ -104,7 +109,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     /// A panel of rows with all panels of columns. Between the steps of tiles the rest of the core has time for what is
     /// pending.
     #[inline(always)]
-    fn multiply(
+    fn multiply<const NATIVE: bool>(
         &self,
         sweep: &Sweep<'_, T>,
         rows: &[Line],
@@ -127,9 +132,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                 for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
                     tiles.step(a, b);
                     if E::BETWEEN_STEPS {
-                        for _ in 0..share {
-                            self.store_next(pending);
-                        }
+                        self.store::<NATIVE>(pending, share);
                     }
                 }
                 tiles.end(sums);
@@ -137,36 +140,20 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         }
     }
 
-    /// Hands over all that is pending, row by row.
+    /// Hands over up to `most` pending rows of blocks, row by row.
     #[inline(always)]
-    fn store(&self, mut pending: Pending<'_>) {
-        while !pending.rows.is_empty() {
-            self.store_next(&mut pending);
-        }
-    }
-
-    /// Hands a row of a block over, if one is pending.
-    #[inline(always)]
-    fn store_next(&self, pending: &mut Pending<'_>) {
-        let n = self.b.shape()[1];
-        let Some(row) = pending.rows.clone().next() else { return };
-        let [left, right] = pending.firsts[pending.block];
-        let ([one, two], []) = pending.sums[pending.block].0[pending.line].as_chunks() else {
-            unreachable!("two halves")
-        };
-        let sums = [one, two];
-        if right + HALF <= n {
-            // Constant widths, for which the stores are single instructions.
-            self.epilogue.store(Row { row, firsts: [left, right], widths: [HALF; 2], sums });
-        } else {
-            // Half a block may lie beyond the result.
-            let widths = [n.saturating_sub(left).min(HALF), n.saturating_sub(right)];
-            let firsts = [left, if widths[1] == 0 { 0 } else { right }];
-            self.epilogue.store(Row { row, firsts, widths, sums });
-        }
-        pending.block += 1;
-        if pending.block == pending.sums.len() {
-            (pending.block, pending.line, pending.rows.start) = (0, pending.line + 1, row + 1);
+    fn store<const NATIVE: bool>(&self, pending: &mut Pending<'_>, most: usize) {
+        let (mut left, count) = (most, pending.sums.len());
+        while left > 0 && !pending.rows.is_empty() {
+            let (row, line, from) = (pending.rows.start, pending.line, pending.block);
+            let until = from + left.min(count - from);
+            let (firsts, blocks) = (&pending.firsts[from..until], &pending.sums[from..until]);
+            self.epilogue.store::<NATIVE>(Strip { row, firsts, blocks, line });
+            left -= until - from;
+            pending.block = until;
+            if until == count {
+                (pending.block, pending.line, pending.rows.start) = (0, line + 1, row + 1);
+            }
         }
     }
 }
