@@ -2,6 +2,9 @@
 
 #![allow(clippy::needless_range_loop, reason = "the same lane of several arrays")]
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use crate::ops::tile::{Block, HALF, Level, Line, SIDE};
 use half::bf16;
 
@@ -112,31 +115,51 @@ const SLACK: f32 = 8.0;
 for_each_level! {
     /// Makes way for further scores, to be multiplied by `factor`. Whether the shift changed, so that sums must shrink.
     fn make_way<FUSED>(running: &mut Running, scores: &Block, factor: f32) -> bool {
-        let mut highest = [f32::NEG_INFINITY; SIDE];
-        for row in &scores.0 {
+        // Two at a time: one alone would wait for itself.
+        let (mut even, mut odd) = ([f32::NEG_INFINITY; SIDE], [f32::NEG_INFINITY; SIDE]);
+        for key in (0..SIDE).step_by(2) {
             for i in 0..SIDE {
-                highest[i] = if row[i] > highest[i] { row[i] } else { highest[i] };
+                even[i] = larger(scores.0[key][i], even[i]);
+            }
+            for i in 0..SIDE {
+                odd[i] = larger(scores.0[key + 1][i], odd[i]);
             }
         }
-        let mut changed = 0u32;
+        let (mut changed, mut shift) = (0u32, running.shift);
         for i in 0..SIDE {
-            let (old, new) = (running.shift[i], highest[i] * factor);
-            let shift = if new > old + SLACK { new } else { old };
-            changed |= u32::from(shift != old);
-            (running.shift[i], running.shrink[i]) = (shift, exp2::<FUSED>(old - shift));
+            let (old, new) = (running.shift[i], larger(even[i], odd[i]) * factor);
+            shift[i] = if new > old + SLACK { new } else { old };
+            changed |= u32::from(shift[i] != old);
         }
         if changed != 0 {
             for i in 0..SIDE {
+                running.shrink[i] = exp2::<FUSED>(running.shift[i] - shift[i]);
                 running.total[i] *= running.shrink[i];
+                running.shift[i] = shift[i];
             }
         }
         changed != 0
     }
 }
 
+/// The second if either is no number.
+#[inline(always)]
+fn larger(x: f32, y: f32) -> f32 {
+    if x > y { x } else { y }
+}
+
+/// `2^(factor·score − shift)`, added to the total and, rounded, laid into one step of a columns panel.
+pub fn weigh(level: Level, scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
+    #[cfg(target_arch = "x86_64")]
+    if level >= Level::Avx512 {
+        // SAFETY: levels are made available ones only, and this one has AVX-512.
+        return unsafe { avx512::weigh(scores, factor, running, panel) };
+    }
+    weigh_plain(level, scores, factor, running, panel);
+}
+
 for_each_level! {
-    /// `2^(factor·score − shift)`, added to the total and, rounded, laid into one step of a columns panel.
-    fn weigh<FUSED>(scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
+    fn weigh_plain<FUSED>(scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
         for half in 0..2 {
             let (mut shifts, mut totals) = ([0.0; HALF], [0.0; HALF]);
             for i in 0..HALF {
@@ -242,9 +265,20 @@ pub struct Panels<'a> {
     pub ds_columns: &'a mut [Line; SIDE],
 }
 
+/// `p = 2^(factor·score − lse)` and `p·(dp − delta)`, rounded.
+pub fn gradients(level: Level, scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if level >= Level::Avx512 {
+        // SAFETY: levels are made available ones only, and this one has AVX-512.
+        return unsafe { avx512::gradients(scores, dp, factor, of, panels) };
+    }
+    gradients_plain(level, scores, dp, factor, of, panels);
+}
+
 for_each_level! {
-    /// `p = 2^(factor·score − lse)` and `p·(dp − delta)`, rounded.
-    fn gradients<FUSED>(scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>) {
+    fn gradients_plain<FUSED>(
+        scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>,
+    ) {
         for half in 0..2 {
             let (mut lse, mut delta) = ([0.0; HALF], [0.0; HALF]);
             for i in 0..HALF {
