@@ -127,3 +127,46 @@ fn store(line: &mut Line, x: __m512i) {
     // SAFETY: a line is 64 bytes, aligned to as many.
     unsafe { _mm512_store_si512((&raw mut *line).cast(), x) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::tile::Level;
+
+    fn powers(x: &[f32; HALF]) -> [f32; HALF] {
+        assert!(Level::Avx512.is_available());
+        #[target_feature(enable = "avx512f,avx512dq")]
+        fn all(x: &[f32; HALF]) -> [f32; HALF] {
+            unload(exp2(load(x)))
+        }
+        // SAFETY: the processor has AVX-512 (asserted).
+        unsafe { all(x) }
+    }
+
+    /// Every 97th float of both signs up to 126, denormals included; and the ends.
+    #[test]
+    fn exp2_is_within_its_bound() {
+        if !Level::Avx512.is_available() {
+            return;
+        }
+        let mut worst = 0.0f64;
+        for bits in (0..126.0f32.to_bits()).step_by(97 * HALF / 2) {
+            let mut x = [0.0; HALF];
+            for i in 0..HALF {
+                let size = f32::from_bits(bits + 97 * u32::try_from(i / 2).unwrap());
+                x[i] = if i % 2 == 0 { size } else { -size };
+            }
+            for (got, x) in powers(&x).iter().zip(x) {
+                let want = f64::from(x).exp2();
+                let error = (f64::from(*got) - want).abs() / (want * f64::from(f32::EPSILON));
+                assert!(error.is_finite(), "{x}: {got}");
+                worst = worst.max(error);
+            }
+        }
+        assert!(worst <= 2.0, "{worst} of 2^-23");
+        assert_eq!(powers(&[0.0; HALF]), [1.0; HALF]);
+        assert_eq!(powers(&[-1.0e4; HALF]), [0.0; HALF]);
+        assert_eq!(powers(&[f32::NEG_INFINITY; HALF]), [0.0; HALF]);
+        assert!(powers(&[f32::NAN; HALF])[0].is_nan());
+    }
+}
