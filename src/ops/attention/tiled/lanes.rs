@@ -2,6 +2,9 @@
 
 #![allow(clippy::needless_range_loop, reason = "the same lane of several arrays")]
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use crate::ops::tile::{Block, HALF, Level, Line, SIDE};
 use half::bf16;
 
@@ -112,31 +115,51 @@ const SLACK: f32 = 8.0;
 for_each_level! {
     /// Makes way for further scores, to be multiplied by `factor`. Whether the shift changed, so that sums must shrink.
     fn make_way<FUSED>(running: &mut Running, scores: &Block, factor: f32) -> bool {
-        let mut highest = [f32::NEG_INFINITY; SIDE];
-        for row in &scores.0 {
+        // Two at a time: one alone would wait for itself.
+        let (mut even, mut odd) = ([f32::NEG_INFINITY; SIDE], [f32::NEG_INFINITY; SIDE]);
+        for key in (0..SIDE).step_by(2) {
             for i in 0..SIDE {
-                highest[i] = if row[i] > highest[i] { row[i] } else { highest[i] };
+                even[i] = larger(scores.0[key][i], even[i]);
+            }
+            for i in 0..SIDE {
+                odd[i] = larger(scores.0[key + 1][i], odd[i]);
             }
         }
-        let mut changed = 0u32;
+        let (mut changed, mut shift) = (0u32, running.shift);
         for i in 0..SIDE {
-            let (old, new) = (running.shift[i], highest[i] * factor);
-            let shift = if new > old + SLACK { new } else { old };
-            changed |= u32::from(shift != old);
-            (running.shift[i], running.shrink[i]) = (shift, exp2::<FUSED>(old - shift));
+            let (old, new) = (running.shift[i], larger(even[i], odd[i]) * factor);
+            shift[i] = if new > old + SLACK { new } else { old };
+            changed |= u32::from(shift[i] != old);
         }
         if changed != 0 {
             for i in 0..SIDE {
+                running.shrink[i] = exp2::<FUSED>(running.shift[i] - shift[i]);
                 running.total[i] *= running.shrink[i];
+                running.shift[i] = shift[i];
             }
         }
         changed != 0
     }
 }
 
+/// The second if either is no number.
+#[inline(always)]
+fn larger(x: f32, y: f32) -> f32 {
+    if x > y { x } else { y }
+}
+
+/// `2^(factor·score − shift)`, added to the total and, rounded, laid into one step of a columns panel.
+pub fn weigh(level: Level, scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
+    #[cfg(target_arch = "x86_64")]
+    if level >= Level::Avx512 {
+        // SAFETY: levels are made available ones only, and this one has AVX-512.
+        return unsafe { avx512::weigh(scores, factor, running, panel) };
+    }
+    weigh_plain(level, scores, factor, running, panel);
+}
+
 for_each_level! {
-    /// `2^(factor·score − shift)`, added to the total and, rounded, laid into one step of a columns panel.
-    fn weigh<FUSED>(scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
+    fn weigh_plain<FUSED>(scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
         for half in 0..2 {
             let (mut shifts, mut totals) = ([0.0; HALF], [0.0; HALF]);
             for i in 0..HALF {
@@ -242,9 +265,20 @@ pub struct Panels<'a> {
     pub ds_columns: &'a mut [Line; SIDE],
 }
 
+/// `p = 2^(factor·score − lse)` and `p·(dp − delta)`, rounded.
+pub fn gradients(level: Level, scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if level >= Level::Avx512 {
+        // SAFETY: levels are made available ones only, and this one has AVX-512.
+        return unsafe { avx512::gradients(scores, dp, factor, of, panels) };
+    }
+    gradients_plain(level, scores, dp, factor, of, panels);
+}
+
 for_each_level! {
-    /// `p = 2^(factor·score − lse)` and `p·(dp − delta)`, rounded.
-    fn gradients<FUSED>(scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>) {
+    fn gradients_plain<FUSED>(
+        scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>,
+    ) {
         for half in 0..2 {
             let (mut lse, mut delta) = ([0.0; HALF], [0.0; HALF]);
             for i in 0..HALF {
@@ -338,49 +372,4 @@ for_each_level! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exp2_is_within_its_bound() {
-        let mut worst = 0.0f64;
-        // Every 97th float of both signs up to 126, denormals included.
-        for bits in (0..126.0f32.to_bits()).step_by(97) {
-            for x in [f32::from_bits(bits), -f32::from_bits(bits)] {
-                let want = f64::from(x).exp2();
-                for got in [exp2::<true>(x), exp2::<false>(x)] {
-                    worst = worst.max((f64::from(got) - want).abs() / (want * f64::from(f32::EPSILON)));
-                }
-            }
-        }
-        assert!(worst.is_finite() && worst <= 2.0, "{worst} of 2^-23");
-    }
-
-    #[test]
-    fn exp2_at_the_ends() {
-        assert_eq!(
-            (exp2::<true>(0.0), exp2::<true>(-127.0), exp2::<true>(f32::NEG_INFINITY)),
-            (1.0, 0.0, 0.0)
-        );
-        assert!(exp2::<true>(f32::NAN).is_nan());
-    }
-
-    /// To nearest, ties as said; what is not finite stays so.
-    #[test]
-    #[allow(clippy::cast_possible_truncation, reason = "the upper half, shifted down")]
-    fn rounding() {
-        for (x, away, even) in
-            [(0x3f80_7fff, 0x3f80, 0x3f80), (0x3f80_8000, 0x3f81, 0x3f80), (0x3f81_8000, 0x3f82, 0x3f82)]
-        {
-            let x = f32::from_bits(x);
-            assert_eq!((round(x) >> 16, round(-x) >> 16), (away, away | 0x8000));
-            assert_eq!((round_even(x) >> 16, round_even(-x) >> 16), (even, even | 0x8000));
-        }
-        for x in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN] {
-            for bits in [round(x), round_even(x)] {
-                let stored = bf16::from_bits((bits >> 16) as u16).to_f32();
-                assert!(stored == x || stored.is_nan() && x.is_nan(), "{x} {stored}");
-            }
-        }
-    }
-}
+mod tests;
