@@ -220,6 +220,12 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                 self.sweep(&sweep, room);
             }
         }
+        // What went past the caches is there before another thread is told that it is.
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE is part of x86-64.
+        unsafe {
+            std::arch::x86_64::_mm_sfence();
+        }
     }
 }
 

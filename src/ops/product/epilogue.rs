@@ -6,6 +6,7 @@ use crate::ops::attention::Heads;
 use crate::ops::math::sigmoid;
 use crate::ops::rope::Table;
 use crate::ops::tile::HALF;
+use bytemuck::Pod;
 use std::marker::PhantomData;
 
 /// Rows of a result that threads write in blocks.
@@ -32,7 +33,7 @@ impl<'a, T> Output<'a, T> {
     #[inline(always)]
     unsafe fn get(&self, row: usize, column: usize, width: usize) -> Lanes<T>
     where
-        T: bytemuck::Pod,
+        T: Pod,
     {
         let at = row * self.stride + column;
         assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
@@ -72,12 +73,40 @@ impl<'a, T> Output<'a, T> {
     }
 }
 
+impl<T: Pod> Output<'_, T> {
+    /// As [`Output::put`], past the caches: what is not read soon need not be brought into them first, nor take their room.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn stream(&self, row: usize, column: usize, width: usize, lanes: Lanes<T>) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+            // SAFETY: as the caller promises.
+            let to: *mut __m128i = unsafe { self.row(row, column, width) }.as_mut_ptr().cast();
+            let from: *const __m128i = lanes.as_ptr().cast();
+            if width == HALF && to.is_aligned() {
+                for i in 0..size_of::<Lanes<T>>() / size_of::<__m128i>() {
+                    // SAFETY: one of the lanes' parts of 16 bytes.
+                    let part = unsafe { _mm_loadu_si128(from.wrapping_add(i)) };
+                    // SAFETY: the same part of `width` elements that lie on a multiple of 16 bytes and are the caller's.
+                    unsafe { _mm_stream_si128(to.wrapping_add(i), part) };
+                }
+                return;
+            }
+        }
+        // SAFETY: as the caller promises.
+        unsafe { self.put(row, column, width, lanes) };
+    }
+}
+
 /// What half of a block has of a row. A fixed length, for which loops become single instructions.
 pub type Lanes<T> = [T; HALF];
 
 /// `width` elements from `at` on, and zeros.
 #[inline(always)]
-fn load<T: bytemuck::Pod>(from: &[T], at: usize, width: usize) -> Lanes<T> {
+fn load<T: Pod>(from: &[T], at: usize, width: usize) -> Lanes<T> {
     let from = &from[at..][..width];
     if let Some(lanes) = from.first_chunk() {
         return *lanes;
@@ -158,9 +187,12 @@ impl Epilogue for Sum<'_> {
             if self.add {
                 // SAFETY: every element of the result is handed over once.
                 sums = add(unsafe { self.out.get(part.row, first, width) }, sums);
+                // SAFETY: as above.
+                unsafe { self.out.put(part.row, first, width, sums) };
+            } else {
+                // SAFETY: as above.
+                unsafe { self.out.stream(part.row, first, width, sums) };
             }
-            // SAFETY: as above.
-            unsafe { self.out.put(part.row, first, width, sums) };
         }
     }
 }
