@@ -13,7 +13,7 @@ pub mod tiled;
 pub use cached::cached;
 
 use super::convert::{rounding, widen};
-use super::math::{exp, max, rounded, simd, sum};
+use super::math::{exp, max, rounded, simd, sum, sum_products};
 use super::product::{Output, Pairing, Sum, Threads, product};
 use super::rope::{self, Table, Turn};
 use super::tile::{Level, Matrix};
@@ -144,19 +144,13 @@ fn forward_strip<E: Element>(
     for (r, (row, inverse)) in scores.chunks_exact_mut(keys).zip(&mut inverse).enumerate() {
         let (i, h) = (r % rows, kv * heads.group() + r / rows);
         let (seen, hidden) = row.split_at_mut(strip.visible(i));
-        simd(|| {
-            let highest = max(seen) * scale;
-            for s in seen.iter_mut() {
-                *s = exp(*s * scale - highest);
-            }
-            let total = sum(seen.len(), |j| seen[j]);
-            for s in seen.iter_mut() {
-                *s = rounded::<E>(*s);
-            }
-            hidden.fill(0.0);
-            *inverse = 1.0 / total;
-            lse[i * heads.heads + h] = highest + total.ln();
-        });
+        let (highest, total) = simd(
+            #[inline(always)]
+            || exponentials::<E>(seen, scale),
+        );
+        hidden.fill(0.0);
+        *inverse = 1.0 / total;
+        lse[i * heads.heads + h] = highest + total.ln();
     }
     let mut weighed = q; // the queries are done with
     multiply(Matrix::new(scores, stacked, keys), v, &mut weighed, false);
@@ -165,6 +159,24 @@ fn forward_strip<E: Element>(
         let to = &mut out[i * heads.width() + h * d..][..d];
         to.iter_mut().zip(row).for_each(|(o, x)| *o = x * inverse);
     }
+}
+
+/// Scaled scores to exponentials under the largest of them, which is returned, and their sum before they are rounded.
+#[inline(always)]
+fn exponentials<E: Element>(scores: &mut [f32], scale: f32) -> (f32, f32) {
+    let highest = max(scores) * scale;
+    for s in scores.iter_mut() {
+        *s = exp(*s * scale - highest);
+    }
+    let total = sum(
+        scores.len(),
+        #[inline(always)]
+        |j| scores[j],
+    );
+    for s in scores.iter_mut() {
+        *s = rounded::<E>(*s);
+    }
+    (highest, total)
 }
 
 /// The query heads of one kv head, one below the other: `[group·rows, D]`. They share their keys and values, so one
@@ -199,7 +211,10 @@ fn row_dots(dout: &[f32], out: &[f32], heads: Heads, delta: &mut [f32]) {
     delta.par_chunks_exact_mut(heads.heads).zip(rows).for_each(|(delta, (dout, out))| {
         for (h, delta) in delta.iter_mut().enumerate() {
             let (a, b) = (&dout[h * d..][..d], &out[h * d..][..d]);
-            *delta = simd(|| sum(d, |i| a[i] * b[i]));
+            *delta = simd(
+                #[inline(always)]
+                || sum_products(a, b),
+            );
         }
     });
 }
@@ -269,13 +284,16 @@ fn backward_group<E: Element>(
             let (i, h) = (r % rows, kv * group + r / rows);
             let at = (strip.first + i) * heads.heads + h;
             let (lse, delta, visible) = (lse[at], delta[at], strip.visible(i));
-            simd(|| {
-                for (p, ds) in p[..visible].iter_mut().zip(&mut ds[..visible]) {
-                    let probability = exp(*p * scale - lse);
-                    *ds = rounded::<E>(probability * (*ds - delta) * scale);
-                    *p = rounded::<E>(probability);
-                }
-            });
+            simd(
+                #[inline(always)]
+                || {
+                    for (p, ds) in p[..visible].iter_mut().zip(&mut ds[..visible]) {
+                        let probability = exp(*p * scale - lse);
+                        *ds = rounded::<E>(probability * (*ds - delta) * scale);
+                        *p = rounded::<E>(probability);
+                    }
+                },
+            );
             p[visible..].fill(0.0);
             ds[visible..].fill(0.0);
         }

@@ -210,8 +210,8 @@ mod tests {
     use super::*;
 
     /// Numbers of few bits, so that every sum is exact.
-    fn integers(n: usize, seed: usize) -> Vec<bf16> {
-        (0..n).map(|i| bf16::from_f32(((i * 31 + i / 7 + seed * 17) % 13) as f32 - 6.0)).collect()
+    fn integers<T: Packed>(n: usize, seed: usize) -> Vec<T> {
+        (0..n).map(|i| T::from_f32(((i * 31 + i / 7 + seed * 17) % 13) as f32 - 6.0)).collect()
     }
 
     fn at<T: Packed>(m: Matrix<'_, T>, data: &[T], stride: usize, i: usize, j: usize) -> f32 {
@@ -229,18 +229,25 @@ mod tests {
     /// Both orientations of both operands, inside and across every edge, against the definition; exact.
     #[test]
     fn every_level_multiplies_what_it_packed() {
+        multiplies_what_it_packed::<bf16>();
+        multiplies_what_it_packed::<f32>();
+    }
+
+    fn multiplies_what_it_packed<T: Packed>() {
         for (m, n, k) in [(32, 32, 32), (40, 50, 70), (5, 3, 1), (64, 64, 64), (33, 17, 96)] {
             let stride = |cols: usize| cols + 6;
-            let (a, b) = (integers(m.max(k) * (m.max(k) + 6), 1), integers(n.max(k) * (n.max(k) + 6), 2));
+            let (a, b) =
+                (integers::<T>(m.max(k) * (m.max(k) + 6), 1), integers::<T>(n.max(k) * (n.max(k) + 6), 2));
             let left = [Matrix::strided(&a, m, k, stride(k)), Matrix::strided(&a, k, m, stride(m)).t()];
             let right = [Matrix::strided(&b, k, n, stride(n)), Matrix::strided(&b, n, k, stride(k)).t()];
             let strides = [(stride(k), stride(m)), (stride(n), stride(k))];
             for level in available() {
-                let unit = Unit::<bf16>::new(level);
+                let unit = Unit::<T>::new(level);
                 for (x, y) in left.iter().flat_map(|&x| right.iter().map(move |&y| (x, y))) {
                     let sa = if x.is_transposed() { strides[0].1 } else { strides[0].0 };
                     let sb = if y.is_transposed() { strides[1].1 } else { strides[1].0 };
-                    let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
+                    let mut panels =
+                        [vec![Line::ZERO; T::panel_lines(k)], vec![Line::ZERO; T::panel_lines(k)]];
                     let (row, firsts) = (m / 3, [n / 4, n / 2]);
                     pack_rows(level, x, row, &mut panels[0]);
                     pack_columns(level, y, firsts, &mut panels[1]);
@@ -273,29 +280,35 @@ mod tests {
         }
     }
 
-    /// The levels that add single products agree in bits; the others within the roundings of one sum of 96 products.
+    /// In bf16 the levels that add single products agree in bits, in fp32 those that fuse; the others within the roundings of one sum of 96 products.
     #[test]
     fn levels_agree_on_numbers_that_round() {
-        let noise = |n: usize, seed: f32| -> Vec<bf16> {
-            (0..n).map(|i| bf16::from_f32((i as f32 * 0.7 + seed).sin())).collect()
+        agree_on_numbers_that_round::<bf16>(|level, other| level.max(other) < Level::Avx512Bf16);
+        agree_on_numbers_that_round::<f32>(|level, other| level.min(other) > Level::Portable);
+    }
+
+    fn agree_on_numbers_that_round<T: Packed>(in_bits: impl Fn(Level, Level) -> bool) {
+        let noise = |n: usize, seed: f32| -> Vec<T> {
+            (0..n).map(|i| T::from_f32((i as f32 * 0.7 + seed).sin())).collect()
         };
         let k = 96;
         let (a, b) = (noise(SIDE * k, 1.0), noise(SIDE * k, 2.0));
         let run = |level| {
-            let mut panels = [vec![Line::ZERO; panel_lines(k)], vec![Line::ZERO; panel_lines(k)]];
+            let mut panels = [vec![Line::ZERO; T::panel_lines(k)], vec![Line::ZERO; T::panel_lines(k)]];
             pack_rows(level, Matrix::new(&a, SIDE, k), 0, &mut panels[0]);
             pack_columns(level, Matrix::new(&b, SIDE, k).t(), [0, HALF], &mut panels[1]);
             let mut c = Block::ZERO;
-            Unit::<bf16>::new(level).multiply(&panels[0], &panels[1], &mut c, false);
+            Unit::<T>::new(level).multiply(&panels[0], &panels[1], &mut c, false);
             c
         };
-        let want = run(Level::Portable);
-        for level in available() {
-            let got = run(level);
-            // 96 products below 1 in either order, each sum rounded once or, where pairs are added, at most twice.
-            let allowed = if level < Level::Avx512Bf16 { 0.0 } else { 2.0 * 96.0 * 96.0 * f32::EPSILON };
+        for (level, other) in available().flat_map(|level| available().map(move |other| (level, other))) {
+            let (got, want) = (run(level), run(other));
+            // 96 products below 1 in either order, each sum rounded once or, where pairs are added or products are not
+            // fused, at most twice.
+            let allowed =
+                if level == other || in_bits(level, other) { 0.0 } else { 2.0 * 96.0 * 96.0 * f32::EPSILON };
             for (got, want) in got.0.iter().flatten().zip(want.0.iter().flatten()) {
-                assert!((got - want).abs() <= allowed, "{level:?}: {got} {want}");
+                assert!((got - want).abs() <= allowed, "{level:?} {other:?}: {got} {want}");
             }
         }
     }

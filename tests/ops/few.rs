@@ -3,11 +3,12 @@
 
 use crate::common::real::{Real, assert_allowed, reals, values};
 use half::bf16;
-use smolten::dtype::Element;
 use smolten::ops::attention::Heads;
 use smolten::ops::convert::round;
 use smolten::ops::linear::few::MOST_ROWS;
-use smolten::ops::linear::{Rotation, forward, forward_f32, forward_residual, forward_rope, forward_swiglu};
+use smolten::ops::linear::{
+    Operand, Rotation, forward, forward_f32, forward_residual, forward_rope, forward_swiglu,
+};
 use smolten::ops::rope::{self, Turn};
 use smolten::ops::swiglu;
 use smolten::ops::tile::Level;
@@ -19,16 +20,16 @@ fn level() -> Level {
     Level::best()
 }
 
-fn definition<E: Element>(x: &[E], w: &[E], inputs: usize) -> Vec<Real> {
+fn definition<E: Operand>(x: &[E], w: &[E], inputs: usize) -> Vec<Real> {
     let (x, w) = (reals(x), reals(w));
     x.chunks(inputs).flat_map(|x| w.chunks(inputs).map(|w| Real::dot(x, w))).collect()
 }
 
-fn bits<E: Element>(x: &[E]) -> Vec<u32> {
+fn bits<E: Operand>(x: &[E]) -> Vec<u32> {
     x.iter().map(|x| x.to_f32().to_bits()).collect()
 }
 
-fn is_the_definition<E: Element>() {
+fn is_the_definition<E: Operand>() {
     for (t, (inputs, outputs)) in (1..=MOST_ROWS).flat_map(|t| SHAPES.map(|shape| (t, shape))) {
         let (x, w) = (values::<E>(t * inputs, 1.0, 1), values::<E>(outputs * inputs, 0.5, 2));
         let (bias, residual) = (values::<f32>(outputs, 1.0, 3), values::<f32>(t * outputs, 2.0, 4));
@@ -73,7 +74,7 @@ fn few_rows_are_those_of_the_packed_product() {
 }
 
 /// What is fused gives the bits of one operation after the other.
-fn fused_is_in_turn<E: Element>() {
+fn fused_is_in_turn<E: Operand>() {
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 32 };
     let (inputs, width, f) = (70, heads.qkv_width(), 48);
     let (cos, sin) = (values::<f32>(9 * 16, 1.0, 5), values::<f32>(9 * 16, 1.0, 6));
@@ -110,7 +111,7 @@ fn fused_operations_are_those_in_turn() {
     in_each_type!(fused_is_in_turn);
 }
 
-fn threads_and_rows<E: Element>() {
+fn threads_and_rows<E: Operand>() {
     // Large enough for several tasks.
     let (t, inputs, outputs) = (MOST_ROWS, 600, 2017);
     let (x, w) = (values::<E>(t * inputs, 1.0, 1), values::<E>(outputs * inputs, 0.5, 2));

@@ -113,7 +113,7 @@ fn run<E: Operand>(
         forward_f32(level, &x, &w, &mut y, inputs);
         input_gradient(level, &dy, &w, &mut dx, inputs);
         weight_gradient(level, &dy, &x, &mut dw, inputs, true);
-        let dx = dx.iter().map(|x| u32::from(x.to_bits())).collect();
+        let dx = dx.iter().map(|x| x.to_f32().to_bits()).collect();
         [y.into_iter().map(f32::to_bits).collect(), dx, dw.into_iter().map(f32::to_bits).collect()]
     })
 }
