@@ -1,7 +1,7 @@
 //! bf16 products at SmolLM2-135M's shapes, by layout: `cargo bench --bench product -- [TOKENS] [THREADS]`
 
 use half::bf16;
-use smolten::ops::linear;
+use smolten::ops::linear::{self, Weight};
 use smolten::ops::tile::Level;
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ fn main() {
                 let mut n = 0;
                 while start.elapsed().as_secs() < 4 {
                     match which {
-                        "f" => linear::forward(Level::best(), x, w, None, y, inputs),
+                        "f" => linear::forward(Level::best(), x, Weight::Plain(w), None, y, inputs),
                         "d" => linear::input_gradient(Level::best(), dy, w, dx, inputs),
                         _ => linear::weight_gradient(Level::best(), dy, x, dw, inputs, true),
                     }
@@ -41,9 +41,9 @@ fn main() {
             let flops = 2.0 * (t * inputs * outputs) as f64;
             let act = zeros::<bf16>(t * outputs / 2);
             let rates = [
-                rate(flops, || linear::forward(level, x, w, None, y, inputs)),
-                rate(flops, || linear::forward_f32(level, x, w, wide, inputs)),
-                rate(flops, || linear::forward_swiglu(level, x, w, None, y, act, inputs)),
+                rate(flops, || linear::forward(level, x, Weight::Plain(w), None, y, inputs)),
+                rate(flops, || linear::forward_f32(level, x, Weight::Plain(w), wide, inputs)),
+                rate(flops, || linear::forward_swiglu(level, x, Weight::Plain(w), None, y, act, inputs)),
                 rate(flops, || linear::input_gradient(level, dy, w, dx, inputs)),
                 rate(flops, || linear::weight_gradient(level, dy, x, dw, inputs, false)),
                 rate(flops, || linear::weight_gradient(level, dy, x, dw, inputs, true)),

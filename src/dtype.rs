@@ -16,17 +16,52 @@ pub enum DType {
     U8,
     /// Token ids, positions, offsets.
     U32,
+    /// Weights in blocks of 32 codes and a scale: [`Q8_0`].
+    Q8_0,
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// Bytes of one element, where it has some of its own.
     pub const fn size(self) -> usize {
         match self {
             Self::F32 | Self::U32 => 4,
             Self::BF16 | Self::F16 => 2,
             Self::U8 => 1,
+            Self::Q8_0 => panic!("elements of a block share its scale"),
         }
     }
+
+    /// Bytes of `n` elements, of whole blocks.
+    pub const fn bytes(self, n: usize) -> usize {
+        match self {
+            Self::Q8_0 => n / Q8_0::LEN * size_of::<Q8_0>(),
+            other => n * other.size(),
+        }
+    }
+
+    /// What an offset must be a multiple of.
+    pub const fn align(self) -> usize {
+        match self {
+            Self::Q8_0 => align_of::<Q8_0>(),
+            other => other.size(),
+        }
+    }
+}
+
+/// A block of ggml's type of that name as it lies in a file: elements `scale · code`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[allow(non_camel_case_types, reason = "what it is called everywhere else")]
+pub struct Q8_0 {
+    /// Of all its elements.
+    pub scale: f16,
+    /// One for each.
+    pub codes: [i8; Q8_0::LEN],
+}
+
+impl Q8_0 {
+    /// Elements.
+    pub const LEN: usize = 32;
 }
 
 /// A Rust type that can live in an arena buffer.
@@ -58,6 +93,9 @@ impl Plain for bf16 {
 }
 impl Plain for f16 {
     const DTYPE: DType = DType::F16;
+}
+impl Plain for Q8_0 {
+    const DTYPE: DType = DType::Q8_0;
 }
 
 impl Element for f32 {

@@ -7,6 +7,7 @@ use crate::config::{ModelConfig, Parameter};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::{Capacity, Feed, Model, Purpose, read_floats};
+use crate::weights::Weights;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::cmp::Ordering;
@@ -176,13 +177,42 @@ impl Generator {
         open: impl FnOnce(&Plan) -> Result<Box<dyn Backend>>,
         read: impl FnMut(&Parameter, &mut [f32]) -> Result<()>,
     ) -> Result<Self> {
+        let mut generator = Self::plan(config, dtype, positions, Purpose::Inference, open)?;
+        generator.model.load(&mut *generator.backend, read)?;
+        Ok(generator)
+    }
+
+    /// The same with matrices of Q8_0 as they are in `weights`, on a backend that [multiplies](crate::backend::multiplies_q8_0)
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Generator::new`].
+    pub fn of_q8_0(
+        config: &ModelConfig,
+        dtype: DType,
+        positions: usize,
+        open: impl FnOnce(&Plan) -> Result<Box<dyn Backend>>,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let mut generator = Self::plan(config, dtype, positions, Purpose::InferenceQ8_0, open)?;
+        let Self { model, backend, .. } = &mut generator;
+        model.load(&mut **backend, |parameter, out| weights.read(parameter, out))?;
+        model.load_q8_0(&mut **backend, |parameter, out| weights.read_q8_0(parameter, out))?;
+        Ok(generator)
+    }
+
+    fn plan(
+        config: &ModelConfig,
+        dtype: DType,
+        positions: usize,
+        purpose: Purpose,
+        open: impl FnOnce(&Plan) -> Result<Box<dyn Backend>>,
+    ) -> Result<Self> {
         let mut plan = Plan::default();
         let capacity = Capacity { tokens: PREFILL.min(positions), sequences: 1, positions };
-        let model = Model::plan(&mut plan, config, dtype, capacity, Purpose::Inference);
+        let model = Model::plan(&mut plan, config, dtype, capacity, purpose);
         let decoder = Decoder::plan(&mut plan, &model, positions);
-        let mut backend = open(&plan)?;
-        model.load(&mut *backend, read)?;
-        Ok(Self { model, backend, decoder })
+        Ok(Self { backend: open(&plan)?, model, decoder })
     }
 
     /// As [`Decoder::positions`].

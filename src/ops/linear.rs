@@ -3,6 +3,9 @@
 
 pub mod few;
 pub mod plain;
+mod weight;
+
+pub use weight::{Weight, widen};
 
 use super::attention::Heads;
 use super::matmul::{Threads, rounding};
@@ -45,34 +48,41 @@ fn bf16s_mut<A: Element>(x: &mut [A]) -> Option<&mut [bf16]> {
 fn times_transpose(
     level: Level,
     x: &[bf16],
-    w: &[bf16],
+    w: Weight<'_, bf16>,
     inputs: usize,
     pairing: Pairing,
     epilogue: &impl Epilogue,
 ) {
-    let (t, outputs) = (x.len() / inputs, w.len() / inputs);
+    let (t, outputs) = (x.len() / inputs, w.outputs(inputs));
     if t <= few::MOST_ROWS {
         return few::times_transpose(x, w, inputs, pairing, epilogue);
     }
-    let (x, w) = (Matrix::new(x, t, inputs), Matrix::new(w, outputs, inputs).t());
+    let w = w.elements();
+    let (x, w) = (Matrix::new(x, t, inputs), Matrix::new(&w, outputs, inputs).t());
     product(level, x, w, pairing, Threads::All, epilogue);
 }
 
 /// `y = x·wᵀ` for types that the matrix unit does not have.
-fn widened<A: Element>(x: &[A], w: &[A], y: &mut [f32], inputs: usize) {
-    let (t, outputs) = (x.len() / inputs, w.len() / inputs);
+fn widened<A: Element>(x: &[A], w: Weight<'_, A>, y: &mut [f32], inputs: usize) {
+    let (t, outputs) = (x.len() / inputs, w.outputs(inputs));
     if t > few::MOST_ROWS {
-        return plain::forward(x, w, y, t, inputs);
+        return plain::forward(x, &w.elements(), y, t, inputs);
     }
     let epilogue = Sum { out: Output::new(y, outputs), add: false };
     few::times_transpose(x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
 /// `y = residual + x·wᵀ`, likewise.
-fn widened_residual<A: Element>(x: &[A], w: &[A], residual: &[f32], y: &mut [f32], inputs: usize) {
-    let (t, outputs) = (x.len() / inputs, w.len() / inputs);
+fn widened_residual<A: Element>(
+    x: &[A],
+    w: Weight<'_, A>,
+    residual: &[f32],
+    y: &mut [f32],
+    inputs: usize,
+) {
+    let (t, outputs) = (x.len() / inputs, w.outputs(inputs));
     if t > few::MOST_ROWS {
-        return plain::forward_residual(x, w, residual, y, t, inputs);
+        return plain::forward_residual(x, &w.elements(), residual, y, t, inputs);
     }
     let epilogue = Residual { out: Output::new(y, outputs), residual, bias: None };
     few::times_transpose(x, w, inputs, Pairing::ADJOINING, &epilogue);
@@ -85,10 +95,10 @@ fn times(level: Level, dy: &[bf16], w: &[bf16], inputs: usize, epilogue: &impl E
     product(level, dy, w, Pairing::ADJOINING, Threads::All, epilogue);
 }
 
-/// `y = x·wᵀ + bias`, rounded once. `x` A `[T, in]`, `w` A `[out, in]`, `bias` f32 `[out]`, `y` A `[T, out]`.
-pub fn forward<A: Element>(level: Level, x: &[A], w: &[A], bias: Option<&[f32]>, y: &mut [A], inputs: usize) {
-    let outputs = w.len() / inputs;
-    if let (Some(x), Some(w), Some(y)) = (bf16s(x), bf16s(w), bf16s_mut(y)) {
+/// `y = x·wᵀ + bias`, rounded once. `x` A `[T, in]`, `w` `[out, in]`, `bias` f32 `[out]`, `y` A `[T, out]`.
+pub fn forward<A: Element>(level: Level, x: &[A], w: Weight<'_, A>, bias: Option<&[f32]>, y: &mut [A], inputs: usize) {
+    let outputs = w.outputs(inputs);
+    if let (Some(x), Some(w), Some(y)) = (bf16s(x), w.bf16(), bf16s_mut(y)) {
         let epilogue = Rounded { out: Output::new(y, outputs), bias };
         return times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
     }
@@ -101,9 +111,9 @@ pub fn forward<A: Element>(level: Level, x: &[A], w: &[A], bias: Option<&[f32]>,
 }
 
 /// `y = x·wᵀ`, f32 `[T, out]`.
-pub fn forward_f32<A: Element>(level: Level, x: &[A], w: &[A], y: &mut [f32], inputs: usize) {
-    let outputs = w.len() / inputs;
-    if let (Some(x), Some(w)) = (bf16s(x), bf16s(w)) {
+pub fn forward_f32<A: Element>(level: Level, x: &[A], w: Weight<'_, A>, y: &mut [f32], inputs: usize) {
+    let outputs = w.outputs(inputs);
+    if let (Some(x), Some(w)) = (bf16s(x), w.bf16()) {
         let epilogue = Sum { out: Output::new(y, outputs), add: false };
         return times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
     }
@@ -114,14 +124,14 @@ pub fn forward_f32<A: Element>(level: Level, x: &[A], w: &[A], y: &mut [f32], in
 pub fn forward_residual<A: Element>(
     level: Level,
     x: &[A],
-    w: &[A],
+    w: Weight<'_, A>,
     bias: Option<&[f32]>,
     residual: &[f32],
     y: &mut [f32],
     inputs: usize,
 ) {
-    let outputs = w.len() / inputs;
-    if let (Some(x), Some(w)) = (bf16s(x), bf16s(w)) {
+    let outputs = w.outputs(inputs);
+    if let (Some(x), Some(w)) = (bf16s(x), w.bf16()) {
         let epilogue = Residual { out: Output::new(y, outputs), residual, bias };
         return times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
     }
@@ -146,7 +156,7 @@ pub struct Rotation<'a> {
 pub fn forward_rope<A: Element>(
     level: Level,
     x: &[A],
-    w: &[A],
+    w: Weight<'_, A>,
     bias: Option<&[f32]>,
     rotation: Rotation<'_>,
     qkv: &mut [A],
@@ -155,7 +165,7 @@ pub fn forward_rope<A: Element>(
     let Rotation { heads, positions, table } = rotation;
     let pairing = Pairing { distance: heads.head_dim / 2 };
     if pairing.is_whole()
-        && let (Some(x), Some(w), Some(qkv)) = (bf16s(x), bf16s(w), bf16s_mut(qkv))
+        && let (Some(x), Some(w), Some(qkv)) = (bf16s(x), w.bf16(), bf16s_mut(qkv))
     {
         let out = Output::new(qkv, heads.qkv_width());
         let epilogue = Rope { out, bias, heads, positions, table };
@@ -170,20 +180,20 @@ pub fn forward_rope<A: Element>(
     });
 }
 
-/// `gate_up = x·wᵀ + bias`, `act = silu(gate)·up`. `w` A `[2F, in]`, `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
+/// `gate_up = x·wᵀ + bias`, `act = silu(gate)·up`. `w` `[2F, in]`, `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
 pub fn forward_swiglu<A: Element>(
     level: Level,
     x: &[A],
-    w: &[A],
+    w: Weight<'_, A>,
     bias: Option<&[f32]>,
     gate_up: &mut [A],
     act: &mut [A],
     inputs: usize,
 ) {
-    let f = w.len() / inputs / 2;
+    let f = w.outputs(inputs) / 2;
     let pairing = Pairing { distance: f };
     if pairing.is_whole()
-        && let (Some(x), Some(w)) = (bf16s(x), bf16s(w))
+        && let (Some(x), Some(w)) = (bf16s(x), w.bf16())
     {
         let (gate_up, act) = (bytemuck::cast_slice_mut(gate_up), bytemuck::cast_slice_mut(act));
         let epilogue = Swiglu { gate_up: Output::new(gate_up, 2 * f), act: Output::new(act, f), bias };

@@ -5,7 +5,7 @@
 //! all give the same bits.
 
 use super::tile::Level;
-use crate::dtype::Element;
+use crate::dtype::{Element, Q8_0};
 
 /// Independent accumulators of a reduction; they are added in pairs at the end.
 pub const LANES: usize = 16;
@@ -114,31 +114,45 @@ pub fn sum_products(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// `Σ w[i]·x[i]`: 32 lanes, of which the upper half is then added to the lower, and those as in [`sum`]. One vector of
-/// lanes would wait for itself. `next` gets the address of each 32 elements before they are read.
+/// lanes would wait for itself.
 #[inline(always)]
-pub fn dot<E: Element>(w: &[E], x: &[f32], next: impl Fn(*const E)) -> f32 {
+pub fn dot<E: Element>(w: &[E], x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 2 * LANES];
     let ((w, w_rest), (x, x_rest)) = (w.as_chunks::<{ 2 * LANES }>(), x.as_chunks::<{ 2 * LANES }>());
-    let n = w.len().min(x.len());
-    let mut i = 0;
-    while i < n {
-        next(w[i].as_ptr());
+    for (w, x) in w.iter().zip(x) {
         for l in 0..2 * LANES {
-            lanes[l] += w[i][l].to_f32() * x[i][l];
+            lanes[l] += w[l].to_f32() * x[l];
         }
-        i += 1;
     }
-    let n = w_rest.len().min(x_rest.len());
-    let mut i = 0;
-    while i < n {
-        lanes[i % (2 * LANES)] += w_rest[i].to_f32() * x_rest[i];
-        i += 1;
+    finish(lanes, w_rest, x_rest)
+}
+
+/// The end of [`dot`]: what is left of the slices, below 32 elements, into its lanes, and those together.
+#[inline(always)]
+pub fn finish<E: Element>(mut lanes: [f32; 2 * LANES], w: &[E], x: &[f32]) -> f32 {
+    for ((lane, w), x) in lanes.iter_mut().zip(w).zip(x) {
+        *lane += w.to_f32() * x;
     }
     let mut sums = [0.0; LANES];
     for l in 0..LANES {
         sums[l] = lanes[l] + lanes[l + LANES];
     }
     halve(sums)
+}
+
+/// `Σ w[i]·x[i]` over blocks: lane `l` gets `scale · (code[l]·x[l] + code[l + 16]·x[l + 16])` of one after the other, and
+/// the lanes are added as in [`sum`].
+#[inline(always)]
+pub fn dot_q8_0(w: &[Q8_0], x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    for (w, x) in w.iter().zip(x.as_chunks::<{ Q8_0::LEN }>().0) {
+        let scale = w.scale.to_f32();
+        for l in 0..LANES {
+            let (first, second) = (f32::from(w.codes[l]) * x[l], f32::from(w.codes[l + LANES]) * x[l + LANES]);
+            lanes[l] += scale * (first + second);
+        }
+    }
+    halve(lanes)
 }
 
 /// `lane[l] += lane[l + s]` for s = 8, 4, 2, 1; the sum is in lane 0.

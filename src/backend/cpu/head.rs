@@ -6,7 +6,7 @@ use crate::backend::{BatchBuffers, LinearCrossEntropy};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::cross_entropy::{self, RowLoss};
-use crate::ops::linear;
+use crate::ops::linear::{self, Weight};
 
 impl Cpu {
     /// The head over all supervised positions, a chunk of logits at a time.
@@ -46,7 +46,7 @@ impl Cpu {
         for (to, &row) in gathered.chunks_exact_mut(c).zip(rows) {
             to.copy_from_slice(&x[row as usize * c..][..c]);
         }
-        linear::forward_f32::<E>(level, gathered, head.get(), scores, c);
+        linear::forward_f32::<E>(level, gathered, Weight::of(head), scores, c);
         let losses = self.losses::<E>(args, n, targets);
         for row in &losses {
             self.output.loss_sum += f64::from(row.loss);

@@ -64,12 +64,7 @@ impl<E: Element> Cached<'_, E> {
         for (j, p) in p.iter_mut().enumerate() {
             let k = &self.keys[j * self.kv_width + column..][..self.d];
             *p = scale
-                * dot(
-                    k,
-                    &q_wide,
-                    #[inline(always)]
-                    |_| (),
-                );
+* dot(k, &q_wide);
         }
         let highest = max(&p);
         for p in &mut p {
