@@ -1,5 +1,7 @@
 //! Text from a model, token by token, with a cache of keys and values.
 
+mod awake;
+
 use crate::arena::{Category, Plan, Tensor};
 use crate::backend::{Backend, KvCache, StepParams};
 use crate::batch::{MicroBatch, NO_TARGET};
@@ -8,6 +10,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::{Capacity, Feed, Model, Purpose, read_floats};
 use crate::weights::Weights;
+use awake::awake;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::cmp::Ordering;
@@ -135,6 +138,17 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::logits`], and those of `on_token`.
     pub fn generate(
+        &mut self,
+        model: &Model,
+        backend: &mut dyn Backend,
+        prompt: &[u32],
+        how: &Continuation<'_>,
+        on_token: impl FnMut(u32) -> Result<()>,
+    ) -> Result<(Vec<u32>, StopReason)> {
+        awake(|| self.answer(model, backend, prompt, how, on_token))
+    }
+
+    fn answer(
         &mut self,
         model: &Model,
         backend: &mut dyn Backend,
