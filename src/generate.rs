@@ -373,7 +373,8 @@ mod tests {
 
     #[test]
     fn keys_order_as_total_cmp() {
-        let bits = [0, 1, 0x7f_ffff, 0x80_0000, 0x3f80_0000, 0x7f7f_ffff, 0x7f80_0000, 0x7fc0_0000, 0x7fff_ffff];
+        let bits =
+            [0, 1, 0x7f_ffff, 0x80_0000, 0x3f80_0000, 0x7f7f_ffff, 0x7f80_0000, 0x7fc0_0000, 0x7fff_ffff];
         let all = bits.iter().flat_map(|&bits| [f32::from_bits(bits), -f32::from_bits(bits)]);
         let all: Vec<f32> = all.collect();
         for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (*a, *b))) {

@@ -73,13 +73,7 @@ fn widened<A: Element>(x: &[A], w: Weight<'_, A>, y: &mut [f32], inputs: usize) 
 }
 
 /// `y = residual + x·wᵀ`, likewise.
-fn widened_residual<A: Element>(
-    x: &[A],
-    w: Weight<'_, A>,
-    residual: &[f32],
-    y: &mut [f32],
-    inputs: usize,
-) {
+fn widened_residual<A: Element>(x: &[A], w: Weight<'_, A>, residual: &[f32], y: &mut [f32], inputs: usize) {
     let (t, outputs) = (x.len() / inputs, w.outputs(inputs));
     if t > few::MOST_ROWS {
         return plain::forward_residual(x, &w.elements(), residual, y, t, inputs);
@@ -96,7 +90,14 @@ fn times(level: Level, dy: &[bf16], w: &[bf16], inputs: usize, epilogue: &impl E
 }
 
 /// `y = x·wᵀ + bias`, rounded once. `x` A `[T, in]`, `w` `[out, in]`, `bias` f32 `[out]`, `y` A `[T, out]`.
-pub fn forward<A: Element>(level: Level, x: &[A], w: Weight<'_, A>, bias: Option<&[f32]>, y: &mut [A], inputs: usize) {
+pub fn forward<A: Element>(
+    level: Level,
+    x: &[A],
+    w: Weight<'_, A>,
+    bias: Option<&[f32]>,
+    y: &mut [A],
+    inputs: usize,
+) {
     let outputs = w.outputs(inputs);
     if let (Some(x), Some(w), Some(y)) = (bf16s(x), w.bf16(), bf16s_mut(y)) {
         let epilogue = Rounded { out: Output::new(y, outputs), bias };

@@ -148,7 +148,8 @@ pub fn dot_q8_0(w: &[Q8_0], x: &[f32]) -> f32 {
     for (w, x) in w.iter().zip(x.as_chunks::<{ Q8_0::LEN }>().0) {
         let scale = w.scale.to_f32();
         for l in 0..LANES {
-            let (first, second) = (f32::from(w.codes[l]) * x[l], f32::from(w.codes[l + LANES]) * x[l + LANES]);
+            let (first, second) =
+                (f32::from(w.codes[l]) * x[l], f32::from(w.codes[l + LANES]) * x[l + LANES]);
             lanes[l] += scale * (first + second);
         }
     }

@@ -6,7 +6,10 @@ use half::bf16;
 use smolten::dtype::Element;
 use smolten::ops::attention::Heads;
 use smolten::ops::linear::few::MOST_ROWS;
-use smolten::ops::linear::{Rotation, Weight, forward, forward_f32, forward_residual, forward_rope, forward_swiglu};
+use smolten::ops::linear::{
+    Rotation, Weight, forward, forward_f32, forward_residual, forward_rope, forward_swiglu,
+};
+use smolten::ops::math::dot;
 use smolten::ops::matmul::round;
 use smolten::ops::rope::{self, Turn};
 use smolten::ops::swiglu;
@@ -53,6 +56,24 @@ fn is_the_definition<E: Element>() {
 #[test]
 fn few_rows_are_the_definition() {
     in_each_type!(is_the_definition);
+}
+
+/// Whatever unit computes them.
+fn is_the_plain_loop<E: Element>() {
+    for (inputs, outputs) in SHAPES {
+        let (x, w) = (values::<f32>(inputs, 1.0, 1), values::<E>(outputs * inputs, 0.5, 2));
+        let rounded: Vec<E> = x.iter().map(|&x| E::from_f32(x)).collect();
+        let x: Vec<f32> = rounded.iter().map(|x| x.to_f32()).collect();
+        let want: Vec<f32> = w.chunks(inputs).map(|w| dot(w, &x)).collect();
+        let mut got = vec![f32::NAN; outputs];
+        forward_f32(level(), &rounded, Weight::Plain(&w), &mut got, inputs);
+        assert_eq!(bits(&got), bits(&want), "{inputs} inputs, {outputs} outputs");
+    }
+}
+
+#[test]
+fn sums_are_those_of_the_plain_loop_in_bits() {
+    in_each_type!(is_the_plain_loop);
 }
 
 /// Both add the same exact products of bf16 in f32, so each lies within its own bound of the real sum.

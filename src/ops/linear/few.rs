@@ -89,9 +89,13 @@ impl<E: Element> Weight<'_, E> {
                     let w = &w[of(x.len())];
                     match E::DTYPE {
                         // SAFETY: as above.
-                        crate::dtype::DType::F32 => return unsafe { avx512::dots_f32(bytemuck::cast_slice(w), x, sums) },
+                        crate::dtype::DType::F32 => {
+                            return unsafe { avx512::dots_f32(bytemuck::cast_slice(w), x, sums) };
+                        }
                         // SAFETY: as above.
-                        crate::dtype::DType::BF16 => return unsafe { avx512::dots_bf16(bytemuck::cast_slice(w), x, sums) },
+                        crate::dtype::DType::BF16 => {
+                            return unsafe { avx512::dots_bf16(bytemuck::cast_slice(w), x, sums) };
+                        }
                         _ => {}
                     }
                 }

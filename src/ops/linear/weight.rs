@@ -55,7 +55,9 @@ impl<'a, A: Element> Weight<'a, A> {
             Self::Q8_0(blocks) => blocks,
         };
         let mut wide = vec![A::from_f32(0.0); blocks.len() * Q8_0::LEN];
-        wide.par_chunks_mut(TASK * Q8_0::LEN).zip(blocks.par_chunks(TASK)).for_each(|(to, from)| widen(from, to));
+        wide.par_chunks_mut(TASK * Q8_0::LEN)
+            .zip(blocks.par_chunks(TASK))
+            .for_each(|(to, from)| widen(from, to));
         Cow::Owned(wide)
     }
 }
