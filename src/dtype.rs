@@ -124,10 +124,17 @@ impl Element for bf16 {
         Self::from_bits(if x.is_nan() { bits >> 16 | QUIET } else { rounded } as u16)
     }
 }
+/// Likewise.
 impl Element for f16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
-        self.to_f32()
+        const INFINITY: u32 = 0x7c00;
+        const REBIAS: f32 = f32::from_bits(0x7780_0000); // 2^112: the exponents' biases are 15 and 127
+        let (sign, magnitude) =
+            (u32::from(self.to_bits() & 0x8000) << 16, u32::from(self.to_bits() & 0x7fff));
+        let finite = (f32::from_bits(magnitude << 13) * REBIAS).to_bits();
+        let other = 0x7f80_0000 | magnitude << 13;
+        f32::from_bits(sign | if magnitude < INFINITY { finite } else { other })
     }
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
@@ -162,6 +169,15 @@ pub(crate) use with_element;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn f16_is_widened_as_by_half() {
+        for bits in 0..=u16::MAX {
+            let x = f16::from_bits(bits);
+            let (got, want) = (Element::to_f32(x), x.to_f32());
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{bits:x}");
+        }
+    }
 
     /// Every value of the upper half, with the lower halves around which rounding changes.
     #[test]

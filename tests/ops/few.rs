@@ -64,7 +64,7 @@ fn is_the_plain_loop<E: Element>() {
         let (x, w) = (values::<f32>(inputs, 1.0, 1), values::<E>(outputs * inputs, 0.5, 2));
         let rounded: Vec<E> = x.iter().map(|&x| E::from_f32(x)).collect();
         let x: Vec<f32> = rounded.iter().map(|x| x.to_f32()).collect();
-        let want: Vec<f32> = w.chunks(inputs).map(|w| dot(w, &x)).collect();
+        let want: Vec<f32> = w.chunks(inputs).map(|w| dot(w, &x, |_| ())).collect();
         let mut got = vec![f32::NAN; outputs];
         forward_f32(level(), &rounded, Weight::Plain(&w), &mut got, inputs);
         assert_eq!(bits(&got), bits(&want), "{inputs} inputs, {outputs} outputs");

@@ -63,7 +63,13 @@ impl<E: Element> Cached<'_, E> {
         let mut p = vec![0.0f32; seen];
         for (j, p) in p.iter_mut().enumerate() {
             let k = &self.keys[j * self.kv_width + column..][..self.d];
-            *p = scale * dot(k, &q_wide);
+            *p = scale
+                * dot(
+                    k,
+                    &q_wide,
+                    #[inline(always)]
+                    |_| (),
+                );
         }
         let highest = max(&p);
         for p in &mut p {

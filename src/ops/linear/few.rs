@@ -7,7 +7,7 @@
 mod avx512;
 
 use super::weight::Weight;
-use crate::dtype::{Element, Q8_0};
+use crate::dtype::{DType, Element, Q8_0};
 use crate::ops::math::{dot, dot_q8_0, simd};
 use crate::ops::matmul::widen;
 use crate::ops::product::{Epilogue, Pairing, Row};
@@ -20,6 +20,28 @@ pub const MOST_ROWS: usize = 4;
 
 /// Bytes of a weight that are worth a thread.
 const MIN_SHARE: usize = 1 << 17;
+
+/// How far ahead of its use memory is asked for. Within reach of the processor's own prefetching, which ends with a page of
+/// 4 KiB: 1 to 4 KiB gave the same within noise, 8 KiB a tenth less in fp32, nothing at all a sixth less.
+const AHEAD: usize = 1 << 11;
+
+/// Asks for the bytes that lie [`AHEAD`] of `at`, whether or not they are part of the weight.
+#[inline(always)]
+fn prefetch<T>(at: *const T, bytes: usize) {
+    const LINE: usize = 64;
+    let mut line = 0;
+    while line < bytes {
+        let address = at.wrapping_byte_add(AHEAD + line);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+        line += LINE;
+    }
+}
 
 /// A weight `[out, in]` and rows `x` f32 `[T, in]`.
 struct Operands<'a, E> {
@@ -78,41 +100,66 @@ impl<E: Element> Operands<'_, E> {
 impl<E: Element> Weight<'_, E> {
     /// Sums of rows `rows`, at most 16, of the length of `x` each.
     fn dots(self, rows: Range<usize>, x: &[f32], sums: &mut [f32; HALF]) {
-        let of = |n: usize| rows.start * n..rows.end * n;
-        let blocks = x.len() / Q8_0::LEN;
         #[cfg(target_arch = "x86_64")]
-        if Level::best() >= Level::Avx512 {
-            match self {
-                // SAFETY: the level has AVX-512.
-                Self::Q8_0(w) => return unsafe { avx512::dots_q8_0(&w[of(blocks)], x, sums) },
-                Self::Plain(w) => {
-                    let w = &w[of(x.len())];
-                    match E::DTYPE {
-                        // SAFETY: as above.
-                        crate::dtype::DType::F32 => {
-                            return unsafe { avx512::dots_f32(bytemuck::cast_slice(w), x, sums) };
-                        }
-                        // SAFETY: as above.
-                        crate::dtype::DType::BF16 => {
-                            return unsafe { avx512::dots_bf16(bytemuck::cast_slice(w), x, sums) };
-                        }
-                        _ => {}
-                    }
-                }
+        {
+            if Level::best() >= Level::Avx512 && self.dots_avx512(rows.clone(), x, sums) {
+                return;
+            }
+            if Level::best() >= Level::Avx2 {
+                // SAFETY: levels are made available ones only, and these have AVX2.
+                return unsafe { self.dots_avx2(rows, x, sums) };
             }
         }
-        simd(
-            #[inline(always)]
-            || match self {
-                Self::Plain(w) => {
-                    let rows = w[of(x.len())].chunks_exact(x.len());
-                    sums.iter_mut().zip(rows).for_each(|(sum, w)| *sum = dot(w, x));
-                }
-                Self::Q8_0(w) => {
-                    let rows = w[of(blocks)].chunks_exact(blocks);
-                    sums.iter_mut().zip(rows).for_each(|(sum, w)| *sum = dot_q8_0(w, x));
-                }
-            },
-        );
+        self.dots_plain(rows, x, sums);
+    }
+
+    /// False for a type that has no code of its own; the level has AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    fn dots_avx512(self, rows: Range<usize>, x: &[f32], sums: &mut [f32; HALF]) -> bool {
+        let of = |per_row: usize| rows.start * per_row..rows.end * per_row;
+        match self {
+            // SAFETY: the level has AVX-512.
+            Self::Q8_0(w) => unsafe { avx512::dots_q8_0(&w[of(x.len() / Q8_0::LEN)], x, sums) },
+            Self::Plain(w) if E::DTYPE == DType::F32 => {
+                let w = bytemuck::cast_slice(&w[of(x.len())]);
+                // SAFETY: as above.
+                unsafe { avx512::dots_f32(w, x, sums) };
+            }
+            Self::Plain(w) if E::DTYPE == DType::BF16 => {
+                let w = bytemuck::cast_slice(&w[of(x.len())]);
+                // SAFETY: as above.
+                unsafe { avx512::dots_bf16(w, x, sums) };
+            }
+            Self::Plain(_) => return false,
+        }
+        true
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn dots_avx2(self, rows: Range<usize>, x: &[f32], sums: &mut [f32; HALF]) {
+        self.dots_plain(rows, x, sums);
+    }
+
+    #[inline(always)]
+    fn dots_plain(self, rows: Range<usize>, x: &[f32], sums: &mut [f32; HALF]) {
+        let (mut row, mut i) = (rows.start, 0);
+        while row < rows.end {
+            sums[i] = match self {
+                Self::Plain(w) => dot(
+                    &w[row * x.len()..(row + 1) * x.len()],
+                    x,
+                    #[inline(always)]
+                    |at| prefetch(at, Q8_0::LEN * size_of::<E>()),
+                ),
+                Self::Q8_0(w) => dot_q8_0(
+                    &w[row * (x.len() / Q8_0::LEN)..(row + 1) * (x.len() / Q8_0::LEN)],
+                    x,
+                    #[inline(always)]
+                    |at| prefetch(at, size_of::<Q8_0>()),
+                ),
+            };
+            (row, i) = (row + 1, i + 1);
+        }
     }
 }
