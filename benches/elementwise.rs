@@ -9,7 +9,7 @@ use smolten::dtype::Element;
 use smolten::ops::adamw::{self, AdamWConfig, AdamWScalars, Weight};
 use smolten::ops::attention::Heads;
 use smolten::ops::rope::{self, Table, Turn};
-use smolten::ops::{adamw_8bit, bias, cross_entropy, embedding, grad_norm, matmul, rmsnorm, swiglu};
+use smolten::ops::{adamw_8bit, bias, convert, cross_entropy, embedding, grad_norm, rmsnorm, swiglu};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -79,8 +79,8 @@ impl Bench {
             pieces.for_each(|(to, from)| to.copy_from_slice(from));
         });
         self.report("fill", 1, 4 * N, |_| to.par_chunks_mut(1 << 16).for_each(|to| to.fill(0.0)));
-        self.report("round", 1, 6 * N, |_| matmul::round(from, narrow));
-        self.report("widen", 1, 6 * N, |_| drop(black_box(matmul::widen(&*narrow))));
+        self.report("round", 1, 6 * N, |_| convert::round(from, narrow));
+        self.report("widen", 1, 6 * N, |_| drop(black_box(convert::widen(&*narrow))));
     }
 
     fn activations<A: Element>(&self, name: &str) {

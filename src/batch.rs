@@ -54,6 +54,15 @@ impl MicroBatch {
         batch
     }
 
+    /// Adds the sequences of `other` behind its own.
+    fn append(&mut self, other: &Self) {
+        let before = u32::try_from(self.ids.len()).expect("a micro-batch fits 32 bits");
+        self.ids.extend(&other.ids);
+        self.positions.extend(&other.positions);
+        self.cu_seqlens.extend(other.cu_seqlens[1..].iter().map(|end| before + end));
+        self.targets.extend(&other.targets);
+    }
+
     /// Number of tokens (T).
     pub fn tokens(&self) -> usize {
         self.ids.len()
@@ -79,5 +88,14 @@ mod tests {
         assert_eq!(batch.cu_seqlens, [0, 3, 5]);
         assert_eq!(batch.targets, [NO_TARGET, 7, NO_TARGET, 9, NO_TARGET]);
         assert_eq!((batch.tokens(), batch.supervised()), (5, 2));
+    }
+
+    #[test]
+    fn appending_is_laying_end_to_end() {
+        let example = |n: u32| Example { ids: (0..n).collect(), supervised: vec![true; n as usize] };
+        let examples = Examples::from_examples([3, 1, 2, 5].map(example));
+        let mut joined = MicroBatch::from_examples(&examples, [0, 1]);
+        joined.append(&MicroBatch::from_examples(&examples, [2, 3]));
+        assert_eq!(joined, MicroBatch::from_examples(&examples, 0..4));
     }
 }

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use smolten::batch::{
-    Arrays, BatchOptions, Batches, Example, Examples, NO_TARGET, Order, Window, best_fit_decreasing,
-    permutation, split,
+    Arrays, BatchOptions, Batches, Example, Examples, MicroBatch, NO_TARGET, Order, Window,
+    best_fit_decreasing, permutation, split,
 };
 
 /// Examples of these lengths, each token unique: example index · 1000 + position.
@@ -26,11 +26,20 @@ fn options(batch_size: usize, grad_accum: usize) -> BatchOptions {
 
 /// Which examples a window holds, in order, read off the first token of each sequence.
 fn held(window: &Window) -> Vec<usize> {
-    let of_batch = |batch: &smolten::batch::MicroBatch| {
+    let of_batch = |batch: &MicroBatch| {
         let starts = &batch.cu_seqlens[..batch.cu_seqlens.len() - 1];
         starts.iter().map(|&at| batch.ids[at as usize] as usize / 1000).collect::<Vec<_>>()
     };
     window.micro_batches.iter().flat_map(of_batch).collect()
+}
+
+/// Length of each sequence, and position, id and target of each token.
+fn lists(batches: &[MicroBatch]) -> (Vec<u32>, Vec<[u32; 3]>) {
+    let lengths = |b: &MicroBatch| b.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect::<Vec<_>>();
+    let token = |b: &MicroBatch| {
+        (0..b.tokens()).map(|t| [b.positions[t], b.ids[t], b.targets[t]]).collect::<Vec<_>>()
+    };
+    (batches.iter().flat_map(lengths).collect(), batches.iter().flat_map(token).collect())
 }
 
 fn epoch(batches: &Batches, epoch: usize) -> Vec<Window> {
@@ -133,6 +142,18 @@ proptest! {
         let sizes: Vec<usize> = windows.iter().map(|w| w.micro_batches.len()).collect();
         prop_assert!(sizes[..sizes.len() - 1].iter().all(|&n| n == grad_accum));
         prop_assert_eq!(sizes.iter().sum::<usize>(), rows.div_ceil(batch_size));
+
+        // Joined, the same sequences in the same order, and no micro-batch that there was room for in the one before.
+        for window in &windows {
+            let (joined, apart) = (window.joined(), &window.micro_batches);
+            prop_assert_eq!(window.room, batches.max_micro_batch_tokens());
+            prop_assert!(joined.iter().all(|b| b.tokens() <= window.room));
+            for pair in joined.windows(2) {
+                let first = apart.iter().find(|b| pair[1].ids.starts_with(&b.ids)).expect("whole micro-batches");
+                prop_assert!(pair[0].tokens() + first.tokens() > window.room);
+            }
+            prop_assert_eq!(lists(&joined), lists(apart));
+        }
 
         // A window is a function of its step alone.
         let later = which * windows.len() + windows.len() - 1;

@@ -9,9 +9,9 @@ use crate::dtype::{Element, with_element};
 use crate::ops::attention::Saved;
 use crate::ops::grad_norm::{self, GradNorm};
 use crate::ops::linear::{Rotation, SwigluBuffers, Weight};
-use crate::ops::{adamw, adamw_8bit, attention, bias, embedding, linear, matmul, rmsnorm, rope};
+use crate::ops::{adamw, adamw_8bit, attention, bias, convert, embedding, linear, rmsnorm, rope};
 
-/// The processor. bf16 goes through its matrix unit, fp32 through the `gemm` crate; fp16 is widened for it, and rounded
+/// The processor. bf16 goes through its matrix unit and fp32 through its vectors; fp16 is widened for them, and rounded
 /// where the kernels round.
 ///
 /// Work is spread over the rayon pool of the calling thread.
@@ -165,7 +165,7 @@ impl Backend for Cpu {
             let rounded = self.active(rounded);
             let ([dx], [out]) = self.memory.lend([dx], [rounded]);
             with_element!(rounded.dtype, E => {
-                matmul::round::<E>(dx.get(), out.get());
+                convert::round::<E>(dx.get(), out.get());
             });
         }
         Ok(())
@@ -344,11 +344,11 @@ impl Backend for Cpu {
         dact.expect(op, "dact", [act.rows, act.cols])?;
         gate_up.expect(op, "gate_up", [act.rows, 2 * act.cols])?;
         dgate_up.expect(op, "dgate_up", [act.rows, 2 * act.cols])?;
-        let ([grad, weight, gate_up], [act_out, dact, dgate_up]) =
-            self.memory.lend([dy, w, gate_up], [act, dact, dgate_up]);
+        let ([grad, weight, gate_up], [act_out, dgate_up]) =
+            self.memory.lend([dy, w, gate_up], [act, dgate_up]);
         with_element!(act.dtype, E => {
-            let (gate_up, act_out, dact, dgate_up) = (gate_up.get(), act_out.get(), dact.get(), dgate_up.get());
-            let buffers = SwigluBuffers::<E> { gate_up, act: act_out, dact, dgate_up };
+            let (gate_up, act_out, dgate_up) = (gate_up.get(), act_out.get(), dgate_up.get());
+            let buffers = SwigluBuffers::<E> { gate_up, act: act_out, dgate_up };
             linear::swiglu_backward(level, grad.get(), weight.get(), buffers, w.cols);
         });
         Ok(())

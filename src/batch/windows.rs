@@ -22,6 +22,8 @@ pub struct Batches {
     examples: Examples,
     rows: Rows,
     options: BatchOptions,
+    /// Tokens of the largest micro-batch any epoch can bring.
+    largest: usize,
 }
 
 /// Which examples each row holds, in two flat lists, as there may be many millions.
@@ -66,12 +68,27 @@ pub struct Window {
     pub micro_batches: Vec<MicroBatch>,
     /// Indices of the examples in them, in their order.
     pub examples: Vec<usize>,
+    /// Tokens that can be computed at a time: those of the largest micro-batch of the run.
+    pub room: usize,
 }
 
 impl Window {
     /// Tokens of all micro-batches.
     pub fn tokens(&self) -> usize {
         self.micro_batches.iter().map(MicroBatch::tokens).sum()
+    }
+
+    /// Its sequences in as few micro-batches as there is room for without taking one apart. Each brings all weights from
+    /// memory, and adds to all their gradients. Depends on data and options alone, and so do the sums' bits.
+    pub fn joined(&self) -> Vec<MicroBatch> {
+        let mut joined: Vec<MicroBatch> = Vec::with_capacity(self.micro_batches.len());
+        for batch in &self.micro_batches {
+            match joined.last_mut() {
+                Some(last) if last.tokens() + batch.tokens() <= self.room => last.append(batch),
+                _ => joined.push(batch.clone()),
+            }
+        }
+        joined
     }
 
     /// Supervised tokens of all micro-batches: the one denominator of the step's loss.
@@ -95,7 +112,9 @@ impl Batches {
             }
             None => Rows { members: chosen, starts: None },
         };
-        Self { examples, rows, options }
+        let mut batches = Self { examples, rows, options, largest: 0 };
+        batches.largest = batches.largest();
+        batches
     }
 
     /// All examples, those that were not chosen too.
@@ -123,9 +142,12 @@ impl Batches {
     }
 
     /// Tokens of the largest micro-batch any epoch can bring.
-    ///
-    /// Any rows may meet where they are shuffled, so the longest ones do; else it is the largest there is.
     pub fn max_micro_batch_tokens(&self) -> usize {
+        self.largest
+    }
+
+    /// Any rows may meet where they are shuffled, so the longest ones do; else it is the largest there is.
+    fn largest(&self) -> usize {
         let mut tokens: Vec<usize> = (0..self.rows.len()).map(|row| self.row_tokens(row)).collect();
         if self.options.order != Order::AsGiven {
             tokens.sort_unstable_by(|a, b| b.cmp(a));
@@ -166,7 +188,7 @@ impl Iterator for Windows<'_> {
     type Item = Window;
 
     fn next(&mut self) -> Option<Window> {
-        let Batches { examples, rows, options } = self.batches;
+        let Batches { examples, rows, options, largest } = self.batches;
         let steps_per_epoch = self.batches.steps_per_epoch();
         let (epoch, within) = (self.step / steps_per_epoch, self.step % steps_per_epoch);
         let of_batch = |batch: &[usize]| batch.iter().flat_map(|&r| rows.row(r)).copied().collect();
@@ -180,6 +202,7 @@ impl Iterator for Windows<'_> {
             epoch: epoch as f64 + fraction,
             micro_batches: indices.iter().map(batch).collect(),
             examples: indices.concat(),
+            room: *largest,
         };
         self.step += 1;
         if self.step.is_multiple_of(steps_per_epoch) {

@@ -151,7 +151,7 @@ fn fastest(repeats: usize, work: impl Fn() -> f64 + Sync) -> f64 {
 fn tiles(level: Level) -> f64 {
     const K: usize = 256;
     const BLOCKS: usize = 20_000;
-    let unit = Unit::new(level);
+    let unit = Unit::<half::bf16>::new(level);
     let (a, b, mut c) = ([Line::ZERO; K], [Line::ZERO; K], Block::ZERO);
     for _ in 0..BLOCKS {
         unit.multiply(black_box(&a), black_box(&b), &mut c, true);

@@ -12,9 +12,11 @@ pub mod tiled;
 
 pub use cached::cached;
 
+use super::convert::{rounding, widen};
 use super::math::{exp, max, rounded, simd, sum};
-use super::matmul::{Threads, View, multiply, rounding, widen};
+use super::product::{Output, Pairing, Sum, Threads, product};
 use super::rope::{self, Table, Turn};
+use super::tile::{Level, Matrix};
 use crate::dtype::Element;
 use rayon::prelude::*;
 
@@ -78,11 +80,17 @@ fn sequences(cu_seqlens: &[u32]) -> impl Iterator<Item = (usize, usize)> + '_ {
 }
 
 /// Head `h` of rows `first..last`, as a matrix.
-fn head<'a>(data: &'a [f32], width: usize, h: usize, d: usize, first: usize, last: usize) -> View<'a> {
+fn head(data: &[f32], width: usize, h: usize, d: usize, first: usize, last: usize) -> Matrix<'_, f32> {
     if first == last {
-        return View::new(&[], 0, d);
+        return Matrix::new(&[], 0, d);
     }
-    View::strided(&data[first * width + h * d..], last - first, d, width)
+    Matrix::strided(&data[first * width + h * d..], last - first, d, width)
+}
+
+/// `c = a·b`, or `c += a·b` with `add`, inside a task that is one of many.
+fn multiply(a: Matrix<'_, f32>, b: Matrix<'_, f32>, c: &mut [f32], add: bool) {
+    let out = Output::new(c, b.shape()[1]);
+    product(Level::best(), a, b, Pairing::ADJOINING, Threads::One, &Sum { out, add });
 }
 
 /// `1/√D`, the scale of the scores.
@@ -130,7 +138,7 @@ fn forward_strip<E: Element>(
     let q = stack(qkv, width, heads, kv, strip);
     let k = head(qkv, width, heads.heads + kv, d, strip.start, strip.last);
     let v = head(qkv, width, heads.heads + heads.kv_heads + kv, d, strip.start, strip.last);
-    multiply(View::new(&q, stacked, d), k.t(), scores, keys, false, Threads::One);
+    multiply(Matrix::new(&q, stacked, d), k.t(), scores, false);
     let scale = scale(heads);
     let mut inverse = vec![0.0f32; stacked];
     for (r, (row, inverse)) in scores.chunks_exact_mut(keys).zip(&mut inverse).enumerate() {
@@ -151,7 +159,7 @@ fn forward_strip<E: Element>(
         });
     }
     let mut weighed = q; // the queries are done with
-    multiply(View::new(scores, stacked, keys), v, &mut weighed, d, false, Threads::One);
+    multiply(Matrix::new(scores, stacked, keys), v, &mut weighed, false);
     for (r, (row, inverse)) in weighed.chunks_exact(d).zip(&inverse).enumerate() {
         let (i, h) = (r % rows, kv * heads.group() + r / rows);
         let to = &mut out[i * heads.width() + h * d..][..d];
@@ -255,8 +263,8 @@ fn backward_group<E: Element>(
         let q = stack(qkv, width, heads, kv, strip);
         let mut dout = stack(dout, heads.width(), heads, kv, strip);
         let (p, ds) = (&mut p[..stacked * keys], &mut ds[..stacked * keys]);
-        multiply(View::new(&q, stacked, d), k.t(), p, keys, false, Threads::One);
-        multiply(View::new(&dout, stacked, d), v.t(), ds, keys, false, Threads::One);
+        multiply(Matrix::new(&q, stacked, d), k.t(), p, false);
+        multiply(Matrix::new(&dout, stacked, d), v.t(), ds, false);
         for (r, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
             let (i, h) = (r % rows, kv * group + r / rows);
             let at = (strip.first + i) * heads.heads + h;
@@ -271,11 +279,11 @@ fn backward_group<E: Element>(
             p[visible..].fill(0.0);
             ds[visible..].fill(0.0);
         }
-        let (p, ds) = (View::new(p, stacked, keys), View::new(ds, stacked, keys));
-        multiply(p.t(), View::new(&dout, stacked, d), &mut g.dv, d, true, Threads::One);
-        multiply(ds.t(), View::new(&q, stacked, d), &mut g.dk, d, true, Threads::One);
+        let (p, ds) = (Matrix::new(p, stacked, keys), Matrix::new(ds, stacked, keys));
+        multiply(p.t(), Matrix::new(&dout, stacked, d), &mut g.dv, true);
+        multiply(ds.t(), Matrix::new(&q, stacked, d), &mut g.dk, true);
         let dq = &mut dout; // the gradient of the output is done with
-        multiply(ds, k, dq, d, false, Threads::One);
+        multiply(ds, k, dq, false);
         for (r, row) in dq.chunks_exact(d).enumerate() {
             let (i, member) = (r % rows, r / rows);
             g.dq[(strip.first - start + i) * group * d + member * d..][..d].copy_from_slice(row);

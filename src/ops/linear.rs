@@ -1,23 +1,23 @@
-//! Products with a weight `[out, in]`, forward and backward, accumulated in fp32, and what is fused with them: bf16 on
-//! the matrix unit, other types as in [`plain`].
+//! Products with a weight `[out, in]`, forward and backward, accumulated in fp32, and what is fused with them: bf16 and
+//! fp32 as they are, fp16 widened.
 
 pub mod few;
-pub mod plain;
 mod weight;
 
 pub use weight::{Weight, widen};
 
 use super::attention::Heads;
-use super::matmul::{Threads, rounding};
+use super::convert::{self, rounding};
 use super::product::{
-    Epilogue, Output, Pairing, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient, product,
+    Epilogue, Output, Pairing, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient, Threads, product,
 };
 use super::rope::{self, Table, Turn};
 use super::swiglu;
-use super::tile::{Level, Matrix};
+use super::tile::{Level, Matrix, Packed};
 use crate::arena::Tensor;
-use crate::dtype::{DType, Element};
-use half::bf16;
+use crate::dtype::Element;
+use half::{bf16, f16};
+use std::borrow::Cow;
 
 /// A weight A `[out, in]` and, where the model has one, the bias A `[1, out]` that is added to its products.
 #[derive(Clone, Copy, Debug)]
@@ -34,21 +34,44 @@ impl From<Tensor> for Projection {
     }
 }
 
-/// The slice as bf16, if that is what it is.
-fn bf16s<A: Element>(x: &[A]) -> Option<&[bf16]> {
-    (A::DTYPE == DType::BF16).then(|| bytemuck::cast_slice(x))
+/// A type of weights and activations, and what products take it as.
+pub trait Operand: Element {
+    /// What panels hold.
+    type Packed: Packed;
+
+    /// The slice as it is packed.
+    fn packed(x: &[Self]) -> Cow<'_, [Self::Packed]>;
 }
 
-/// As [`bf16s`], to write.
-fn bf16s_mut<A: Element>(x: &mut [A]) -> Option<&mut [bf16]> {
-    (A::DTYPE == DType::BF16).then(|| bytemuck::cast_slice_mut(x))
+impl Operand for f32 {
+    type Packed = Self;
+
+    fn packed(x: &[Self]) -> Cow<'_, [Self]> {
+        Cow::Borrowed(x)
+    }
+}
+
+impl Operand for bf16 {
+    type Packed = Self;
+
+    fn packed(x: &[Self]) -> Cow<'_, [Self]> {
+        Cow::Borrowed(x)
+    }
+}
+
+impl Operand for f16 {
+    type Packed = f32;
+
+    fn packed(x: &[Self]) -> Cow<'_, [f32]> {
+        convert::widen(x)
+    }
 }
 
 /// `x·wᵀ` into `epilogue`.
-fn times_transpose(
+fn times_transpose<A: Operand>(
     level: Level,
-    x: &[bf16],
-    w: Weight<'_, bf16>,
+    x: &[A],
+    w: Weight<'_, A>,
     inputs: usize,
     pairing: Pairing,
     epilogue: &impl Epilogue,
@@ -58,39 +81,21 @@ fn times_transpose(
         return few::times_transpose(x, w, inputs, pairing, epilogue);
     }
     let w = w.elements();
-    let (x, w) = (Matrix::new(x, t, inputs), Matrix::new(&w, outputs, inputs).t());
+    let (x, w) = (A::packed(x), A::packed(&w));
+    let (x, w) = (Matrix::new(&x, t, inputs), Matrix::new(&w, outputs, inputs).t());
     product(level, x, w, pairing, Threads::All, epilogue);
 }
 
-/// `y = x·wᵀ` for types that the matrix unit does not have.
-fn widened<A: Element>(x: &[A], w: Weight<'_, A>, y: &mut [f32], inputs: usize) {
-    let (t, outputs) = (x.len() / inputs, w.outputs(inputs));
-    if t > few::MOST_ROWS {
-        return plain::forward(x, &w.elements(), y, t, inputs);
-    }
-    let epilogue = Sum { out: Output::new(y, outputs), add: false };
-    few::times_transpose(x, w, inputs, Pairing::ADJOINING, &epilogue);
-}
-
-/// `y = residual + x·wᵀ`, likewise.
-fn widened_residual<A: Element>(x: &[A], w: Weight<'_, A>, residual: &[f32], y: &mut [f32], inputs: usize) {
-    let (t, outputs) = (x.len() / inputs, w.outputs(inputs));
-    if t > few::MOST_ROWS {
-        return plain::forward_residual(x, &w.elements(), residual, y, t, inputs);
-    }
-    let epilogue = Residual { out: Output::new(y, outputs), residual, bias: None };
-    few::times_transpose(x, w, inputs, Pairing::ADJOINING, &epilogue);
-}
-
 /// `dy·w` into `epilogue`.
-fn times(level: Level, dy: &[bf16], w: &[bf16], inputs: usize, epilogue: &impl Epilogue) {
+fn times<A: Operand>(level: Level, dy: &[A], w: &[A], inputs: usize, epilogue: &impl Epilogue) {
     let outputs = w.len() / inputs;
-    let (dy, w) = (Matrix::new(dy, dy.len() / outputs, outputs), Matrix::new(w, outputs, inputs));
+    let (dy, w) = (A::packed(dy), A::packed(w));
+    let (dy, w) = (Matrix::new(&dy, dy.len() / outputs, outputs), Matrix::new(&w, outputs, inputs));
     product(level, dy, w, Pairing::ADJOINING, Threads::All, epilogue);
 }
 
 /// `y = x·wᵀ + bias`, rounded once. `x` A `[T, in]`, `w` `[out, in]`, `bias` f32 `[out]`, `y` A `[T, out]`.
-pub fn forward<A: Element>(
+pub fn forward<A: Operand>(
     level: Level,
     x: &[A],
     w: Weight<'_, A>,
@@ -98,31 +103,18 @@ pub fn forward<A: Element>(
     y: &mut [A],
     inputs: usize,
 ) {
-    let outputs = w.outputs(inputs);
-    if let (Some(x), Some(w), Some(y)) = (bf16s(x), w.bf16(), bf16s_mut(y)) {
-        let epilogue = Rounded { out: Output::new(y, outputs), bias };
-        return times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
-    }
-    rounding(y, |y| {
-        widened(x, w, y, inputs);
-        if let Some(bias) = bias {
-            plain::add_bias(y, bias);
-        }
-    });
+    let epilogue = Rounded { out: Output::new(y, w.outputs(inputs)), bias };
+    times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
 /// `y = x·wᵀ`, f32 `[T, out]`.
-pub fn forward_f32<A: Element>(level: Level, x: &[A], w: Weight<'_, A>, y: &mut [f32], inputs: usize) {
-    let outputs = w.outputs(inputs);
-    if let (Some(x), Some(w)) = (bf16s(x), w.bf16()) {
-        let epilogue = Sum { out: Output::new(y, outputs), add: false };
-        return times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
-    }
-    widened(x, w, y, inputs);
+pub fn forward_f32<A: Operand>(level: Level, x: &[A], w: Weight<'_, A>, y: &mut [f32], inputs: usize) {
+    let epilogue = Sum { out: Output::new(y, w.outputs(inputs)), add: false };
+    times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
 /// `y = residual + x·wᵀ + bias`. `residual`, `y` f32 `[T, out]`.
-pub fn forward_residual<A: Element>(
+pub fn forward_residual<A: Operand>(
     level: Level,
     x: &[A],
     w: Weight<'_, A>,
@@ -131,15 +123,8 @@ pub fn forward_residual<A: Element>(
     y: &mut [f32],
     inputs: usize,
 ) {
-    let outputs = w.outputs(inputs);
-    if let (Some(x), Some(w)) = (bf16s(x), w.bf16()) {
-        let epilogue = Residual { out: Output::new(y, outputs), residual, bias };
-        return times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
-    }
-    widened_residual(x, w, residual, y, inputs);
-    if let Some(bias) = bias {
-        plain::add_bias(y, bias);
-    }
+    let epilogue = Residual { out: Output::new(y, w.outputs(inputs)), residual, bias };
+    times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
 /// How queries and keys are rotated.
@@ -154,7 +139,7 @@ pub struct Rotation<'a> {
 }
 
 /// `qkv = x·wᵀ + bias`, q and k rotated, rounded once. `qkv` A `[T, (H + 2K)·D]`.
-pub fn forward_rope<A: Element>(
+pub fn forward_rope<A: Operand>(
     level: Level,
     x: &[A],
     w: Weight<'_, A>,
@@ -165,24 +150,20 @@ pub fn forward_rope<A: Element>(
 ) {
     let Rotation { heads, positions, table } = rotation;
     let pairing = Pairing { distance: heads.head_dim / 2 };
-    if pairing.is_whole()
-        && let (Some(x), Some(w), Some(qkv)) = (bf16s(x), w.bf16(), bf16s_mut(qkv))
-    {
+    if pairing.is_whole() {
         let out = Output::new(qkv, heads.qkv_width());
         let epilogue = Rope { out, bias, heads, positions, table };
         return times_transpose(level, x, w, inputs, pairing, &epilogue);
     }
     rounding(qkv, |qkv| {
-        widened(x, w, qkv, inputs);
-        if let Some(bias) = bias {
-            plain::add_bias(qkv, bias);
-        }
+        let epilogue = Rounded { out: Output::new(qkv, heads.qkv_width()), bias };
+        times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
         rope::rotate(qkv, heads, positions, table, Turn::Forward);
     });
 }
 
 /// `gate_up = x·wᵀ + bias`, `act = silu(gate)·up`. `w` `[2F, in]`, `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
-pub fn forward_swiglu<A: Element>(
+pub fn forward_swiglu<A: Operand>(
     level: Level,
     x: &[A],
     w: Weight<'_, A>,
@@ -193,10 +174,7 @@ pub fn forward_swiglu<A: Element>(
 ) {
     let f = w.outputs(inputs) / 2;
     let pairing = Pairing { distance: f };
-    if pairing.is_whole()
-        && let (Some(x), Some(w)) = (bf16s(x), w.bf16())
-    {
-        let (gate_up, act) = (bytemuck::cast_slice_mut(gate_up), bytemuck::cast_slice_mut(act));
+    if pairing.is_whole() {
         let epilogue = Swiglu { gate_up: Output::new(gate_up, 2 * f), act: Output::new(act, f), bias };
         return times_transpose(level, x, w, inputs, pairing, &epilogue);
     }
@@ -205,11 +183,8 @@ pub fn forward_swiglu<A: Element>(
 }
 
 /// `dx = dy·w`. `dy` A `[T, out]`, `dx` A `[T, in]`.
-pub fn input_gradient<A: Element>(level: Level, dy: &[A], w: &[A], dx: &mut [A], inputs: usize) {
-    if let (Some(dy), Some(w), Some(dx)) = (bf16s(dy), bf16s(w), bf16s_mut(dx)) {
-        return times(level, dy, w, inputs, &Rounded { out: Output::new(dx, inputs), bias: None });
-    }
-    plain::input_gradient(dy, w, dx, dx.len() / inputs, inputs);
+pub fn input_gradient<A: Operand>(level: Level, dy: &[A], w: &[A], dx: &mut [A], inputs: usize) {
+    times(level, dy, w, inputs, &Rounded { out: Output::new(dx, inputs), bias: None });
 }
 
 /// What [`swiglu_backward`] reads and writes besides the product, A `[T, F]` and `[T, 2F]`.
@@ -218,26 +193,19 @@ pub struct SwigluBuffers<'a, A> {
     pub gate_up: &'a [A],
     /// `silu(gate)·up` once more.
     pub act: &'a mut [A],
-    /// Gradient of `act`; may be left as it is.
-    pub dact: &'a mut [A],
     /// Gradient of `gate_up`.
     pub dgate_up: &'a mut [A],
 }
 
 /// Gradient through the down projection `w` A `[C, F]` and SwiGLU: `dact = dy·w`, rounded, and from it that of `gate_up`.
-pub fn swiglu_backward<A: Element>(level: Level, dy: &[A], w: &[A], buffers: SwigluBuffers<'_, A>, f: usize) {
-    let SwigluBuffers { gate_up, act, dact, dgate_up } = buffers;
-    if let (Some(dy), Some(w), Some(gate_up)) = (bf16s(dy), bf16s(w), bf16s(gate_up)) {
-        let (act, dgate_up) = (bytemuck::cast_slice_mut(act), bytemuck::cast_slice_mut(dgate_up));
-        let (act, dgate_up) = (Output::new(act, f), Output::new(dgate_up, 2 * f));
-        return times(level, dy, w, f, &SwigluGradient { gate_up, act, dgate_up });
-    }
-    input_gradient(level, dy, w, dact, f);
-    swiglu::backward(gate_up, dact, act, dgate_up, f);
+pub fn swiglu_backward<A: Operand>(level: Level, dy: &[A], w: &[A], buffers: SwigluBuffers<'_, A>, f: usize) {
+    let SwigluBuffers { gate_up, act, dgate_up } = buffers;
+    let (act, dgate_up) = (Output::new(act, f), Output::new(dgate_up, 2 * f));
+    times(level, dy, w, f, &SwigluGradient { gate_up, act, dgate_up });
 }
 
 /// `dw = dyᵀ·x`, overwritten or added to. `dw` f32 `[out, in]`.
-pub fn weight_gradient<A: Element>(
+pub fn weight_gradient<A: Operand>(
     level: Level,
     dy: &[A],
     x: &[A],
@@ -246,10 +214,8 @@ pub fn weight_gradient<A: Element>(
     add: bool,
 ) {
     let (t, outputs) = (x.len() / inputs, dw.len() / inputs);
-    if let (Some(dy), Some(x)) = (bf16s(dy), bf16s(x)) {
-        let (dy, x) = (Matrix::new(dy, t, outputs).t(), Matrix::new(x, t, inputs));
-        let epilogue = Sum { out: Output::new(dw, inputs), add };
-        return product(level, dy, x, Pairing::ADJOINING, Threads::All, &epilogue);
-    }
-    plain::weight_gradient(dy, x, dw, t, inputs, add);
+    let (dy, x) = (A::packed(dy), A::packed(x));
+    let (dy, x) = (Matrix::new(&dy, t, outputs).t(), Matrix::new(&x, t, inputs));
+    let epilogue = Sum { out: Output::new(dw, inputs), add };
+    product(level, dy, x, Pairing::ADJOINING, Threads::All, &epilogue);
 }

@@ -4,7 +4,7 @@
 
 pub mod math;
 
-pub mod matmul;
+pub mod convert;
 
 pub mod rows;
 

@@ -1,9 +1,9 @@
-//! The bf16 matrix product: operands packed block by block, threads, and what is done with each finished block.
+//! The matrix product, in bf16 and fp32: operands packed block by block, threads, and what is done with each finished block.
 //!
 //! Each thread gets a rectangle of the result. It packs as many columns of the right operand as half its L2 cache holds,
 //! then takes the rows 32 at a time: packs them, multiplies the one panel, which stays in L1, with all column panels, and
 //! hands the blocks to the [`Epilogue`] while they are in cache. Weights are packed as they are used: a second, packed copy
-//! would have to be read all the same, and written before (2 bytes per parameter and orientation).
+//! would have to be read all the same, and written before.
 //!
 //! Sums run along k in one order that depends on the shape of the operands alone, so neither the number of threads nor
 //! the rectangle an element lies in changes a bit.
@@ -13,8 +13,7 @@ mod sweep;
 
 pub use epilogue::{Output, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
 
-use super::matmul::Threads;
-use super::tile::{Block, HALF, Level, Line, Matrix, SIDE, Unit, panel_lines};
+use super::tile::{Block, HALF, Level, Line, Matrix, Packed, SIDE, Unit};
 use memmap2::{Advice, MmapMut};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -48,6 +47,9 @@ impl Pairing {
 /// What is done with a finished block, row by row. Every element of the result is handed over once, by whichever thread
 /// has it. Compiled for the level's vector unit, which `store` must inline into.
 pub trait Epilogue: Sync {
+    /// Whether a row takes the vector unit so long that it is better stored while the matrix unit works.
+    const BETWEEN_STEPS: bool = false;
+
     /// Stores a row of a block.
     fn store(&self, part: Row<'_>);
 }
@@ -68,14 +70,26 @@ pub struct Row<'a> {
 /// Steps of k that a rows panel has in L1 at a time: 36 KiB.
 const MOST_STEPS: usize = 18;
 
-/// Inner dimension that is packed at a time.
-const MOST_K: usize = 1536;
+/// Inner dimension that is packed at a time: 1536 of bf16, 640 of fp32. With less of it more columns fit in L2 for each
+/// rows panel that is packed, and sums are kept from one part to the next.
+const fn most_k<T: Packed>() -> usize {
+    if T::DEPTH == SIDE { 1536 } else { 640 }
+}
 
 /// Lines of packed columns that a thread has at a time, for a bit more than half of 2 MiB of L2: 640 columns of 1024.
 const MOST_LINES: usize = (5 << 18) / size_of::<Line>();
 
 /// Panels of rows that are packed together where memory runs across them, for more of a row of it at a time.
 const TOGETHER: usize = 4;
+
+/// Whether a product may use all threads of the current pool, or runs inside a task that is one of many.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// All of the current rayon pool.
+    All,
+    /// The calling one.
+    One,
+}
 
 /// Multiplications and additions below which a share is not worth a thread.
 const MIN_SHARE: usize = 1 << 20;
@@ -84,10 +98,10 @@ const MIN_SHARE: usize = 1 << 20;
 ///
 /// # Panics
 /// If the inner dimensions differ, or the columns do not come in whole pairs.
-pub fn product(
+pub fn product<T: Packed>(
     level: Level,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
     pairing: Pairing,
     threads: Threads,
     epilogue: &impl Epilogue,
@@ -105,10 +119,10 @@ pub fn product(
 }
 
 /// A product under way.
-struct Product<'a, E> {
+struct Product<'a, T, E> {
     level: Level,
-    a: Matrix<'a>,
-    b: Matrix<'a>,
+    a: Matrix<'a, T>,
+    b: Matrix<'a, T>,
     pairing: Pairing,
     epilogue: &'a E,
 }
@@ -152,12 +166,12 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl<E: Epilogue> Product<'_, E> {
+impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     /// Cuts the rectangle in proportion until there is one for each of `shares` threads.
     fn share(&self, all: Rectangle, shares: usize) {
         // Both sides of a cut pack what lies across it; what has to be transposed costs twice as much.
         let cost =
-            |panels: &Range<usize>, m: &Matrix<'_>| panels.len() * if m.is_transposed() { 2 } else { 1 };
+            |panels: &Range<usize>, m: &Matrix<'_, T>| panels.len() * if m.is_transposed() { 2 } else { 1 };
         let (rows, columns) = (cost(&all.rows, &self.a), cost(&all.columns, &self.b));
         let by_rows = (rows >= columns || all.columns.len() < 2) && all.rows.len() >= 2;
         if shares <= 1 || !by_rows && all.columns.len() < 2 {
@@ -178,16 +192,16 @@ impl<E: Epilogue> Product<'_, E> {
     /// One thread's rectangle.
     fn run(&self, all: &Rectangle, scratch: &mut Scratch) {
         let unit = Unit::new(self.level);
-        let chunks = chunks(self.a.shape()[1], MOST_K);
-        let widest = panel_lines(chunks.first().map_or(0, Range::len));
+        let chunks = chunks(self.a.shape()[1], most_k::<T>());
+        let widest = T::panel_lines(chunks.first().map_or(0, Range::len));
         let per_group = (MOST_LINES / widest.max(1)).max(1);
         let together = if self.a.is_transposed() { TOGETHER } else { 1 };
         let groups = all.columns.len().div_ceil(per_group).max(1);
         for columns in shares_of(&all.columns, groups) {
-            let kept = if chunks.len() == 1 { 1 } else { all.rows.len() };
+            let kept = if chunks.len() == 1 { 2 } else { all.rows.len() };
             let room = scratch.take(columns.len() * widest, together * widest, kept * columns.len());
             for (i, chunk) in chunks.iter().enumerate() {
-                let lines = panel_lines(chunk.len());
+                let lines = T::panel_lines(chunk.len());
                 let sweep = Sweep {
                     unit: &unit,
                     a: self.a.columns(chunk.clone()),
@@ -205,6 +219,12 @@ impl<E: Epilogue> Product<'_, E> {
                 };
                 self.sweep(&sweep, room);
             }
+        }
+        // What went past the caches is there before another thread is told that it is.
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE is part of x86-64.
+        unsafe {
+            std::arch::x86_64::_mm_sfence();
         }
     }
 }

@@ -1,17 +1,19 @@
-//! The matrix unit for bf16: products of packed panels into blocks of 32 × 32 f32, by AMX, AVX-512 or plain vectors.
+//! The matrix unit: products of packed panels into blocks of 32 × 32 f32, by AMX, AVX-512 or plain vectors.
 //!
 //! The left operand is cut into panels of 32 rows, the right one into panels of 32 columns; both run along the inner
-//! dimension k in steps of 32, padded with zeros. One step of a panel is 32 [`Line`]s of 64 bytes, laid out as AMX wants
-//! its tiles (Intel SDM, TDPBF16PS), and every other level reads the same layout:
+//! dimension k in steps of 32 bf16 or 16 fp32, padded with zeros. One step of a panel is 32 [`Line`]s of 64 bytes, laid out
+//! as AMX wants its tiles (Intel SDM, TDPBF16PS), and every other level reads the same layout. Where AMX has pairs of
+//! bf16, fp32 has single numbers:
 //!
-//! * rows panel: line `r` of a step holds `a[r][0..32]`;
-//! * columns panel: line `16h + p` holds, for the 16 columns of half `h`, the pairs `b[2p][c], b[2p + 1][c]`.
+//! * rows panel: line `r` of a step holds `a[r][0..32]`, or `a[r][0..16]`;
+//! * columns panel: line `16h + p` holds, for the 16 columns of half `h`, the pairs `b[2p][c], b[2p + 1][c]`, or `b[p][c]`.
 //!
 //! The two halves of a columns panel need not adjoin, so that an epilogue may find in one block what it combines: a
 //! gate with its value, or the two coordinates that a rotation mixes.
 
 mod amx;
 mod avx512;
+mod fp32;
 mod level;
 mod pack;
 mod vector;
@@ -19,15 +21,17 @@ mod vector;
 pub use level::Level;
 pub use pack::{Matrix, pack_all_columns, pack_all_rows, pack_columns, pack_rows, transpose};
 
+use crate::dtype::Element;
 use half::bf16;
+use std::marker::PhantomData;
 
-/// Rows and columns of a [`Block`], and the inner dimension of one step.
+/// Rows and columns of a [`Block`], and lines of one step of a panel.
 pub const SIDE: usize = 32;
 
 /// Columns of half a columns panel.
 pub const HALF: usize = SIDE / 2;
 
-/// 32 values of a panel.
+/// 32 values of a panel, or 16 of fp32.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Line(pub [bf16; SIDE]);
@@ -36,9 +40,9 @@ impl Line {
     /// Nothing but zeros.
     pub const ZERO: Self = Self([bf16::ZERO; SIDE]);
 
-    /// Two values at a time, the first in the lower half.
+    /// Four bytes at a time: one fp32, or two bf16, the first in the lower half.
     #[inline(always)]
-    fn pairs(&self) -> &[u32; HALF] {
+    fn lanes(&self) -> &[u32; HALF] {
         bytemuck::cast_ref(self)
     }
 }
@@ -53,83 +57,140 @@ impl Block {
     pub const ZERO: Self = Self([[0.0; SIDE]; SIDE]);
 }
 
-/// Steps that an inner dimension of `k` takes.
+/// A type that panels hold.
+pub trait Packed: Element {
+    /// Elements of the inner dimension in one step.
+    const DEPTH: usize = size_of::<Line>() / size_of::<Self>();
+
+    /// Lines of a panel along an inner dimension of `k`.
+    fn panel_lines(k: usize) -> usize {
+        k.div_ceil(Self::DEPTH) * SIDE
+    }
+
+    /// The level that multiplies this type where there is `level`.
+    fn level(level: Level) -> Level;
+
+    /// `c += a·b` without tiles, for panels of the same whole steps.
+    fn multiply(level: Level, a: &[Line], b: &[Line], c: &mut Block);
+}
+
+impl Packed for bf16 {
+    fn level(level: Level) -> Level {
+        level
+    }
+
+    #[inline]
+    fn multiply(level: Level, a: &[Line], b: &[Line], c: &mut Block) {
+        match level {
+            Level::Avx512Bf16 | Level::Amx => {
+                for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+                    avx512::step(a, b, c);
+                }
+            }
+            level => vector::multiply::<Self>(level, a, b, c),
+        }
+    }
+}
+
+impl Packed for f32 {
+    fn level(level: Level) -> Level {
+        level.min(Level::Avx512)
+    }
+
+    #[inline]
+    fn multiply(level: Level, a: &[Line], b: &[Line], c: &mut Block) {
+        match level {
+            Level::Portable | Level::Avx2 => vector::multiply::<Self>(level, a, b, c),
+            _ => fp32::multiply(a, b, c),
+        }
+    }
+}
+
+/// Steps that an inner dimension of `k` takes in bf16.
 pub const fn steps(k: usize) -> usize {
     k.div_ceil(SIDE)
 }
 
-/// Lines of a panel along an inner dimension of `k`.
+/// Lines of a panel along an inner dimension of `k` in bf16.
 pub const fn panel_lines(k: usize) -> usize {
     steps(k) * SIDE
 }
 
 /// A thread's hold on the matrix unit. AMX has tiles to configure before and to release after.
-pub struct Unit {
+pub struct Unit<T = bf16> {
     level: Level,
     // Tiles belong to the thread that configured them.
-    _not_send: std::marker::PhantomData<*const ()>,
+    _not_send: PhantomData<(*const (), T)>,
 }
 
-impl Unit {
+impl<T: Packed> Unit<T> {
     /// Gets the unit ready on this thread.
     pub fn new(level: Level) -> Self {
+        let level = T::level(level);
         if level == Level::Amx {
             amx::configure();
         }
-        Self { level, _not_send: std::marker::PhantomData }
+        Self { level, _not_send: PhantomData }
     }
 
     /// `c = a·b`, or `c += a·b` with `add`. The sum over k goes step by step in ascending order.
     ///
-    /// Levels without AMX add each product to the sum in ascending k, all with the same bits, but for the one with
-    /// AVX-512 BF16, which like AMX adds pairs and treats subnormal numbers as zero.
+    /// Levels without AMX add each product to the sum in ascending k, but for the one with AVX-512 BF16, which like AMX
+    /// adds pairs and treats subnormal numbers as zero. All others have the same bits in bf16, whose products are exact;
+    /// in fp32 those that fuse a product and its sum have.
     ///
     /// # Panics
     /// If the panels are not of one length, or not of whole steps.
     #[inline]
     pub fn multiply(&self, a: &[Line], b: &[Line], c: &mut Block, add: bool) {
         assert!(a.len() == b.len() && a.len().is_multiple_of(SIDE), "panels of {} and {}", a.len(), b.len());
-        let mut sums = Block::ZERO;
-        self.begin(add.then_some(&*c), &mut sums);
-        for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-            self.step(a, b, &mut sums);
+        if let Some(tiles) = self.tiles() {
+            tiles.begin(add.then_some(&*c));
+            for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+                tiles.step(a, b);
+            }
+            return tiles.end(c);
         }
-        self.end(&sums, c);
+        if !add {
+            *c = Block::ZERO;
+        }
+        T::multiply(self.level, a, b, c);
     }
 
-    /// The three parts of [`Unit::multiply`], for callers with something to do between the steps. First: the sums begin as
-    /// `from`, or with zeros. They are in the unit, or in `sums` where it has no place for them.
+    /// The tiles, for callers with something to do between the steps, where the unit has tiles.
     #[inline(always)]
-    pub fn begin(&self, from: Option<&Block>, sums: &mut Block) {
-        if self.level == Level::Amx {
-            amx::begin(from);
-        } else {
-            *sums = *from.unwrap_or(&Block::ZERO);
-        }
+    pub fn tiles(&self) -> Option<Tiles<'_>> {
+        if self.level == Level::Amx { Some(Tiles { _configured: PhantomData }) } else { None }
+    }
+}
+
+/// The three parts of [`Unit::multiply`] on tiles.
+#[derive(Clone, Copy)]
+pub struct Tiles<'a> {
+    _configured: PhantomData<(&'a (), *const ())>,
+}
+
+impl Tiles<'_> {
+    /// First: the sums begin as `from`, or with zeros.
+    #[inline(always)]
+    pub fn begin(self, from: Option<&Block>) {
+        amx::begin(from);
     }
 
     /// One step of both panels.
     #[inline(always)]
-    pub fn step(&self, a: &[Line; SIDE], b: &[Line; SIDE], sums: &mut Block) {
-        match self.level {
-            Level::Amx => amx::step(a, b),
-            Level::Avx512Bf16 => avx512::step(a, b, sums),
-            level => vector::step(level, a, b, sums),
-        }
+    pub fn step(self, a: &[Line; SIDE], b: &[Line; SIDE]) {
+        amx::step(a, b);
     }
 
     /// Last: the sums go to `to`.
     #[inline(always)]
-    pub fn end(&self, sums: &Block, to: &mut Block) {
-        if self.level == Level::Amx {
-            amx::end(to);
-        } else {
-            *to = *sums;
-        }
+    pub fn end(self, to: &mut Block) {
+        amx::end(to);
     }
 }
 
-impl Drop for Unit {
+impl<T> Drop for Unit<T> {
     fn drop(&mut self) {
         if self.level == Level::Amx {
             amx::release();
@@ -146,7 +207,7 @@ mod tests {
         (0..n).map(|i| bf16::from_f32(((i * 31 + i / 7 + seed * 17) % 13) as f32 - 6.0)).collect()
     }
 
-    fn at(m: Matrix<'_>, data: &[bf16], stride: usize, i: usize, j: usize) -> f32 {
+    fn at<T: Packed>(m: Matrix<'_, T>, data: &[T], stride: usize, i: usize, j: usize) -> f32 {
         let [rows, cols] = m.shape();
         if i >= rows || j >= cols {
             return 0.0;
@@ -168,7 +229,7 @@ mod tests {
             let right = [Matrix::strided(&b, k, n, stride(n)), Matrix::strided(&b, n, k, stride(k)).t()];
             let strides = [(stride(k), stride(m)), (stride(n), stride(k))];
             for level in available() {
-                let unit = Unit::new(level);
+                let unit = Unit::<bf16>::new(level);
                 for (x, y) in left.iter().flat_map(|&x| right.iter().map(move |&y| (x, y))) {
                     let sa = if x.is_transposed() { strides[0].1 } else { strides[0].0 };
                     let sb = if y.is_transposed() { strides[1].1 } else { strides[1].0 };
@@ -218,7 +279,7 @@ mod tests {
             pack_rows(level, Matrix::new(&a, SIDE, k), 0, &mut panels[0]);
             pack_columns(level, Matrix::new(&b, SIDE, k).t(), [0, HALF], &mut panels[1]);
             let mut c = Block::ZERO;
-            Unit::new(level).multiply(&panels[0], &panels[1], &mut c, false);
+            Unit::<bf16>::new(level).multiply(&panels[0], &panels[1], &mut c, false);
             c
         };
         let want = run(Level::Portable);

@@ -1,7 +1,8 @@
 //! How long a run will take.
 
 use super::Run;
-use crate::ops::matmul::{Threads, View, multiply};
+use crate::ops::linear::{Weight, forward_f32};
+use crate::ops::tile::Level;
 use std::time::Instant;
 
 impl Run {
@@ -22,9 +23,9 @@ impl Run {
 /// Floating-point operations per second of the matrix product, measured for a moment.
 fn matrix_rate() -> f64 {
     const N: usize = 512;
-    let (a, b, mut c) = (vec![1.0; N * N], vec![1.0; N * N], vec![0.0; N * N]);
+    let (a, b, mut c) = (vec![1.0f32; N * N], vec![1.0; N * N], vec![0.0; N * N]);
     let mut once = || {
-        multiply(View::new(&a, N, N), View::new(&b, N, N).t(), &mut c, N, false, Threads::All);
+        forward_f32(Level::best(), &a, Weight::Plain(&b), &mut c, N);
     };
     once();
     let start = Instant::now();

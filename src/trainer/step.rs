@@ -40,7 +40,7 @@ impl Trained {
         Self { model, optimizer }
     }
 
-    /// Submits a step: every micro-batch forward and backward, then the update. [`Backend::take_output`] waits for it.
+    /// Submits a step: the window's micro-batches forward and backward, joined, then the update. [`Backend::take_output`] waits for it.
     ///
     /// # Errors
     /// Those of the backend.
@@ -54,7 +54,7 @@ impl Trained {
             adamw: self.optimizer.scalars(&config, window.step as u64 + 1),
             ..bytemuck::Zeroable::zeroed()
         };
-        for (i, batch) in window.micro_batches.iter().enumerate() {
+        for (i, batch) in window.joined().iter().enumerate() {
             params.accumulate = u32::from(i > 0);
             self.model.feed(backend, &Feed::new(batch), &mut params)?;
             backend.run(Part::Train, &mut |b| self.model.train(b))?;

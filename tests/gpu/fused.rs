@@ -9,9 +9,10 @@ use smolten::cuda::{Cuda, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
 use smolten::ops::attention::Heads;
-use smolten::ops::linear::Projection;
+use smolten::ops::linear::{Operand, Projection};
 use smolten::ops::linear_launch::{self, Rotation};
-use smolten::ops::{linear, matmul, rope, swiglu};
+use smolten::ops::tile::Level;
+use smolten::ops::{linear, rope, swiglu};
 
 /// Rows planned and in use, inputs, F or rows of W beyond it.
 const SHAPES: [[usize; 4]; 5] =
@@ -53,7 +54,7 @@ fn close(name: &str, got: &[f32], want: &[f32], rtol: f32, atol: impl Fn(usize) 
     }
 }
 
-fn swiglu_matches<E: Element>(unit: f32) {
+fn swiglu_matches<E: Operand>(unit: f32) {
     let narrow = if E::DTYPE == DType::F32 { 0.0 } else { 2.0 * unit };
     for [rows, t, inputs, f] in SHAPES {
         let mut plan = Plan::default();
@@ -67,13 +68,18 @@ fn swiglu_matches<E: Element>(unit: f32) {
         let zeros = |n| vec![E::from_f32(0.0); n];
         let (mut gate_up_want, mut act_want) = (zeros(2 * t * f), zeros(t * f));
         let bias_host = whole::<E>(2 * f, 5, 2.0);
-        matmul::rounding(&mut gate_up_want, |out| {
-            linear::plain::forward::<E, f32>(&x_host, &w_host, out, t, inputs);
-            linear::plain::add_bias(out, &widen(&bias_host));
-        });
+        let (bias_wide, level) = (widen(&bias_host), Level::best());
+        linear::forward(
+            level,
+            &x_host,
+            linear::Weight::Plain(&w_host),
+            Some(&bias_wide),
+            &mut gate_up_want,
+            inputs,
+        );
         swiglu::forward(&gate_up_want, &mut act_want, f);
         let (mut dact, mut again, mut dgate_up_want) = (zeros(t * f), zeros(t * f), zeros(2 * t * f));
-        linear::plain::input_gradient(&dy_host, &down_host, &mut dact, t, f);
+        linear::input_gradient(level, &dy_host, &down_host, &mut dact, f);
         swiglu::backward(&gate_up_want, &dact, &mut again, &mut dgate_up_want, f);
         let mut of_tiles = Vec::new();
         for (rung, tile) in versions(E::DTYPE) {
@@ -135,8 +141,15 @@ fn rope_matches<E: Element>(unit: f32) {
         let (cos_host, sin_host) = rope::table(&frequencies, 50);
         let mut product = vec![0.0f32; t * width];
         let bias_host = whole::<E>(width, 3, 4.0);
-        linear::plain::forward::<E, f32>(&x_host, &w_host, &mut product, t, inputs);
-        linear::plain::add_bias(&mut product, &widen(&bias_host));
+        let (x_wide, w_wide, bias_wide) = (widen(&x_host), widen(&w_host), widen(&bias_host));
+        linear::forward::<f32>(
+            Level::best(),
+            &x_wide,
+            linear::Weight::Plain(&w_wide),
+            Some(&bias_wide),
+            &mut product,
+            inputs,
+        );
         let mut want = product.clone();
         let table = rope::Table { cos: &cos_host, sin: &sin_host };
         rope::rotate(&mut want, heads, &at[..t], table, rope::Turn::Forward);

@@ -8,9 +8,10 @@ use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{self, Backend, StepParams};
 use smolten::cuda::{Cuda, Cut, Rung, Tile};
-use smolten::dtype::{DType, Element};
-use smolten::ops::linear;
+use smolten::dtype::DType;
+use smolten::ops::linear::{self, Operand};
 use smolten::ops::linear_launch::{self, Rows, WORKSPACE_BYTES};
+use smolten::ops::tile::Level;
 
 /// Rows planned and in use, inputs, outputs, parts, and those of them that have rows: tails in each direction; a part of
 /// one row; parts without any; one row; none at all; one step of depth more than the parts can have alike; no split.
@@ -38,7 +39,7 @@ struct Split<E> {
     old: Vec<f32>,
 }
 
-impl<E: Element> Split<E> {
+impl<E: Operand> Split<E> {
     fn new(shape: [usize; 6], value: impl Fn(f32) -> f32) -> Self {
         let [planned, t, inputs, outputs, splits, _] = shape;
         let mut plan = Plan::default();
@@ -79,13 +80,13 @@ impl<E: Element> Split<E> {
         let narrow = |v: &[E]| v.iter().map(|x| E::from_f32(value(x.to_f32()))).collect::<Vec<E>>();
         let mut dw =
             if add { self.old.iter().map(|&x| value(x)).collect() } else { vec![0.0; self.old.len()] };
-        linear::plain::weight_gradient(&narrow(&self.dy), &narrow(&self.x), &mut dw, t, inputs, add);
+        linear::weight_gradient(Level::best(), &narrow(&self.dy), &narrow(&self.x), &mut dw, inputs, add);
         dw
     }
 }
 
 /// Whole numbers up to 4 have exact sums in any order: every bit must be right but a zero's sign.
-fn exact<E: Element>() {
+fn exact<E: Operand>() {
     for shape in SHAPES {
         let mut split = Split::<E>::new(shape, |x| (x * 4.5).trunc());
         let [.., splits, used] = shape;
@@ -116,7 +117,7 @@ fn sums_of_whole_numbers_are_exact() {
 
 /// The bound of `linear.rs`, and a rounding for each part and for the old gradient. Twice the same bits, and those of
 /// every other tile.
-fn bounded<E: Element>(unit: f32) {
+fn bounded<E: Operand>(unit: f32) {
     for shape in SHAPES {
         let mut split = Split::<E>::new(shape, |x| x * 1.5);
         let [_, t, _, _, splits, _] = shape;
@@ -190,7 +191,8 @@ fn the_engine_splits_and_replays() {
     let mut want = vec![0.0; dw.len()];
     for (t, accumulate) in [(ROWS, 0), (100, 1), (ROWS, 1), (32, 1), (0, 1), (2049, 0), (0, 0)] {
         let n = 64 * t;
-        linear::plain::weight_gradient(&dy_host[..n], &x_host[..n], &mut want, t, 64, accumulate == 1);
+        let (dy_rows, x_rows) = (&dy_host[..n], &x_host[..n]);
+        linear::weight_gradient(Level::best(), dy_rows, x_rows, &mut want, 64, accumulate == 1);
         engine.upload(room, &vec![0xff; room.bytes()]).unwrap();
         let tokens = u32::try_from(t).unwrap();
         let step = StepParams { accumulate, ..params(tokens, bytemuck::Zeroable::zeroed()) };

@@ -5,12 +5,12 @@ use crate::common::real::{Real, assert_allowed, reals, values};
 use half::bf16;
 use smolten::dtype::Element;
 use smolten::ops::attention::Heads;
+use smolten::ops::convert::round;
 use smolten::ops::linear::few::MOST_ROWS;
 use smolten::ops::linear::{
-    Rotation, Weight, forward, forward_f32, forward_residual, forward_rope, forward_swiglu,
+    Operand, Rotation, Weight, forward, forward_f32, forward_residual, forward_rope, forward_swiglu,
 };
 use smolten::ops::math::dot;
-use smolten::ops::matmul::round;
 use smolten::ops::rope::{self, Turn};
 use smolten::ops::swiglu;
 use smolten::ops::tile::Level;
@@ -31,7 +31,7 @@ fn bits<E: Element>(x: &[E]) -> Vec<u32> {
     x.iter().map(|x| x.to_f32().to_bits()).collect()
 }
 
-fn is_the_definition<E: Element>() {
+fn is_the_definition<E: Operand>() {
     for (t, (inputs, outputs)) in (1..=MOST_ROWS).flat_map(|t| SHAPES.map(|shape| (t, shape))) {
         let (x, w) = (values::<E>(t * inputs, 1.0, 1), values::<E>(outputs * inputs, 0.5, 2));
         let (bias, residual) = (values::<f32>(outputs, 1.0, 3), values::<f32>(t * outputs, 2.0, 4));
@@ -59,7 +59,7 @@ fn few_rows_are_the_definition() {
 }
 
 /// Whatever unit computes them.
-fn is_the_plain_loop<E: Element>() {
+fn is_the_plain_loop<E: Operand>() {
     for (inputs, outputs) in SHAPES {
         let (x, w) = (values::<f32>(inputs, 1.0, 1), values::<E>(outputs * inputs, 0.5, 2));
         let rounded: Vec<E> = x.iter().map(|&x| E::from_f32(x)).collect();
@@ -94,7 +94,7 @@ fn few_rows_are_those_of_the_packed_product() {
 }
 
 /// What is fused gives the bits of one operation after the other.
-fn fused_is_in_turn<E: Element>() {
+fn fused_is_in_turn<E: Operand>() {
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 32 };
     let (inputs, width, f) = (70, heads.qkv_width(), 48);
     let (cos, sin) = (values::<f32>(9 * 16, 1.0, 5), values::<f32>(9 * 16, 1.0, 6));
@@ -131,7 +131,7 @@ fn fused_operations_are_those_in_turn() {
     in_each_type!(fused_is_in_turn);
 }
 
-fn threads_and_rows<E: Element>() {
+fn threads_and_rows<E: Operand>() {
     // Large enough for several tasks.
     let (t, inputs, outputs) = (MOST_ROWS, 600, 2017);
     let (x, w) = (values::<E>(t * inputs, 1.0, 1), values::<E>(outputs * inputs, 0.5, 2));

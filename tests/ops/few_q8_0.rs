@@ -6,13 +6,13 @@ use half::{bf16, f16};
 use smolten::dtype::{Element, Q8_0};
 use smolten::gguf::{GgmlType, dequantise, quantise};
 use smolten::ops::attention::Heads;
+use smolten::ops::convert::round;
 use smolten::ops::embedding;
 use smolten::ops::linear::few::MOST_ROWS;
 use smolten::ops::linear::{
-    Rotation, Weight, forward, forward_f32, forward_residual, forward_rope, forward_swiglu,
+    Operand, Rotation, Weight, forward, forward_f32, forward_residual, forward_rope, forward_swiglu,
 };
 use smolten::ops::math::dot_q8_0;
-use smolten::ops::matmul::round;
 use smolten::ops::rope::{self, Turn};
 use smolten::ops::swiglu;
 use smolten::ops::tile::Level;
@@ -61,7 +61,7 @@ fn bits<E: Element>(x: &[E]) -> Vec<u32> {
     x.iter().map(|x| x.to_f32().to_bits()).collect()
 }
 
-fn is_the_definition<E: Element>() {
+fn is_the_definition<E: Operand>() {
     for (t, (per_row, outputs)) in (1..=MOST_ROWS).flat_map(|t| SHAPES.map(|shape| (t, shape))) {
         let inputs = per_row * Q8_0::LEN;
         let (x, w) = (values::<E>(t * inputs, 1.0, 1), blocks(outputs * per_row, 2));
@@ -137,7 +137,7 @@ fn sums_are_those_of_the_plain_loop_in_bits() {
 }
 
 /// What is fused gives the bits of one operation after the other.
-fn fused_is_in_turn<E: Element>() {
+fn fused_is_in_turn<E: Operand>() {
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 32 };
     let (per_row, width, f) = (3, heads.qkv_width(), 48);
     let inputs = per_row * Q8_0::LEN;
@@ -175,7 +175,7 @@ fn fused_operations_are_those_in_turn() {
 }
 
 /// Many rows: the product with the elements, rounded to A once.
-fn many_rows_round_the_elements<E: Element>() {
+fn many_rows_round_the_elements<E: Operand>() {
     let (t, per_row, outputs) = (MOST_ROWS + 3, 18, 1100); // several tasks of blocks
     let inputs = per_row * Q8_0::LEN;
     let (x, w) = (values::<E>(t * inputs, 1.0, 1), blocks(outputs * per_row, 2));

@@ -1,8 +1,10 @@
 //! Products with a weight: forward, onto a residual, gradients of input and weight.
 
 use crate::common::real::{Real, assert_allowed, reals, values};
-use smolten::dtype::Element;
-use smolten::ops::linear::plain::{forward, forward_residual, input_gradient, weight_gradient};
+use smolten::ops::linear::{
+    Operand, Weight, forward, forward_f32, forward_residual, input_gradient, weight_gradient,
+};
+use smolten::ops::tile::Level;
 
 /// Tokens, inputs, outputs.
 const SHAPES: [(usize, usize, usize); 9] = [
@@ -22,7 +24,7 @@ fn column(m: &[Real], cols: usize, j: usize) -> Vec<Real> {
     m.iter().skip(j).step_by(cols).copied().collect()
 }
 
-fn forward_in<E: Element>() {
+fn forward_in<E: Operand>() {
     for (t, inputs, outputs) in SHAPES {
         let (x, w) = (values::<E>(t * inputs, 1.0, 1), values::<E>(outputs * inputs, 0.5, 2));
         let (rx, rw) = (reals(&x), reals(&w));
@@ -30,15 +32,15 @@ fn forward_in<E: Element>() {
         let want: Vec<Real> =
             (0..t * outputs).map(|i| Real::dot(&row(&rx, i / outputs), &row(&rw, i % outputs))).collect();
         let mut y = vec![E::from_f32(f32::NAN); t * outputs];
-        forward::<E, E>(&x, &w, &mut y, t, inputs);
+        forward(Level::best(), &x, Weight::Plain(&w), None, &mut y, inputs);
         assert_allowed("y", &y, &want);
         let mut wide = vec![f32::NAN; t * outputs];
-        forward::<E, f32>(&x, &w, &mut wide, t, inputs);
+        forward_f32(Level::best(), &x, Weight::Plain(&w), &mut wide, inputs);
         assert_allowed("y in f32", &wide, &want);
 
         let residual = values::<f32>(t * outputs, 2.0, 3);
         let mut y = vec![f32::NAN; t * outputs];
-        forward_residual(&x, &w, &residual, &mut y, t, inputs);
+        forward_residual(Level::best(), &x, Weight::Plain(&w), None, &residual, &mut y, inputs);
         let products = |i: usize| row(&rx, i / outputs).into_iter().zip(row(&rw, i % outputs));
         let want: Vec<Real> = (0..t * outputs)
             .map(|i| Real::sum(products(i).map(|(x, w)| x * w).chain([Real::of(residual[i])])))
@@ -52,13 +54,13 @@ fn forward_and_residual() {
     in_each_type!(forward_in);
 }
 
-fn gradients_in<E: Element>() {
+fn gradients_in<E: Operand>() {
     for (t, inputs, outputs) in SHAPES {
         let (dy, w) = (values::<E>(t * outputs, 1.0, 4), values::<E>(outputs * inputs, 0.5, 2));
         let x = values::<E>(t * inputs, 1.0, 1);
         let (rdy, rw, rx) = (reals(&dy), reals(&w), reals(&x));
         let mut dx = vec![E::from_f32(f32::NAN); t * inputs];
-        input_gradient(&dy, &w, &mut dx, t, inputs);
+        input_gradient(Level::best(), &dy, &w, &mut dx, inputs);
         let columns: Vec<Vec<Real>> = (0..inputs).map(|j| column(&rw, inputs, j)).collect();
         let want: Vec<Real> = (0..t * inputs)
             .map(|i| Real::dot(&rdy[i / inputs * outputs..][..outputs], &columns[i % inputs]))
@@ -69,7 +71,7 @@ fn gradients_in<E: Element>() {
         let columns: Vec<Vec<Real>> = (0..inputs).map(|j| column(&rx, inputs, j)).collect();
         for add in [false, true] {
             let mut dw = if add { before.clone() } else { vec![f32::NAN; outputs * inputs] };
-            weight_gradient(&dy, &x, &mut dw, t, inputs, add);
+            weight_gradient(Level::best(), &dy, &x, &mut dw, inputs, add);
             let want: Vec<Real> = (0..outputs * inputs)
                 .map(|i| {
                     let products = column(&rdy, outputs, i / inputs).into_iter().zip(&columns[i % inputs]);
@@ -98,9 +100,9 @@ fn threads_change_no_bit() {
         pool.install(|| {
             let (mut y, mut dx) = (vec![f32::NAN; t * outputs], vec![f32::NAN; t * inputs]);
             let mut dw = vec![f32::NAN; outputs * inputs];
-            forward::<f32, f32>(&x, &w, &mut y, t, inputs);
-            input_gradient(&dy, &w, &mut dx, t, inputs);
-            weight_gradient(&dy, &x, &mut dw, t, inputs, false);
+            forward_f32(Level::best(), &x, Weight::Plain(&w), &mut y, inputs);
+            input_gradient(Level::best(), &dy, &w, &mut dx, inputs);
+            weight_gradient(Level::best(), &dy, &x, &mut dw, inputs, false);
             [y, dx, dw].map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>())
         })
     };

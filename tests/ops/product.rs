@@ -1,9 +1,11 @@
-//! bf16 products on every level of the matrix unit that this processor has: against the definition, across every edge of
+//! Products in bf16 and fp32 on every level of the matrix unit that this processor has: against the definition, across every edge of
 //! blocks, panels, chunks and groups, and in bits for any number of threads.
 
 use crate::common::real::{Real, assert_allowed, reals, values};
 use half::bf16;
-use smolten::ops::linear::{Weight, forward, forward_f32, forward_residual, input_gradient, weight_gradient};
+use smolten::ops::linear::{
+    Operand, Weight, forward, forward_f32, forward_residual, input_gradient, weight_gradient,
+};
 use smolten::ops::tile::Level;
 
 /// Tokens, inputs, outputs: within one block and just beyond, one to three steps, odd and even.
@@ -27,15 +29,20 @@ fn column(m: &[Real], cols: usize, j: usize) -> Vec<Real> {
 }
 
 /// Normal numbers: AMX and AVX-512 BF16 take subnormal ones for zero.
-fn normal(n: usize, scale: f32, seed: u64) -> Vec<bf16> {
-    values::<bf16>(n, scale, seed)
+fn normal<E: Operand>(n: usize, scale: f32, seed: u64) -> Vec<E> {
+    values::<E>(n, scale, seed)
 }
 
 #[test]
 fn every_level_is_the_definition_rounded_once() {
+    definition_in::<bf16>();
+    definition_in::<f32>();
+}
+
+fn definition_in<E: Operand>() {
     for (level, (t, inputs, outputs)) in levels().flat_map(|level| SHAPES.map(|shape| (level, shape))) {
-        let (x, w) = (normal(t * inputs, 1.0, 1), normal(outputs * inputs, 0.5, 2));
-        let (dy, bias) = (normal(t * outputs, 1.0, 4), values::<f32>(outputs, 1.0, 6));
+        let (x, w) = (normal::<E>(t * inputs, 1.0, 1), normal::<E>(outputs * inputs, 0.5, 2));
+        let (dy, bias) = (normal::<E>(t * outputs, 1.0, 4), values::<f32>(outputs, 1.0, 6));
         let residual = values::<f32>(t * outputs, 2.0, 3);
         let (rx, rw, rdy) = (reals(&x), reals(&w), reals(&dy));
         let products = |i: usize| {
@@ -46,27 +53,31 @@ fn every_level_is_the_definition_rounded_once() {
         let want: Vec<Real> = all.clone().map(|i| Real::sum(products(i))).collect();
         let mut wide = vec![f32::NAN; t * outputs];
         forward_f32(level, &x, Weight::Plain(&w), &mut wide, inputs);
-        assert_allowed(&format!("{level:?} f32"), &wide, &want);
+        assert_allowed(&format!("{:?} {level:?} f32", E::DTYPE), &wide, &want);
 
         let with_bias: Vec<Real> =
             want.iter().zip(bias.iter().cycle()).map(|(&y, &b)| y + Real::of(b)).collect();
         for (bias, want) in [(None, &want), (Some(&bias[..]), &with_bias)] {
-            let mut y = vec![bf16::NAN; t * outputs];
+            let mut y = vec![E::from_f32(f32::NAN); t * outputs];
             forward(level, &x, Weight::Plain(&w), bias, &mut y, inputs);
-            assert_allowed(&format!("{level:?} y"), &y, want);
+            assert_allowed(&format!("{:?} {level:?} y", E::DTYPE), &y, want);
         }
         let want: Vec<Real> = all
             .map(|i| Real::sum(products(i)) + Real::of(residual[i]) + Real::of(bias[i % outputs]))
             .collect();
         let mut y = vec![f32::NAN; t * outputs];
         forward_residual(level, &x, Weight::Plain(&w), Some(&bias), &residual, &mut y, inputs);
-        assert_allowed(&format!("{level:?} onto the residual"), &y, &want);
+        assert_allowed(&format!("{:?} {level:?} onto the residual", E::DTYPE), &y, &want);
 
-        let mut dx = vec![bf16::NAN; t * inputs];
+        let mut dx = vec![E::from_f32(f32::NAN); t * inputs];
         input_gradient(level, &dy, &w, &mut dx, inputs);
         let columns: Vec<Vec<Real>> = (0..inputs).map(|j| column(&rw, inputs, j)).collect();
         let dots = |i: usize| Real::dot(&rdy[i / inputs * outputs..][..outputs], &columns[i % inputs]);
-        assert_allowed(&format!("{level:?} dx"), &dx, &(0..t * inputs).map(dots).collect::<Vec<_>>());
+        assert_allowed(
+            &format!("{:?} {level:?} dx", E::DTYPE),
+            &dx,
+            &(0..t * inputs).map(dots).collect::<Vec<_>>(),
+        );
 
         let before = values::<f32>(outputs * inputs, 3.0, 5);
         for add in [false, true] {
@@ -79,7 +90,7 @@ fn every_level_is_the_definition_rounded_once() {
                     if add { dot + Real::of(before[i]) } else { dot }
                 })
                 .collect();
-            assert_allowed(&format!("{level:?} dw"), &dw, &want);
+            assert_allowed(&format!("{:?} {level:?} dw", E::DTYPE), &dw, &want);
         }
     }
 }
@@ -88,49 +99,59 @@ fn every_level_is_the_definition_rounded_once() {
 const LARGE: [(usize, usize, usize); 4] = [(70, 608, 1100), (40, 1700, 300), (35, 3200, 700), (2100, 64, 96)];
 
 /// The three products of these, as bits.
-fn run(
+fn run<E: Operand>(
     level: Level,
     (t, inputs, outputs): (usize, usize, usize),
     threads: usize,
-    numbers: impl Fn(usize, u64) -> Vec<bf16>,
+    numbers: impl Fn(usize, u64) -> Vec<E>,
 ) -> [Vec<u32>; 3] {
     let (x, w, dy) = (numbers(t * inputs, 1), numbers(outputs * inputs, 2), numbers(t * outputs, 3));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
-        let (mut y, mut dx) = (vec![f32::NAN; t * outputs], vec![bf16::NAN; t * inputs]);
+        let (mut y, mut dx) = (vec![f32::NAN; t * outputs], vec![E::from_f32(f32::NAN); t * inputs]);
         let mut dw = vec![1.0; outputs * inputs];
         forward_f32(level, &x, Weight::Plain(&w), &mut y, inputs);
         input_gradient(level, &dy, &w, &mut dx, inputs);
         weight_gradient(level, &dy, &x, &mut dw, inputs, true);
-        let dx = dx.iter().map(|x| u32::from(x.to_bits())).collect();
+        let dx = dx.iter().map(|x| x.to_f32().to_bits()).collect();
         [y.into_iter().map(f32::to_bits).collect(), dx, dw.into_iter().map(f32::to_bits).collect()]
     })
 }
 
 #[test]
 fn threads_change_no_bit() {
+    threads_in::<bf16>();
+    threads_in::<f32>();
+}
+
+fn threads_in<E: Operand>() {
     for level in levels().filter(|&level| level > Level::Portable) {
         for shape in LARGE {
-            let one = run(level, shape, 1, |n, seed| normal(n, 1.0, seed));
+            let one = run(level, shape, 1, |n, seed| normal::<E>(n, 1.0, seed));
             for threads in [2, 3, 7] {
-                let got = run(level, shape, threads, |n, seed| normal(n, 1.0, seed));
-                assert!(got == one, "{level:?}, {shape:?}, {threads} threads");
+                let got = run(level, shape, threads, |n, seed| normal::<E>(n, 1.0, seed));
+                assert!(got == one, "{:?} {level:?}, {shape:?}, {threads} threads", E::DTYPE);
             }
         }
     }
 }
 
 /// Whole numbers from -4 to 4: every sum of fewer than 2^20 products is exact in any order.
-fn whole(n: usize, seed: u64) -> Vec<bf16> {
-    normal(n, 4.0, seed).into_iter().map(|x| bf16::from_f32(x.to_f32().round())).collect()
+fn whole<E: Operand>(n: usize, seed: u64) -> Vec<E> {
+    normal::<E>(n, 4.0, seed).into_iter().map(|x| E::from_f32(x.to_f32().round())).collect()
 }
 
 #[test]
-#[expect(clippy::cast_possible_truncation, reason = "whole numbers below 2^24")]
 fn large_products_of_whole_numbers_are_exact() {
+    whole_in::<bf16>();
+    whole_in::<f32>();
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "whole numbers below 2^24")]
+fn whole_in<E: Operand>() {
     for shape in LARGE {
         let (t, inputs, outputs) = shape;
-        let of = |n, seed| whole(n, seed).into_iter().map(|x| x.to_f32() as i32).collect::<Vec<_>>();
+        let of = |n, seed| whole::<E>(n, seed).into_iter().map(|x| x.to_f32() as i32).collect::<Vec<_>>();
         let (x, w, dy) = (of(t * inputs, 1), of(outputs * inputs, 2), of(t * outputs, 3));
         let (mut y, mut dx) = (vec![0; t * outputs], vec![0; t * inputs]);
         let mut dw = vec![1; outputs * inputs];
@@ -144,10 +165,10 @@ fn large_products_of_whole_numbers_are_exact() {
             }
         }
         let bits = |sums: Vec<i32>| sums.into_iter().map(|s| (s as f32).to_bits()).collect::<Vec<_>>();
-        let dx = dx.into_iter().map(|s| u32::from(bf16::from_f32(s as f32).to_bits())).collect();
+        let dx = dx.into_iter().map(|s| E::from_f32(s as f32).to_f32().to_bits()).collect();
         let want = [bits(y), dx, bits(dw)];
         for level in levels() {
-            assert!(run(level, shape, 2, whole) == want, "{level:?} {shape:?}");
+            assert!(run(level, shape, 2, whole::<E>) == want, "{level:?} {shape:?}");
         }
     }
 }

@@ -3,14 +3,13 @@
 use super::Cpu;
 use crate::arena::Tensor;
 use crate::backend::{BatchBuffers, LinearCrossEntropy};
-use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::cross_entropy::{self, RowLoss};
-use crate::ops::linear::{self, Weight};
+use crate::ops::linear::{self, Operand, Weight};
 
 impl Cpu {
     /// The head over all supervised positions, a chunk of logits at a time.
-    pub(super) fn head<E: Element>(&mut self, batch: &BatchBuffers, args: &LinearCrossEntropy) -> Result<()> {
+    pub(super) fn head<E: Operand>(&mut self, batch: &BatchBuffers, args: &LinearCrossEntropy) -> Result<()> {
         let supervised = self.params.supervised;
         let rows = self.memory.get::<u32>(Self::list(batch.loss_rows, supervised)).to_vec();
         let all = self.memory.get::<u32>(Self::list(batch.targets, self.params.tokens));
@@ -30,7 +29,7 @@ impl Cpu {
     }
 
     /// One chunk: gather, logits, loss and, when training, `dx` and `dw`.
-    fn head_chunk<E: Element>(
+    fn head_chunk<E: Operand>(
         &mut self,
         args: &LinearCrossEntropy,
         rows: &[u32],
@@ -74,7 +73,7 @@ impl Cpu {
     }
 
     /// Losses of the first `n` rows of logits and, when training, their gradient.
-    fn losses<E: Element>(&mut self, args: &LinearCrossEntropy, n: usize, targets: &[u32]) -> Vec<RowLoss> {
+    fn losses<E: Operand>(&mut self, args: &LinearCrossEntropy, n: usize, targets: &[u32]) -> Vec<RowLoss> {
         let (logits, v) = (args.logits.head(n), args.w.rows);
         let weight = args.gradients.map(|_| self.params.inverse_denominator * self.loss_scale.value);
         match (args.gradients, weight) {

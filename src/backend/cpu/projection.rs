@@ -7,7 +7,7 @@ impl Cpu {
     pub(super) fn bias(&self, op: &'static str, of: Projection) -> Result<Option<Vec<f32>>> {
         let Some(bias) = of.bias else { return Ok(None) };
         bias.expect(op, "bias", [1, of.w.rows])?;
-        Ok(Some(with_element!(bias.dtype, E => matmul::widen(self.memory.get::<E>(bias)).to_vec())))
+        Ok(Some(with_element!(bias.dtype, E => convert::widen(self.memory.get::<E>(bias)).to_vec())))
     }
 
     /// `y = x·wᵀ + bias`, rounded once.

@@ -69,7 +69,7 @@ fn run(level: Level, tasks: &[Task], work: impl Fn(&Unit, &Task) + Sync) {
 }
 
 /// Columns `column·D..` of the task's sequence, as a matrix of D columns. `width` is that of `data`'s rows.
-fn head<'a>(data: &'a [bf16], width: usize, task: &Task, column: usize, d: usize) -> Matrix<'a> {
+fn head<'a>(data: &'a [bf16], width: usize, task: &Task, column: usize, d: usize) -> Matrix<'a, bf16> {
     Matrix::strided(&data[task.first * width + column * d..], task.rows, d, width)
 }
 

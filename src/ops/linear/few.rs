@@ -8,8 +8,8 @@ mod avx512;
 
 use super::weight::Weight;
 use crate::dtype::{DType, Element, Q8_0};
+use crate::ops::convert::widen;
 use crate::ops::math::{dot, dot_q8_0, simd};
-use crate::ops::matmul::widen;
 use crate::ops::product::{Epilogue, Pairing, Row};
 use crate::ops::tile::{HALF, Level, SIDE};
 use rayon::prelude::*;

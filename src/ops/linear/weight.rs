@@ -3,7 +3,6 @@
 use crate::arena::Slice;
 use crate::dtype::{DType, Element, Q8_0};
 use crate::ops::math::simd;
-use half::bf16;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -20,14 +19,6 @@ impl<'a, A: Element> Weight<'a, A> {
     /// The weight in a buffer.
     pub fn of(buffer: Slice<'a>) -> Self {
         if buffer.dtype == DType::Q8_0 { Self::Q8_0(buffer.get()) } else { Self::Plain(buffer.get()) }
-    }
-
-    /// The same, where activations are bf16.
-    pub fn bf16(self) -> Option<Weight<'a, bf16>> {
-        (A::DTYPE == DType::BF16).then(|| match self {
-            Self::Plain(w) => Weight::Plain(bytemuck::cast_slice(w)),
-            Self::Q8_0(w) => Weight::Q8_0(w),
-        })
     }
 
     /// Rows of `inputs` elements.

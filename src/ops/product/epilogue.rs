@@ -6,7 +6,7 @@ use crate::ops::attention::Heads;
 use crate::ops::math::sigmoid;
 use crate::ops::rope::Table;
 use crate::ops::tile::HALF;
-use half::bf16;
+use bytemuck::Pod;
 use std::marker::PhantomData;
 
 /// Rows of a result that threads write in blocks.
@@ -33,7 +33,7 @@ impl<'a, T> Output<'a, T> {
     #[inline(always)]
     unsafe fn get(&self, row: usize, column: usize, width: usize) -> Lanes<T>
     where
-        T: Copy + Default,
+        T: Pod,
     {
         let at = row * self.stride + column;
         assert!(at + width <= self.len && column + width <= self.stride, "a block outside the result");
@@ -73,35 +73,63 @@ impl<'a, T> Output<'a, T> {
     }
 }
 
+impl<T: Pod> Output<'_, T> {
+    /// As [`Output::put`], past the caches: what is not read soon need not be brought into them first, nor take their room.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn stream(&self, row: usize, column: usize, width: usize, lanes: Lanes<T>) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+            // SAFETY: as the caller promises.
+            let to: *mut __m128i = unsafe { self.row(row, column, width) }.as_mut_ptr().cast();
+            let from: *const __m128i = lanes.as_ptr().cast();
+            if width == HALF && to.is_aligned() {
+                for i in 0..size_of::<Lanes<T>>() / size_of::<__m128i>() {
+                    // SAFETY: one of the lanes' parts of 16 bytes.
+                    let part = unsafe { _mm_loadu_si128(from.wrapping_add(i)) };
+                    // SAFETY: the same part of `width` elements that lie on a multiple of 16 bytes and are the caller's.
+                    unsafe { _mm_stream_si128(to.wrapping_add(i), part) };
+                }
+                return;
+            }
+        }
+        // SAFETY: as the caller promises.
+        unsafe { self.put(row, column, width, lanes) };
+    }
+}
+
 /// What half of a block has of a row. A fixed length, for which loops become single instructions.
 pub type Lanes<T> = [T; HALF];
 
 /// `width` elements from `at` on, and zeros.
 #[inline(always)]
-fn load<T: Copy + Default>(from: &[T], at: usize, width: usize) -> Lanes<T> {
+fn load<T: Pod>(from: &[T], at: usize, width: usize) -> Lanes<T> {
     let from = &from[at..][..width];
     if let Some(lanes) = from.first_chunk() {
         return *lanes;
     }
-    let mut lanes = [T::default(); HALF];
+    let mut lanes = [bytemuck::Zeroable::zeroed(); HALF];
     lanes[..width].copy_from_slice(from);
     lanes
 }
 
 #[inline(always)]
-fn round(x: Lanes<f32>) -> Lanes<bf16> {
-    let mut y = [bf16::ZERO; HALF];
+fn round<T: Element>(x: Lanes<f32>) -> Lanes<T> {
+    let mut y = [bytemuck::Zeroable::zeroed(); HALF];
     for i in 0..HALF {
-        y[i] = Element::from_f32(x[i]);
+        y[i] = T::from_f32(x[i]);
     }
     y
 }
 
 #[inline(always)]
-fn widen(x: Lanes<bf16>) -> Lanes<f32> {
+fn widen<T: Element>(x: Lanes<T>) -> Lanes<f32> {
     let mut y = [0.0; HALF];
     for i in 0..HALF {
-        y[i] = Element::to_f32(x[i]);
+        y[i] = x[i].to_f32();
     }
     y
 }
@@ -124,14 +152,14 @@ fn biased(bias: Option<&[f32]>, first: usize, width: usize, sums: &Lanes<f32>) -
 }
 
 /// `out = sums + bias`, rounded.
-pub struct Rounded<'a> {
+pub struct Rounded<'a, T> {
     /// Result.
-    pub out: Output<'a, bf16>,
+    pub out: Output<'a, T>,
     /// f32 `[columns]`.
     pub bias: Option<&'a [f32]>,
 }
 
-impl Epilogue for Rounded<'_> {
+impl<T: Element> Epilogue for Rounded<'_, T> {
     #[inline(always)]
     fn store(&self, part: Row<'_>) {
         for half in 0..2 {
@@ -159,9 +187,12 @@ impl Epilogue for Sum<'_> {
             if self.add {
                 // SAFETY: every element of the result is handed over once.
                 sums = add(unsafe { self.out.get(part.row, first, width) }, sums);
+                // SAFETY: as above.
+                unsafe { self.out.put(part.row, first, width, sums) };
+            } else {
+                // SAFETY: as above.
+                unsafe { self.out.stream(part.row, first, width, sums) };
             }
-            // SAFETY: as above.
-            unsafe { self.out.put(part.row, first, width, sums) };
         }
     }
 }
@@ -191,9 +222,9 @@ impl Epilogue for Residual<'_> {
 
 /// Queries, keys and values with their bias, the first two rotated, rounded once. The halves of a block are
 /// [`Heads::head_dim`] / 2 columns apart: the coordinates that the rotation mixes.
-pub struct Rope<'a> {
+pub struct Rope<'a, T> {
     /// Result, rows of [`Heads::qkv_width`].
-    pub out: Output<'a, bf16>,
+    pub out: Output<'a, T>,
     /// f32 `[columns]`.
     pub bias: Option<&'a [f32]>,
     /// Shape of a row.
@@ -204,7 +235,7 @@ pub struct Rope<'a> {
     pub table: Table<'a>,
 }
 
-impl Epilogue for Rope<'_> {
+impl<T: Element> Epilogue for Rope<'_, T> {
     #[inline(always)]
     fn store(&self, part: Row<'_>) {
         let (d, [first, second]) = (self.heads.head_dim, part.firsts);
@@ -225,21 +256,23 @@ impl Epilogue for Rope<'_> {
 }
 
 /// Gate and up with their bias, and `silu(gate)·up` of what was rounded. The halves of a block are a gate and its up.
-pub struct Swiglu<'a> {
+pub struct Swiglu<'a, T> {
     /// Gate and up side by side.
-    pub gate_up: Output<'a, bf16>,
+    pub gate_up: Output<'a, T>,
     /// Product.
-    pub act: Output<'a, bf16>,
+    pub act: Output<'a, T>,
     /// f32, of gate and up.
     pub bias: Option<&'a [f32]>,
 }
 
-impl Epilogue for Swiglu<'_> {
+impl<T: Element> Epilogue for Swiglu<'_, T> {
+    const BETWEEN_STEPS: bool = true;
+
     #[inline(always)]
     fn store(&self, part: Row<'_>) {
         let (row, [first, second]) = (part.row, part.firsts);
-        let gate = round(biased(self.bias, first, HALF, part.sums[0]));
-        let up = round(biased(self.bias, second, HALF, part.sums[1]));
+        let gate = round::<T>(biased(self.bias, first, HALF, part.sums[0]));
+        let up = round::<T>(biased(self.bias, second, HALF, part.sums[1]));
         let (g, u) = (widen(gate), widen(up));
         let mut act = [0.0; HALF];
         for i in 0..HALF {
@@ -255,16 +288,18 @@ impl Epilogue for Swiglu<'_> {
 }
 
 /// From the gradient of `silu(gate)·up`, rounded, those of gate and up, and the product once more.
-pub struct SwigluGradient<'a> {
+pub struct SwigluGradient<'a, T> {
     /// Gate and up side by side.
-    pub gate_up: &'a [bf16],
+    pub gate_up: &'a [T],
     /// Product.
-    pub act: Output<'a, bf16>,
+    pub act: Output<'a, T>,
     /// Gradients, side by side.
-    pub dgate_up: Output<'a, bf16>,
+    pub dgate_up: Output<'a, T>,
 }
 
-impl Epilogue for SwigluGradient<'_> {
+impl<T: Element> Epilogue for SwigluGradient<'_, T> {
+    const BETWEEN_STEPS: bool = true;
+
     #[inline(always)]
     fn store(&self, part: Row<'_>) {
         let (row, f) = (part.row, self.act.stride);
@@ -272,7 +307,7 @@ impl Epilogue for SwigluGradient<'_> {
             let (first, width) = (part.firsts[half], part.widths[half]);
             let g = widen(load(self.gate_up, row * 2 * f + first, width));
             let u = widen(load(self.gate_up, row * 2 * f + f + first, width));
-            let d = widen(round(*part.sums[half]));
+            let d = widen(round::<T>(*part.sums[half]));
             let (mut act, mut dgate, mut dup) = ([0.0; HALF], [0.0; HALF], [0.0; HALF]);
             for i in 0..HALF {
                 let s = sigmoid(g[i]);

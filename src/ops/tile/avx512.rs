@@ -39,7 +39,7 @@ mod registers {
             for p in 0..HALF {
                 let (left, right) = (pairs(&b[p]), pairs(&b[HALF + p]));
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let a = as_pairs(_mm512_set1_epi32(a[group * ROWS + r].pairs()[p].cast_signed()));
+                    let a = as_pairs(_mm512_set1_epi32(a[group * ROWS + r].lanes()[p].cast_signed()));
                     sums[0] = _mm512_dpbf16_ps(sums[0], a, left);
                     sums[1] = _mm512_dpbf16_ps(sums[1], a, right);
                 }

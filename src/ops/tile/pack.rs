@@ -1,28 +1,27 @@
 //! Packing of row-major matrices into panels. What a panel has beyond the matrix is zero.
 //!
-//! Both kinds of panel come from either orientation in two moves on 16 lines: take rows as they are or in interleaved
-//! pairs, then leave or transpose the 16 × 16 pairs.
+//! Both kinds of panel come from either orientation in two moves on 16 lines: take rows as they are or, where a lane is a
+//! pair, in interleaved pairs, then leave or transpose the 16 × 16 lanes.
 
-use super::{HALF, Level, Line, SIDE};
-use half::bf16;
+use super::{HALF, Level, Line, Packed, SIDE};
 use std::ops::Range;
 
 /// A matrix in a slice, row-major with `stride` elements from one row to the next, or the transpose of one.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a> {
-    data: &'a [bf16],
+pub struct Matrix<'a, T> {
+    data: &'a [T],
     rows: usize,
     cols: usize,
     stride: usize,
     transposed: bool,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T: Packed> Matrix<'a, T> {
     /// Row-major with `stride` elements from one row to the next.
     ///
     /// # Panics
     /// If the last element lies outside `data`.
-    pub fn strided(data: &'a [bf16], rows: usize, cols: usize, stride: usize) -> Self {
+    pub fn strided(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         let fits = rows == 0 || cols == 0 || (stride >= cols && (rows - 1) * stride + cols <= data.len());
         assert!(fits, "matrix of {rows}x{cols} outside its slice");
         Self { data, rows, cols, stride, transposed: false }
@@ -32,7 +31,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// As [`Matrix::strided`].
-    pub fn new(data: &'a [bf16], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
@@ -74,31 +73,37 @@ impl<'a> Matrix<'a> {
 
     /// `width` elements of row `row` in memory.
     #[inline(always)]
-    fn stored(&self, row: usize, column: usize, width: usize) -> &'a [bf16] {
+    fn stored(&self, row: usize, column: usize, width: usize) -> &'a [T] {
         &self.data[row * self.stride + column..][..width]
     }
 }
 
-/// Packs rows `first..first + 32` of `a`; `panel` holds [`super::panel_lines`] of its columns.
-pub fn pack_rows(level: Level, a: Matrix<'_>, first: usize, panel: &mut [Line]) {
+/// Packs rows `first..first + 32` of `a`; `panel` holds [`Packed::panel_lines`] of its columns.
+pub fn pack_rows<T: Packed>(level: Level, a: Matrix<'_, T>, first: usize, panel: &mut [Line]) {
     pack_all_rows(level, a, first, panel.len(), panel);
 }
 
 /// Packs rows from `first` on, one panel of `lines` lines after the other.
-pub fn pack_all_rows(level: Level, a: Matrix<'_>, first: usize, lines: usize, panels: &mut [Line]) {
+pub fn pack_all_rows<T: Packed>(
+    level: Level,
+    a: Matrix<'_, T>,
+    first: usize,
+    lines: usize,
+    panels: &mut [Line],
+) {
     let panel = |p| [first + p * SIDE, first + p * SIDE + HALF];
     pack_panels(level, a, a.transposed, panel, lines, panels);
 }
 
-/// Packs two times 16 columns of `b`, which begin at `firsts`; `panel` holds [`super::panel_lines`] of its rows.
-pub fn pack_columns(level: Level, b: Matrix<'_>, firsts: [usize; 2], panel: &mut [Line]) {
+/// Packs two times 16 columns of `b`, which begin at `firsts`; `panel` holds [`Packed::panel_lines`] of its rows.
+pub fn pack_columns<T: Packed>(level: Level, b: Matrix<'_, T>, firsts: [usize; 2], panel: &mut [Line]) {
     pack_all_columns(level, b, |_| firsts, panel.len(), panel);
 }
 
 /// Packs panels of columns, whose halves begin where `firsts` says.
-pub fn pack_all_columns(
+pub fn pack_all_columns<T: Packed>(
     level: Level,
-    b: Matrix<'_>,
+    b: Matrix<'_, T>,
     firsts: impl Fn(usize) -> [usize; 2],
     lines: usize,
     panels: &mut [Line],
@@ -107,9 +112,9 @@ pub fn pack_all_columns(
 }
 
 /// Panels whose halves begin at `firsts` of the outer dimension, in the order in which memory has what they hold.
-fn pack_panels(
+fn pack_panels<T: Packed>(
     level: Level,
-    m: Matrix<'_>,
+    m: Matrix<'_, T>,
     paired: bool,
     firsts: impl Fn(usize) -> [usize; 2],
     lines: usize,
@@ -123,19 +128,19 @@ fn pack_panels(
         for (p, panel) in panels.chunks_exact_mut(lines).enumerate() {
             let firsts = firsts(p);
             for first in firsts {
-                bring(m, first..first + HALF, 0..lines);
+                bring(m, first..first + HALF, 0..lines / SIDE * T::DEPTH);
             }
             for (i, lines) in panel.as_chunks_mut().0.iter_mut().enumerate() {
-                pack(level, m, paired, firsts[i % 2], i / 2 * SIDE, lines);
+                pack(level, m, paired, firsts[i % 2], i / 2 * T::DEPTH, lines);
             }
         }
         return;
     }
     for step in 0..lines / SIDE {
-        let inner = step * SIDE;
+        let inner = step * T::DEPTH;
         // One panel reads no more of a row than a line.
         if count > 1 {
-            bring(m, inner..inner + SIDE, firsts(0)[0]..firsts(count - 1)[1] + HALF);
+            bring(m, inner..inner + T::DEPTH, firsts(0)[0]..firsts(count - 1)[1] + HALF);
         }
         for p in 0..count {
             for (half, first) in firsts(p).into_iter().enumerate() {
@@ -148,17 +153,17 @@ fn pack_panels(
 
 /// Asks for a part of memory's rows in the order in which they lie there, which the processor is quick to go on with.
 #[inline]
-fn bring(m: Matrix<'_>, rows: Range<usize>, columns: Range<usize>) {
+fn bring<T: Packed>(m: Matrix<'_, T>, rows: Range<usize>, columns: Range<usize>) {
     let columns = columns.start..columns.end.min(m.cols);
     for row in rows.start..rows.end.min(m.rows) {
         let first = m.data.as_ptr().wrapping_add(row * m.stride);
-        columns.clone().step_by(SIDE).for_each(|column| prefetch(first.wrapping_add(column)));
+        columns.clone().step_by(T::DEPTH).for_each(|column| prefetch(first.wrapping_add(column)));
     }
 }
 
 /// A hint, for whatever address.
 #[inline(always)]
-fn prefetch(address: *const bf16) {
+fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
     unsafe {
@@ -168,11 +173,18 @@ fn prefetch(address: *const bf16) {
     let _ = address;
 }
 
-/// 16 of the outer by 32 of the inner dimension. `paired`: the inner dimension runs down the rows of memory, so that
-/// pairs of rows are interleaved; a transposed matrix also has its pairs transposed.
-fn pack(level: Level, m: Matrix<'_>, paired: bool, outer: usize, inner: usize, lines: &mut [Line; HALF]) {
+/// 16 of the outer by a step of the inner dimension. `paired`: the inner dimension runs down the rows of memory, so that
+/// those of a lane are interleaved; a transposed matrix also has its lanes transposed.
+fn pack<T: Packed>(
+    level: Level,
+    m: Matrix<'_, T>,
+    paired: bool,
+    outer: usize,
+    inner: usize,
+    lines: &mut [Line; HALF],
+) {
     let (row, column, [rows, columns]) =
-        if paired { (inner, outer, [SIDE, HALF]) } else { (outer, inner, [HALF, SIDE]) };
+        if paired { (inner, outer, [T::DEPTH, HALF]) } else { (outer, inner, [HALF, T::DEPTH]) };
     let inside = row + rows <= m.rows && column + columns <= m.cols;
     #[cfg(target_arch = "x86_64")]
     if inside && level >= Level::Avx512 {
@@ -185,14 +197,15 @@ fn pack(level: Level, m: Matrix<'_>, paired: bool, outer: usize, inner: usize, l
     *lines = [Line::ZERO; HALF];
     for r in 0..rows {
         let from = if columns == 0 { &[] } else { m.stored(row + r, column, columns) };
-        if paired {
-            from.iter().zip(lines[r / 2].0.iter_mut().skip(r % 2).step_by(2)).for_each(|(x, to)| *to = *x);
+        if paired && T::DEPTH > HALF {
+            let line: &mut [T] = bytemuck::cast_slice_mut(&mut lines[r / 2].0);
+            from.iter().zip(line.iter_mut().skip(r % 2).step_by(2)).for_each(|(x, to)| *to = *x);
         } else {
-            lines[r].0[..columns].copy_from_slice(from);
+            bytemuck::cast_slice_mut(&mut lines[r].0)[..columns].copy_from_slice(from);
         }
     }
     if m.transposed {
-        transpose_pairs(lines);
+        transpose_lanes(lines);
     }
 }
 
@@ -204,10 +217,10 @@ pub fn transpose(level: Level, lines: &mut [Line; HALF]) {
         return unsafe { registers::transpose_lines(lines) };
     }
     let _ = level;
-    transpose_pairs(lines);
+    transpose_lanes(lines);
 }
 
-fn transpose_pairs(lines: &mut [Line; HALF]) {
+fn transpose_lanes(lines: &mut [Line; HALF]) {
     let from = *lines;
     for (p, line) in lines.iter_mut().enumerate() {
         for (q, pair) in line.0.chunks_exact_mut(2).enumerate() {
@@ -218,22 +231,27 @@ fn transpose_pairs(lines: &mut [Line; HALF]) {
 
 #[cfg(target_arch = "x86_64")]
 mod registers {
-    use super::{HALF, Line, Matrix, SIDE};
-    use half::bf16;
+    use super::{HALF, Line, Matrix, Packed};
     use std::arch::x86_64::*;
 
     /// See [`super::pack`], for a part that lies inside the matrix.
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub fn pack(m: Matrix<'_>, paired: bool, row: usize, column: usize, lines: &mut [Line; HALF]) {
+    pub fn pack<T: Packed>(
+        m: Matrix<'_, T>,
+        paired: bool,
+        row: usize,
+        column: usize,
+        lines: &mut [Line; HALF],
+    ) {
         let mut tile = [_mm512_setzero_si512(); HALF];
         for (p, line) in tile.iter_mut().enumerate() {
-            *line = if paired {
+            *line = if paired && T::DEPTH > HALF {
                 let even = m.stored(row + 2 * p, column, HALF);
                 let odd = m.stored(row + 2 * p + 1, column, HALF);
                 _mm512_or_si512(widen(even), _mm512_slli_epi32::<16>(widen(odd)))
             } else {
-                let from = m.stored(row + p, column, SIDE);
-                // SAFETY: a slice of 32 values of two bytes.
+                let from = m.stored(row + p, column, T::DEPTH);
+                // SAFETY: a slice of 64 bytes.
                 unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
             };
         }
@@ -260,11 +278,11 @@ mod registers {
         }
     }
 
-    /// 16 values as the lower halves of 16 lanes.
+    /// 16 values of two bytes as the lower halves of 16 lanes.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn widen(x: &[bf16]) -> __m512i {
-        debug_assert_eq!(x.len(), HALF);
+    fn widen<T: Packed>(x: &[T]) -> __m512i {
+        debug_assert_eq!(size_of_val(x), 32);
         // SAFETY: a slice of 16 values of two bytes.
         _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
     }
