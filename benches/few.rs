@@ -1,7 +1,7 @@
 //! Products of few rows at SmolLM2-135M's shapes, each with weights that are not in cache: `cargo bench --bench few -- [ROWS] [THREADS]`
 
 use half::bf16;
-use smolten::ops::linear;
+use smolten::ops::linear::{self, Weight};
 use smolten::ops::tile::Level;
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ fn main() {
                 .map(|_| {
                     let start = Instant::now();
                     for w in all.chunks_exact(inputs * outputs) {
-                        linear::forward_f32(Level::best(), &x, w, &mut y, inputs);
+                        linear::forward_f32(Level::best(), &x, Weight::Plain(w), &mut y, inputs);
                     }
                     start.elapsed().as_secs_f64() / layers as f64
                 })

@@ -186,7 +186,7 @@ def smolten_decode(args, file: Path, precision: str, answer: dict) -> dict:
 def decode(args) -> dict:
     rows, ratios, all_runs = [], {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, precision in dict(bf16="bf16", q8_0="bf16", f32="fp32").items():
+        for kind, precision in dict(bf16="bf16", q8_0="auto", f32="fp32").items():
             file = Path(folder) / f"{kind}.gguf"
             export = [args.smolten, "export", "--model", args.model, "--out", file, "--format", "gguf", "--type", kind]
             subprocess.run([str(w) for w in export], check=True, stdout=subprocess.DEVNULL)

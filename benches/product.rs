@@ -2,7 +2,7 @@
 
 use half::bf16;
 use smolten::dtype::Element;
-use smolten::ops::linear::{self, Operand};
+use smolten::ops::linear::{self, Operand, Weight};
 use smolten::ops::tile::Level;
 use std::time::Instant;
 
@@ -28,9 +28,9 @@ fn products<E: Operand>(t: usize) {
         let flops = 2.0 * (t * inputs * outputs) as f64;
         let act = zeros::<E>(t * outputs / 2);
         let rates = [
-            rate(flops, || linear::forward(level, x, w, None, y, inputs)),
-            rate(flops, || linear::forward_f32(level, x, w, wide, inputs)),
-            rate(flops, || linear::forward_swiglu(level, x, w, None, y, act, inputs)),
+            rate(flops, || linear::forward(level, x, Weight::Plain(w), None, y, inputs)),
+            rate(flops, || linear::forward_f32(level, x, Weight::Plain(w), wide, inputs)),
+            rate(flops, || linear::forward_swiglu(level, x, Weight::Plain(w), None, y, act, inputs)),
             rate(flops, || linear::input_gradient(level, dy, w, dx, inputs)),
             rate(flops, || linear::weight_gradient(level, dy, x, dw, inputs, false)),
             rate(flops, || linear::weight_gradient(level, dy, x, dw, inputs, true)),

@@ -37,7 +37,7 @@ impl Tensor {
 
     /// Size in bytes.
     pub const fn bytes(&self) -> usize {
-        self.len() * self.dtype.size()
+        self.dtype.bytes(self.len())
     }
 
     /// The first `rows` rows.
@@ -106,9 +106,9 @@ impl Plan {
     /// Reserves `rows × cols` elements directly after the last buffer, so that two weights read as one.
     ///
     /// # Panics
-    /// If the offset is not a multiple of the element size.
+    /// If the offset is not a multiple of what the type is aligned to.
     pub fn adjoining(&mut self, category: Category, rows: usize, cols: usize, dtype: DType) -> Tensor {
-        assert!(self.bytes.is_multiple_of(dtype.size()), "{dtype:?} cannot start at byte {}", self.bytes);
+        assert!(self.bytes.is_multiple_of(dtype.align()), "{dtype:?} cannot start at byte {}", self.bytes);
         let tensor = Tensor { offset: self.bytes, rows, cols, dtype };
         self.bytes += tensor.bytes();
         *self.by_category.entry(category).or_default() += tensor.bytes();
@@ -235,7 +235,8 @@ impl Memory {
 #[derive(Clone, Copy)]
 pub struct Slice<'a> {
     bytes: &'a [u8],
-    dtype: DType,
+    /// Type of the elements.
+    pub dtype: DType,
 }
 
 /// A lent buffer, to write.

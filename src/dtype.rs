@@ -16,17 +16,52 @@ pub enum DType {
     U8,
     /// Token ids, positions, offsets.
     U32,
+    /// Weights in blocks of 32 codes and a scale: [`Q8_0`].
+    Q8_0,
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// Bytes of one element, where it has some of its own.
     pub const fn size(self) -> usize {
         match self {
             Self::F32 | Self::U32 => 4,
             Self::BF16 | Self::F16 => 2,
             Self::U8 => 1,
+            Self::Q8_0 => panic!("elements of a block share its scale"),
         }
     }
+
+    /// Bytes of `n` elements, of whole blocks.
+    pub const fn bytes(self, n: usize) -> usize {
+        match self {
+            Self::Q8_0 => n / Q8_0::LEN * size_of::<Q8_0>(),
+            other => n * other.size(),
+        }
+    }
+
+    /// What an offset must be a multiple of.
+    pub const fn align(self) -> usize {
+        match self {
+            Self::Q8_0 => align_of::<Q8_0>(),
+            other => other.size(),
+        }
+    }
+}
+
+/// A block of ggml's type of that name as it lies in a file: elements `scale · code`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[allow(non_camel_case_types, reason = "what it is called everywhere else")]
+pub struct Q8_0 {
+    /// Of all its elements.
+    pub scale: f16,
+    /// One for each.
+    pub codes: [i8; Q8_0::LEN],
+}
+
+impl Q8_0 {
+    /// Elements.
+    pub const LEN: usize = 32;
 }
 
 /// A Rust type that can live in an arena buffer.
@@ -59,6 +94,9 @@ impl Plain for bf16 {
 impl Plain for f16 {
     const DTYPE: DType = DType::F16;
 }
+impl Plain for Q8_0 {
+    const DTYPE: DType = DType::Q8_0;
+}
 
 impl Element for f32 {
     #[inline(always)]
@@ -86,10 +124,17 @@ impl Element for bf16 {
         Self::from_bits(if x.is_nan() { bits >> 16 | QUIET } else { rounded } as u16)
     }
 }
+/// Likewise.
 impl Element for f16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
-        self.to_f32()
+        const INFINITY: u32 = 0x7c00;
+        const REBIAS: f32 = f32::from_bits(0x7780_0000); // 2^112: the exponents' biases are 15 and 127
+        let (sign, magnitude) =
+            (u32::from(self.to_bits() & 0x8000) << 16, u32::from(self.to_bits() & 0x7fff));
+        let finite = (f32::from_bits(magnitude << 13) * REBIAS).to_bits();
+        let other = 0x7f80_0000 | magnitude << 13;
+        f32::from_bits(sign | if magnitude < INFINITY { finite } else { other })
     }
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
@@ -124,6 +169,15 @@ pub(crate) use with_element;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn f16_is_widened_as_by_half() {
+        for bits in 0..=u16::MAX {
+            let x = f16::from_bits(bits);
+            let (got, want) = (Element::to_f32(x), x.to_f32());
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{bits:x}");
+        }
+    }
 
     /// Every value of the upper half, with the lower halves around which rounding changes.
     #[test]

@@ -14,6 +14,7 @@ pub use llama::{ROPE_FACTORS, gguf_name, hf_name, is_rotary};
 pub use map::Mapped;
 pub use write::{Entry, MetaValue, OutTensor, write};
 
+use crate::dtype::Q8_0;
 use crate::error::{Error, Result};
 use parse::{Cursor, Value};
 use rayon::prelude::*;
@@ -107,6 +108,22 @@ impl Gguf {
         out.par_chunks_mut(cols).enumerate().for_each(|(i, out)| {
             ggml::dequantise(info.kind, &bytes[source(i) * row_bytes..][..row_bytes], out);
         });
+        self.file.release(info.range.clone());
+    }
+
+    /// Reads a tensor of Q8_0 as it is, row `i` of `out` from row `source(i)` of the file. The pages it came from are
+    /// released.
+    ///
+    /// # Panics
+    /// If it is of another type or size, or `source` goes past the last row.
+    pub fn read_q8_0(&self, info: &TensorInfo, source: impl Fn(usize) -> usize, out: &mut [Q8_0]) {
+        assert_eq!(info.kind, GgmlType::Q8_0, "type of the tensor");
+        let bytes = &self.file.bytes()[info.range.clone()];
+        let (out, row_bytes) = (bytemuck::cast_slice_mut::<_, u8>(out), bytes.len() / info.shape[0]);
+        assert_eq!(out.len(), bytes.len(), "bytes of the tensor");
+        for (i, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+            out.copy_from_slice(&bytes[source(i) * row_bytes..][..row_bytes]);
+        }
         self.file.release(info.range.clone());
     }
 

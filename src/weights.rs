@@ -5,6 +5,7 @@
 mod safetensors;
 
 use crate::config::{ModelConfig, Parameter};
+use crate::dtype::Q8_0;
 use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, Gguf, hf_name, is_rotary};
 use safetensors::Shards;
@@ -138,6 +139,35 @@ impl Weights {
             }
             _ => unreachable!("find looks into the same source"),
         }
+        Ok(())
+    }
+
+    /// Whether every matrix of the configuration is stored as Q8_0, so that [`Weights::read_q8_0`] gives it.
+    pub fn are_q8_0(&self, config: &ModelConfig) -> bool {
+        let Source::Gguf { file, .. } = &self.source else { return false };
+        let is_q8_0 = |parameter: &Parameter| match self.find(parameter) {
+            Ok(Found::Gguf(name)) => file.tensor(name).is_some_and(|info| info.kind == GgmlType::Q8_0),
+            _ => false,
+        };
+        config.parameters().iter().filter(|parameter| !parameter.is_vector()).all(is_q8_0)
+    }
+
+    /// Reads a matrix of Q8_0 as it is stored, its rows in the order of [`Weights::read`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// If it is not one, or `out` has another length.
+    pub fn read_q8_0(&self, parameter: &Parameter, out: &mut [Q8_0]) -> Result<()> {
+        let (Source::Gguf { file, head_dim, .. }, Found::Gguf(name)) = (&self.source, self.find(parameter)?)
+        else {
+            panic!("{} is not of Q8_0", parameter.name)
+        };
+        let info = file.tensor(name).expect("find saw it");
+        let interleaved = is_interleaved(parameter);
+        let source = |row| if interleaved { interleaved_row(row, *head_dim) } else { row };
+        file.read_q8_0(info, source, out);
         Ok(())
     }
 

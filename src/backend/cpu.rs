@@ -6,10 +6,9 @@ mod projection;
 use super::*;
 use crate::arena::{Memory, Plan};
 use crate::dtype::{Element, with_element};
-use crate::ops::adamw::Weight;
 use crate::ops::attention::Saved;
 use crate::ops::grad_norm::{self, GradNorm};
-use crate::ops::linear::{Rotation, SwigluBuffers};
+use crate::ops::linear::{Rotation, SwigluBuffers, Weight};
 use crate::ops::{adamw, adamw_8bit, attention, bias, convert, embedding, linear, rmsnorm, rope};
 
 /// The processor. bf16 goes through its matrix unit and fp32 through its vectors; fp16 is widened for them, and rounded
@@ -117,6 +116,10 @@ impl Backend for Cpu {
         let x = self.active(x);
         x.expect("embedding_forward", "x", [x.rows, c])?;
         let ([ids, weight], [x]) = self.memory.lend([Self::list(batch.ids, self.params.tokens), w], [x]);
+        if w.dtype == DType::Q8_0 {
+            embedding::forward_q8_0(ids.get(), weight.get(), x.get(), c);
+            return Ok(());
+        }
         with_element!(w.dtype, E => embedding::forward::<E>(ids.get(), weight.get(), x.get(), c));
         Ok(())
     }
@@ -228,10 +231,10 @@ impl Backend for Cpu {
         let level = self.level;
         let ([input, weight, positions, cos, sin], [out]) = self.memory.lend(reads, [qkv]);
         let table = rope::Table { cos: cos.get(), sin: sin.get() };
-        with_element!(w.dtype, E => {
+        with_element!(x.dtype, E => {
             let rotation = Rotation { heads, positions: positions.get(), table };
             let (x, bias) = (input.get::<E>(), bias.as_deref());
-            linear::forward_rope(level, x, weight.get(), bias, rotation, out.get(), w.cols);
+            linear::forward_rope(level, x, Weight::of(weight), bias, rotation, out.get(), w.cols);
         });
         Ok(())
     }
@@ -326,7 +329,7 @@ impl Backend for Cpu {
         let (level, inputs) = (self.level, w.cols);
         let ([input, weight], [gate_up, output]) = self.memory.lend([x, w], [gate_up, act]);
         with_element!(act.dtype, E => {
-            let (x, w, bias) = (input.get::<E>(), weight.get(), bias.as_deref());
+            let (x, w, bias) = (input.get::<E>(), Weight::of(weight), bias.as_deref());
             linear::forward_swiglu(level, x, w, bias, gate_up.get(), output.get(), inputs);
         });
         Ok(())
@@ -363,8 +366,8 @@ impl Backend for Cpu {
         logits.expect("logits", "logits", [n, w.rows])?;
         let level = self.level;
         let ([input, weight], [output]) = self.memory.lend([last, w], [logits]);
-        with_element!(w.dtype, E => {
-            linear::forward_f32::<E>(level, input.get(), weight.get(), output.get(), w.cols);
+        with_element!(x.dtype, E => {
+            linear::forward_f32::<E>(level, input.get(), Weight::of(weight), output.get(), w.cols);
         });
         Ok(())
     }
@@ -402,7 +405,7 @@ impl Cpu {
                     UpdateRule::Torch => adamw::update::<E>,
                     UpdateRule::Blockwise => adamw_8bit::update_fp32_state::<E>,
                 };
-                let weight = Weight { master: p.get(), working: working.get() };
+                let weight = adamw::Weight { master: p.get(), working: working.get() };
                 step(scalars, scale, decays, weight, g.get(), m.get(), v.get())
             }
             Moments::Blockwise { m, m_absmax, v, v_absmax } => {
@@ -415,7 +418,7 @@ impl Cpu {
                     v_codes: v_codes.get(),
                     v_absmax: v_absmax.get(),
                 };
-                let weight = Weight::<E> { master: p.get(), working: working.get() };
+                let weight = adamw::Weight::<E> { master: p.get(), working: working.get() };
                 adamw_8bit::update(scalars, scale, decays, weight, g.get(), state)
             }
         }

@@ -277,6 +277,14 @@ pub fn precision(device: Device, precision: Precision, model: &ModelConfig) -> R
     Ok(dtype)
 }
 
+/// Whether the device multiplies with weights in blocks of [`DType::Q8_0`] as they are: a CPU does.
+///
+/// # Errors
+/// [`Error::Input`] when the device cannot be used.
+pub fn multiplies_q8_0(device: Device) -> Result<bool> {
+    Ok(choose(device)?.is_none())
+}
+
 /// Plans what a device needs for training besides the model's own buffers: a GPU, room for partial sums of weight
 /// gradients; fp32, whose products are plain, and the CPU nothing.
 ///

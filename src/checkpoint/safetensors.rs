@@ -32,6 +32,7 @@ impl Entry {
             DType::F16 => "F16",
             DType::U8 => "U8",
             DType::U32 => "U32",
+            DType::Q8_0 => unreachable!("blocks are read only"),
         }
     }
 }

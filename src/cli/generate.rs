@@ -4,11 +4,12 @@ use super::decoding::DecodingArguments;
 use super::{EngineArguments, fetch, with_threads};
 use clap::Args;
 use serde_json::json;
+use smolten::arena::Plan;
 use smolten::backend;
 use smolten::error::{Error, Result};
 use smolten::generate::{Generator, StopReason};
 use smolten::pretrained::Pretrained;
-use smolten::recipe::EngineChoice;
+use smolten::recipe::{EngineChoice, Precision};
 use smolten::template::Message;
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -99,14 +100,16 @@ fn open(
     positions: usize,
 ) -> Result<Session> {
     let EngineChoice { device, precision, .. } = choice;
-    let dtype = backend::precision(device, precision, &pretrained.config)?;
-    let generator = Generator::new(
-        &pretrained.config,
-        dtype,
-        positions,
-        |plan| backend::open(device, plan, dtype),
-        |parameter, out| pretrained.weights.read(parameter, out),
-    )?;
+    let (config, weights) = (&pretrained.config, &pretrained.weights);
+    let dtype = backend::precision(device, precision, config)?;
+    let open = |plan: &Plan| backend::open(device, plan, dtype);
+    let keeps = precision == Precision::Auto && weights.are_q8_0(config) && backend::multiplies_q8_0(device)?;
+    let generator = if keeps {
+        eprintln!("weights: Q8_0, kept in memory as they are in the file; --precision widens them");
+        Generator::of_q8_0(config, dtype, positions, open, weights)?
+    } else {
+        Generator::new(config, dtype, positions, open, |parameter, out| weights.read(parameter, out))?
+    };
     Ok(Session { pretrained, generator, decoding: arguments.decoding })
 }
 

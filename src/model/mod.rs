@@ -17,7 +17,7 @@ use crate::backend::{
     Backend, BatchBuffers, HeadGradients, KvCache, LinearCrossEntropy, Projection, RopeTable,
 };
 use crate::config::{ModelConfig, Parameter};
-use crate::dtype::{DType, Element, with_element};
+use crate::dtype::{DType, Element, Q8_0, with_element};
 use crate::error::Result;
 use crate::ops::attention::Heads;
 use crate::ops::rope;
@@ -93,6 +93,8 @@ struct Layer {
 pub enum Purpose {
     /// Forward passes only.
     Inference,
+    /// The same over matrices in blocks, [`DType::Q8_0`].
+    InferenceQ8_0,
     /// Gradients too.
     Training(Recompute),
 }
@@ -179,8 +181,8 @@ impl Model {
         capacity: Capacity,
         purpose: Purpose,
     ) -> Self {
-        let training = purpose != Purpose::Inference;
-        let weights = plan::weights(plan, config, dtype, training);
+        let training = matches!(purpose, Purpose::Training(_));
+        let weights = plan::weights(plan, config, dtype, purpose);
         let grads = training.then(|| plan::span(weights.iter().filter_map(|w| w.grad)));
         let mut rest = weights.iter();
         let mut fused = |n, biased| Fused::next(&mut rest, n, biased);
@@ -224,7 +226,8 @@ impl Model {
         }
     }
 
-    /// Fills in the weights, one after the other, and the rotary tables. `read` writes one weight as fp32.
+    /// Fills in the weights, one after the other, and the rotary tables. `read` writes one weight as fp32; those in blocks
+    /// are left to [`Model::load_q8_0`].
     ///
     /// # Errors
     /// Those of `read` and of the backend.
@@ -234,7 +237,7 @@ impl Model {
         mut read: impl FnMut(&Parameter, &mut [f32]) -> Result<()>,
     ) -> Result<()> {
         let mut values = Vec::new();
-        for weight in &self.weights {
+        for weight in self.weights.iter().filter(|w| w.working.dtype != DType::Q8_0) {
             values.resize(weight.working.len(), 0.0);
             read(&weight.parameter, &mut values)?;
             backend.upload(weight.master, bytes_of(&values, weight.master.dtype).as_ref())?;
@@ -245,6 +248,24 @@ impl Model {
         let (cos, sin) = rope::table(&self.config.rope_frequencies(), self.capacity.positions);
         backend.upload(self.rope.cos, bytemuck::cast_slice(&cos))?;
         backend.upload(self.rope.sin, bytemuck::cast_slice(&sin))
+    }
+
+    /// Fills in the weights that stay in blocks, which `read` writes.
+    ///
+    /// # Errors
+    /// Those of `read` and of the backend.
+    pub fn load_q8_0(
+        &self,
+        backend: &mut dyn Backend,
+        mut read: impl FnMut(&Parameter, &mut [Q8_0]) -> Result<()>,
+    ) -> Result<()> {
+        let mut blocks = Vec::new();
+        for weight in self.weights.iter().filter(|w| w.working.dtype == DType::Q8_0) {
+            blocks.resize(weight.working.len() / Q8_0::LEN, bytemuck::Zeroable::zeroed());
+            read(&weight.parameter, &mut blocks)?;
+            backend.upload(weight.working, bytemuck::cast_slice(&blocks))?;
+        }
+        Ok(())
     }
 
     /// The values of a weight, fp32.
@@ -283,7 +304,7 @@ impl Model {
     /// Room for keys and values of every layer, for `positions` tokens.
     pub fn plan_cache(&self, plan: &mut Plan, positions: usize) -> Vec<KvCache> {
         let width = self.config.num_key_value_heads * self.config.head_dim;
-        let dtype = self.embedding.w.dtype;
+        let dtype = self.scratch.norm.dtype;
         let mut one = || plan.tensor(Category::KvCache, positions, width, dtype);
         self.layers.iter().map(|_| KvCache { keys: one(), values: one() }).collect()
     }

@@ -13,11 +13,14 @@ use crate::recipe::Recompute;
 const LOGIT_ROWS: usize = 512;
 
 /// Lays the weights out in the order of their names; q k v of a layer adjoin, and gate and up, and so their biases.
-pub(super) fn weights(plan: &mut Plan, config: &ModelConfig, dtype: DType, training: bool) -> Vec<Weight> {
+pub(super) fn weights(plan: &mut Plan, config: &ModelConfig, dtype: DType, purpose: Purpose) -> Vec<Weight> {
     let parameters = config.parameters();
+    let training = matches!(purpose, Purpose::Training(_));
     let mut lay_out = |category, dtype| -> Vec<Tensor> {
         let place = |p: &Parameter| {
             let [rows, cols] = p.shape;
+            let in_blocks = purpose == Purpose::InferenceQ8_0 && !p.is_vector();
+            let dtype = if in_blocks { DType::Q8_0 } else { dtype };
             let follows = [".k_proj.", ".v_proj.", ".up_proj."].iter().any(|part| p.name.contains(part));
             if follows {
                 plan.adjoining(category, rows, cols, dtype)
@@ -96,7 +99,7 @@ pub(super) fn kept(
             gate_up: of(t, 2 * n.intermediate_size, dtype),
         }
     };
-    if purpose != Purpose::Inference {
+    if matches!(purpose, Purpose::Training(_)) {
         (0..n.num_hidden_layers).map(|_| new()).collect()
     } else {
         vec![new(); n.num_hidden_layers]

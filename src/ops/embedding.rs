@@ -1,9 +1,10 @@
 //! Token embedding: rows of a table, and the sum of gradients back into those rows in a fixed order.
 
+use super::linear::widen;
 use super::math::simd;
 use crate::arena::Tensor;
 use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect, expect_chunks, expect_list};
-use crate::dtype::{DType, Element};
+use crate::dtype::{DType, Element, Q8_0};
 use crate::error::{Error, Result};
 use cudarc::driver::PushKernelArg;
 use rayon::prelude::*;
@@ -20,6 +21,15 @@ pub fn forward<E: Element>(ids: &[u32], w: &[E], x: &mut [f32], c: usize) {
             || x.iter_mut().zip(row).for_each(|(x, w)| *x = w.to_f32()),
         );
     });
+}
+
+/// As [`forward`], from blocks along the rows.
+///
+/// # Panics
+/// As there.
+pub fn forward_q8_0(ids: &[u32], w: &[Q8_0], x: &mut [f32], c: usize) {
+    let blocks = c / Q8_0::LEN;
+    x.par_chunks_exact_mut(c).zip(ids).for_each(|(x, &id)| widen(&w[id as usize * blocks..][..blocks], x));
 }
 
 /// `dw[id] += Σ dx[t]` over the tokens with that id. `dx` f32 `[T, C]`, `dw` f32 `[V, C]`.

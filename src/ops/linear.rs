@@ -2,9 +2,12 @@
 //! fp32 as they are, fp16 widened.
 
 pub mod few;
+mod weight;
+
+pub use weight::{Weight, widen};
 
 use super::attention::Heads;
-use super::convert::{rounding, widen};
+use super::convert::{self, rounding};
 use super::product::{
     Epilogue, Output, Pairing, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient, Threads, product,
 };
@@ -60,7 +63,7 @@ impl Operand for f16 {
     type Packed = f32;
 
     fn packed(x: &[Self]) -> Cow<'_, [f32]> {
-        widen(x)
+        convert::widen(x)
     }
 }
 
@@ -68,16 +71,17 @@ impl Operand for f16 {
 fn times_transpose<A: Operand>(
     level: Level,
     x: &[A],
-    w: &[A],
+    w: Weight<'_, A>,
     inputs: usize,
     pairing: Pairing,
     epilogue: &impl Epilogue,
 ) {
-    let (t, outputs) = (x.len() / inputs, w.len() / inputs);
+    let (t, outputs) = (x.len() / inputs, w.outputs(inputs));
     if t <= few::MOST_ROWS {
         return few::times_transpose(x, w, inputs, pairing, epilogue);
     }
-    let (x, w) = (A::packed(x), A::packed(w));
+    let w = w.elements();
+    let (x, w) = (A::packed(x), A::packed(&w));
     let (x, w) = (Matrix::new(&x, t, inputs), Matrix::new(&w, outputs, inputs).t());
     product(level, x, w, pairing, Threads::All, epilogue);
 }
@@ -90,15 +94,22 @@ fn times<A: Operand>(level: Level, dy: &[A], w: &[A], inputs: usize, epilogue: &
     product(level, dy, w, Pairing::ADJOINING, Threads::All, epilogue);
 }
 
-/// `y = x·wᵀ + bias`, rounded once. `x` A `[T, in]`, `w` A `[out, in]`, `bias` f32 `[out]`, `y` A `[T, out]`.
-pub fn forward<A: Operand>(level: Level, x: &[A], w: &[A], bias: Option<&[f32]>, y: &mut [A], inputs: usize) {
-    let epilogue = Rounded { out: Output::new(y, w.len() / inputs), bias };
+/// `y = x·wᵀ + bias`, rounded once. `x` A `[T, in]`, `w` `[out, in]`, `bias` f32 `[out]`, `y` A `[T, out]`.
+pub fn forward<A: Operand>(
+    level: Level,
+    x: &[A],
+    w: Weight<'_, A>,
+    bias: Option<&[f32]>,
+    y: &mut [A],
+    inputs: usize,
+) {
+    let epilogue = Rounded { out: Output::new(y, w.outputs(inputs)), bias };
     times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
 /// `y = x·wᵀ`, f32 `[T, out]`.
-pub fn forward_f32<A: Operand>(level: Level, x: &[A], w: &[A], y: &mut [f32], inputs: usize) {
-    let epilogue = Sum { out: Output::new(y, w.len() / inputs), add: false };
+pub fn forward_f32<A: Operand>(level: Level, x: &[A], w: Weight<'_, A>, y: &mut [f32], inputs: usize) {
+    let epilogue = Sum { out: Output::new(y, w.outputs(inputs)), add: false };
     times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
@@ -106,13 +117,13 @@ pub fn forward_f32<A: Operand>(level: Level, x: &[A], w: &[A], y: &mut [f32], in
 pub fn forward_residual<A: Operand>(
     level: Level,
     x: &[A],
-    w: &[A],
+    w: Weight<'_, A>,
     bias: Option<&[f32]>,
     residual: &[f32],
     y: &mut [f32],
     inputs: usize,
 ) {
-    let epilogue = Residual { out: Output::new(y, w.len() / inputs), residual, bias };
+    let epilogue = Residual { out: Output::new(y, w.outputs(inputs)), residual, bias };
     times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
@@ -131,7 +142,7 @@ pub struct Rotation<'a> {
 pub fn forward_rope<A: Operand>(
     level: Level,
     x: &[A],
-    w: &[A],
+    w: Weight<'_, A>,
     bias: Option<&[f32]>,
     rotation: Rotation<'_>,
     qkv: &mut [A],
@@ -151,17 +162,17 @@ pub fn forward_rope<A: Operand>(
     });
 }
 
-/// `gate_up = x·wᵀ + bias`, `act = silu(gate)·up`. `w` A `[2F, in]`, `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
+/// `gate_up = x·wᵀ + bias`, `act = silu(gate)·up`. `w` `[2F, in]`, `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
 pub fn forward_swiglu<A: Operand>(
     level: Level,
     x: &[A],
-    w: &[A],
+    w: Weight<'_, A>,
     bias: Option<&[f32]>,
     gate_up: &mut [A],
     act: &mut [A],
     inputs: usize,
 ) {
-    let f = w.len() / inputs / 2;
+    let f = w.outputs(inputs) / 2;
     let pairing = Pairing { distance: f };
     if pairing.is_whole() {
         let epilogue = Swiglu { gate_up: Output::new(gate_up, 2 * f), act: Output::new(act, f), bias };

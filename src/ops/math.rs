@@ -5,7 +5,7 @@
 //! all give the same bits.
 
 use super::tile::Level;
-use crate::dtype::Element;
+use crate::dtype::{Element, Q8_0};
 
 /// Independent accumulators of a reduction; they are added in pairs at the end.
 pub const LANES: usize = 16;
@@ -115,23 +115,38 @@ pub fn sum_products(a: &[f32], b: &[f32]) -> f32 {
 
 /// `Σ w[i]·x[i]`: 32 lanes, of which the upper half is then added to the lower, and those as in [`sum`]. One vector of
 /// lanes would wait for itself. `next` gets the address of each 32 elements before they are read.
+///
+/// Lanes are in arrays of the width of AVX2, each added to by a loop of its own: of longer arrays, and under adapters of
+/// iterators, the compiler was seen to make scalars; of two of these it makes one vector of AVX-512.
 #[inline(always)]
 pub fn dot<E: Element>(w: &[E], x: &[f32], next: impl Fn(*const E)) -> f32 {
-    let mut lanes = [0.0f32; 2 * LANES];
     let ((w, w_rest), (x, x_rest)) = (w.as_chunks::<{ 2 * LANES }>(), x.as_chunks::<{ 2 * LANES }>());
+    let [mut a, mut b, mut c, mut d] = [[0.0f32; OCTET]; 4];
     let n = w.len().min(x.len());
-    let mut i = 0;
+    let (w, x, mut i) = (&w[..n], &x[..n], 0);
     while i < n {
         next(w[i].as_ptr());
-        for l in 0..2 * LANES {
-            lanes[l] += w[i][l].to_f32() * x[i][l];
-        }
+        let (w, x) = (w[i].as_chunks().0, x[i].as_chunks().0);
+        add_products(&mut a, &w[0], &x[0]);
+        add_products(&mut b, &w[1], &x[1]);
+        add_products(&mut c, &w[2], &x[2]);
+        add_products(&mut d, &w[3], &x[3]);
         i += 1;
     }
-    let n = w_rest.len().min(x_rest.len());
-    let mut i = 0;
+    let mut lanes = [0.0f32; 2 * LANES];
+    for l in 0..OCTET {
+        (lanes[l], lanes[OCTET + l]) = (a[l], b[l]);
+        (lanes[2 * OCTET + l], lanes[3 * OCTET + l]) = (c[l], d[l]);
+    }
+    finish(lanes, w_rest, x_rest)
+}
+
+/// The end of [`dot`]: what is left of the slices, below 32 elements, into its lanes, and those together.
+#[inline(always)]
+pub fn finish<E: Element>(mut lanes: [f32; 2 * LANES], w: &[E], x: &[f32]) -> f32 {
+    let (mut i, n) = (0, w.len().min(x.len()));
     while i < n {
-        lanes[i % (2 * LANES)] += w_rest[i].to_f32() * x_rest[i];
+        lanes[i] += w[i].to_f32() * x[i];
         i += 1;
     }
     let mut sums = [0.0; LANES];
@@ -139,6 +154,57 @@ pub fn dot<E: Element>(w: &[E], x: &[f32], next: impl Fn(*const E)) -> f32 {
         sums[l] = lanes[l] + lanes[l + LANES];
     }
     halve(sums)
+}
+
+/// `Σ w[i]·x[i]` over blocks: lane `l` gets `scale · (code[l]·x[l] + code[l + 16]·x[l + 16])` of one after the other, and
+/// the lanes are added as in [`sum`]. `next` as in [`dot`].
+#[inline(always)]
+pub fn dot_q8_0(w: &[Q8_0], x: &[f32], next: impl Fn(*const Q8_0)) -> f32 {
+    let x = x.as_chunks::<{ Q8_0::LEN }>().0;
+    let [mut a, mut b] = [[0.0f32; OCTET]; 2];
+    let n = w.len().min(x.len());
+    let (w, x, mut i) = (&w[..n], &x[..n], 0);
+    while i < n {
+        next(&raw const w[i]);
+        let scale = Element::to_f32(w[i].scale);
+        let (codes, x) = (w[i].codes.as_chunks().0, x[i].as_chunks().0);
+        add_pairs(&mut a, scale, [&codes[0], &codes[2]], [&x[0], &x[2]]);
+        add_pairs(&mut b, scale, [&codes[1], &codes[3]], [&x[1], &x[3]]);
+        i += 1;
+    }
+    let mut lanes = [0.0f32; LANES];
+    for l in 0..OCTET {
+        (lanes[l], lanes[OCTET + l]) = (a[l], b[l]);
+    }
+    halve(lanes)
+}
+
+/// Lanes of a vector of AVX2.
+const OCTET: usize = 8;
+
+#[inline(always)]
+fn add_products<E: Element>(lanes: &mut [f32; OCTET], w: &[E; OCTET], x: &[f32; OCTET]) {
+    let mut products = [0.0f32; OCTET];
+    for l in 0..OCTET {
+        products[l] = w[l].to_f32() * x[l];
+    }
+    for l in 0..OCTET {
+        lanes[l] += products[l];
+    }
+}
+
+#[inline(always)]
+fn add_pairs(lanes: &mut [f32; OCTET], scale: f32, codes: [&[i8; OCTET]; 2], x: [&[f32; OCTET]; 2]) {
+    let [mut first, mut second] = [[0.0f32; OCTET]; 2];
+    for l in 0..OCTET {
+        first[l] = f32::from(codes[0][l]) * x[0][l];
+    }
+    for l in 0..OCTET {
+        second[l] = f32::from(codes[1][l]) * x[1][l];
+    }
+    for l in 0..OCTET {
+        lanes[l] += scale * (first[l] + second[l]);
+    }
 }
 
 /// `lane[l] += lane[l + s]` for s = 8, 4, 2, 1; the sum is in lane 0.

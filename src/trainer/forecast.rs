@@ -1,7 +1,7 @@
 //! How long a run will take.
 
 use super::Run;
-use crate::ops::linear::forward_f32;
+use crate::ops::linear::{Weight, forward_f32};
 use crate::ops::tile::Level;
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ fn matrix_rate() -> f64 {
     const N: usize = 512;
     let (a, b, mut c) = (vec![1.0f32; N * N], vec![1.0; N * N], vec![0.0; N * N]);
     let mut once = || {
-        forward_f32(Level::best(), &a, &b, &mut c, N);
+        forward_f32(Level::best(), &a, Weight::Plain(&b), &mut c, N);
     };
     once();
     let start = Instant::now();

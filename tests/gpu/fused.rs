@@ -69,7 +69,14 @@ fn swiglu_matches<E: Operand>(unit: f32) {
         let (mut gate_up_want, mut act_want) = (zeros(2 * t * f), zeros(t * f));
         let bias_host = whole::<E>(2 * f, 5, 2.0);
         let (bias_wide, level) = (widen(&bias_host), Level::best());
-        linear::forward(level, &x_host, &w_host, Some(&bias_wide), &mut gate_up_want, inputs);
+        linear::forward(
+            level,
+            &x_host,
+            linear::Weight::Plain(&w_host),
+            Some(&bias_wide),
+            &mut gate_up_want,
+            inputs,
+        );
         swiglu::forward(&gate_up_want, &mut act_want, f);
         let (mut dact, mut again, mut dgate_up_want) = (zeros(t * f), zeros(t * f), zeros(2 * t * f));
         linear::input_gradient(level, &dy_host, &down_host, &mut dact, f);
@@ -135,7 +142,14 @@ fn rope_matches<E: Element>(unit: f32) {
         let mut product = vec![0.0f32; t * width];
         let bias_host = whole::<E>(width, 3, 4.0);
         let (x_wide, w_wide, bias_wide) = (widen(&x_host), widen(&w_host), widen(&bias_host));
-        linear::forward::<f32>(Level::best(), &x_wide, &w_wide, Some(&bias_wide), &mut product, inputs);
+        linear::forward::<f32>(
+            Level::best(),
+            &x_wide,
+            linear::Weight::Plain(&w_wide),
+            Some(&bias_wide),
+            &mut product,
+            inputs,
+        );
         let mut want = product.clone();
         let table = rope::Table { cos: &cos_host, sin: &sin_host };
         rope::rotate(&mut want, heads, &at[..t], table, rope::Turn::Forward);

@@ -7,8 +7,9 @@ use smolten::ops::attention::Heads;
 use smolten::ops::convert::round;
 use smolten::ops::linear::few::MOST_ROWS;
 use smolten::ops::linear::{
-    Operand, Rotation, forward, forward_f32, forward_residual, forward_rope, forward_swiglu,
+    Operand, Rotation, Weight, forward, forward_f32, forward_residual, forward_rope, forward_swiglu,
 };
+use smolten::ops::math::dot;
 use smolten::ops::rope::{self, Turn};
 use smolten::ops::swiglu;
 use smolten::ops::tile::Level;
@@ -35,18 +36,18 @@ fn is_the_definition<E: Operand>() {
         let (bias, residual) = (values::<f32>(outputs, 1.0, 3), values::<f32>(t * outputs, 2.0, 4));
         let want = definition(&x, &w, inputs);
         let mut sums = vec![f32::NAN; t * outputs];
-        forward_f32(level(), &x, &w, &mut sums, inputs);
+        forward_f32(level(), &x, Weight::Plain(&w), &mut sums, inputs);
         assert_allowed("sums", &sums, &want);
 
         let biased: Vec<Real> =
             want.iter().zip(bias.iter().cycle()).map(|(&y, &b)| y + Real::of(b)).collect();
         let mut y = vec![E::from_f32(f32::NAN); t * outputs];
-        forward(level(), &x, &w, Some(&bias), &mut y, inputs);
+        forward(level(), &x, Weight::Plain(&w), Some(&bias), &mut y, inputs);
         assert_allowed("rounded", &y, &biased);
 
         let onto: Vec<Real> = biased.iter().zip(&residual).map(|(&y, &r)| Real::of(r) + y).collect();
         let mut y = vec![f32::NAN; t * outputs];
-        forward_residual(level(), &x, &w, Some(&bias), &residual, &mut y, inputs);
+        forward_residual(level(), &x, Weight::Plain(&w), Some(&bias), &residual, &mut y, inputs);
         assert_allowed("onto the residual", &y, &onto);
     }
 }
@@ -56,6 +57,24 @@ fn few_rows_are_the_definition() {
     in_each_type!(is_the_definition);
 }
 
+/// Whatever unit computes them.
+fn is_the_plain_loop<E: Operand>() {
+    for (inputs, outputs) in SHAPES {
+        let (x, w) = (values::<f32>(inputs, 1.0, 1), values::<E>(outputs * inputs, 0.5, 2));
+        let rounded: Vec<E> = x.iter().map(|&x| E::from_f32(x)).collect();
+        let x: Vec<f32> = rounded.iter().map(|x| x.to_f32()).collect();
+        let want: Vec<f32> = w.chunks(inputs).map(|w| dot(w, &x, |_| ())).collect();
+        let mut got = vec![f32::NAN; outputs];
+        forward_f32(level(), &rounded, Weight::Plain(&w), &mut got, inputs);
+        assert_eq!(bits(&got), bits(&want), "{inputs} inputs, {outputs} outputs");
+    }
+}
+
+#[test]
+fn sums_are_those_of_the_plain_loop_in_bits() {
+    in_each_type!(is_the_plain_loop);
+}
+
 /// Both add the same exact products of bf16 in f32, so each lies within its own bound of the real sum.
 #[test]
 fn few_rows_are_those_of_the_packed_product() {
@@ -63,9 +82,9 @@ fn few_rows_are_those_of_the_packed_product() {
     let (x, w) = (values::<bf16>(t * inputs, 1.0, 1), values::<bf16>(outputs * inputs, 0.5, 2));
     let want = definition(&x, &w, inputs);
     let (mut packed, mut few) = (vec![f32::NAN; t * outputs], vec![f32::NAN; t * outputs]);
-    forward_f32(level(), &x, &w, &mut packed, inputs);
+    forward_f32(level(), &x, Weight::Plain(&w), &mut packed, inputs);
     for (x, y) in x.chunks(MOST_ROWS * inputs).zip(few.chunks_mut(MOST_ROWS * outputs)) {
-        forward_f32(level(), x, &w, y, inputs);
+        forward_f32(level(), x, Weight::Plain(&w), y, inputs);
     }
     for ((few, packed), want) in few.iter().zip(&packed).zip(want) {
         assert!(f64::from((few - packed).abs()) <= 2.0 * want.error, "{few} and {packed}");
@@ -84,23 +103,23 @@ fn fused_is_in_turn<E: Operand>() {
         let (w, bias) = (values::<E>(width * inputs, 0.5, 2), values::<f32>(width, 1.0, 3));
         let positions = [8, 0, 3, 5][..t].to_vec();
         let mut sums = vec![f32::NAN; t * width];
-        forward_f32(level(), &x, &w, &mut sums, inputs);
+        forward_f32(level(), &x, Weight::Plain(&w), &mut sums, inputs);
         sums.chunks_mut(width).for_each(|row| row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b));
         rope::rotate(&mut sums, heads, &positions, table, Turn::Forward);
         let (mut want, mut qkv) =
             (vec![E::from_f32(0.0); sums.len()], vec![E::from_f32(f32::NAN); sums.len()]);
         round(&sums, &mut want);
         let rotation = Rotation { heads, positions: &positions, table };
-        forward_rope(level(), &x, &w, Some(&bias), rotation, &mut qkv, inputs);
+        forward_rope(level(), &x, Weight::Plain(&w), Some(&bias), rotation, &mut qkv, inputs);
         assert_eq!(bits(&qkv), bits(&want), "rotated, {t} rows");
 
         let (w, bias) = (values::<E>(2 * f * inputs, 0.5, 7), values::<f32>(2 * f, 1.0, 8));
         let nan = |n: usize| vec![E::from_f32(f32::NAN); n];
         let [mut want, mut gate_up] = [nan(t * 2 * f), nan(t * 2 * f)];
         let [mut want_act, mut act] = [nan(t * f), nan(t * f)];
-        forward(level(), &x, &w, Some(&bias), &mut want, inputs);
+        forward(level(), &x, Weight::Plain(&w), Some(&bias), &mut want, inputs);
         swiglu::forward(&want, &mut want_act, f);
-        forward_swiglu(level(), &x, &w, Some(&bias), &mut gate_up, &mut act, inputs);
+        forward_swiglu(level(), &x, Weight::Plain(&w), Some(&bias), &mut gate_up, &mut act, inputs);
         assert_eq!(bits(&gate_up), bits(&want), "gate and up, {t} rows");
         assert_eq!(bits(&act), bits(&want_act), "their product, {t} rows");
     }
@@ -120,7 +139,7 @@ fn threads_and_rows<E: Operand>() {
         let mut y = vec![f32::NAN; t * outputs];
         pool.install(|| {
             for (x, y) in x.chunks(rows * inputs).zip(y.chunks_mut(rows * outputs)) {
-                forward_f32(level(), x, &w, y, inputs);
+                forward_f32(level(), x, Weight::Plain(&w), y, inputs);
             }
         });
         bits(&y)

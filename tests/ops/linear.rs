@@ -2,7 +2,7 @@
 
 use crate::common::real::{Real, assert_allowed, reals, values};
 use smolten::ops::linear::{
-    Operand, forward, forward_f32, forward_residual, input_gradient, weight_gradient,
+    Operand, Weight, forward, forward_f32, forward_residual, input_gradient, weight_gradient,
 };
 use smolten::ops::tile::Level;
 
@@ -32,15 +32,15 @@ fn forward_in<E: Operand>() {
         let want: Vec<Real> =
             (0..t * outputs).map(|i| Real::dot(&row(&rx, i / outputs), &row(&rw, i % outputs))).collect();
         let mut y = vec![E::from_f32(f32::NAN); t * outputs];
-        forward(Level::best(), &x, &w, None, &mut y, inputs);
+        forward(Level::best(), &x, Weight::Plain(&w), None, &mut y, inputs);
         assert_allowed("y", &y, &want);
         let mut wide = vec![f32::NAN; t * outputs];
-        forward_f32(Level::best(), &x, &w, &mut wide, inputs);
+        forward_f32(Level::best(), &x, Weight::Plain(&w), &mut wide, inputs);
         assert_allowed("y in f32", &wide, &want);
 
         let residual = values::<f32>(t * outputs, 2.0, 3);
         let mut y = vec![f32::NAN; t * outputs];
-        forward_residual(Level::best(), &x, &w, None, &residual, &mut y, inputs);
+        forward_residual(Level::best(), &x, Weight::Plain(&w), None, &residual, &mut y, inputs);
         let products = |i: usize| row(&rx, i / outputs).into_iter().zip(row(&rw, i % outputs));
         let want: Vec<Real> = (0..t * outputs)
             .map(|i| Real::sum(products(i).map(|(x, w)| x * w).chain([Real::of(residual[i])])))
@@ -100,7 +100,7 @@ fn threads_change_no_bit() {
         pool.install(|| {
             let (mut y, mut dx) = (vec![f32::NAN; t * outputs], vec![f32::NAN; t * inputs]);
             let mut dw = vec![f32::NAN; outputs * inputs];
-            forward_f32(Level::best(), &x, &w, &mut y, inputs);
+            forward_f32(Level::best(), &x, Weight::Plain(&w), &mut y, inputs);
             input_gradient(Level::best(), &dy, &w, &mut dx, inputs);
             weight_gradient(Level::best(), &dy, &x, &mut dw, inputs, false);
             [y, dx, dw].map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>())

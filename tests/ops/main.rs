@@ -24,6 +24,7 @@ mod conversions;
 mod cross_entropy;
 mod embedding;
 mod few;
+mod few_q8_0;
 mod fused;
 mod head;
 mod linear;

@@ -4,7 +4,7 @@
 use crate::common::real::{Real, assert_allowed, reals, values};
 use half::bf16;
 use smolten::ops::linear::{
-    Operand, forward, forward_f32, forward_residual, input_gradient, weight_gradient,
+    Operand, Weight, forward, forward_f32, forward_residual, input_gradient, weight_gradient,
 };
 use smolten::ops::tile::Level;
 
@@ -52,21 +52,21 @@ fn definition_in<E: Operand>() {
         let all = 0..t * outputs;
         let want: Vec<Real> = all.clone().map(|i| Real::sum(products(i))).collect();
         let mut wide = vec![f32::NAN; t * outputs];
-        forward_f32(level, &x, &w, &mut wide, inputs);
+        forward_f32(level, &x, Weight::Plain(&w), &mut wide, inputs);
         assert_allowed(&format!("{:?} {level:?} f32", E::DTYPE), &wide, &want);
 
         let with_bias: Vec<Real> =
             want.iter().zip(bias.iter().cycle()).map(|(&y, &b)| y + Real::of(b)).collect();
         for (bias, want) in [(None, &want), (Some(&bias[..]), &with_bias)] {
             let mut y = vec![E::from_f32(f32::NAN); t * outputs];
-            forward(level, &x, &w, bias, &mut y, inputs);
+            forward(level, &x, Weight::Plain(&w), bias, &mut y, inputs);
             assert_allowed(&format!("{:?} {level:?} y", E::DTYPE), &y, want);
         }
         let want: Vec<Real> = all
             .map(|i| Real::sum(products(i)) + Real::of(residual[i]) + Real::of(bias[i % outputs]))
             .collect();
         let mut y = vec![f32::NAN; t * outputs];
-        forward_residual(level, &x, &w, Some(&bias), &residual, &mut y, inputs);
+        forward_residual(level, &x, Weight::Plain(&w), Some(&bias), &residual, &mut y, inputs);
         assert_allowed(&format!("{:?} {level:?} onto the residual", E::DTYPE), &y, &want);
 
         let mut dx = vec![E::from_f32(f32::NAN); t * inputs];
@@ -110,7 +110,7 @@ fn run<E: Operand>(
     pool.install(|| {
         let (mut y, mut dx) = (vec![f32::NAN; t * outputs], vec![E::from_f32(f32::NAN); t * inputs]);
         let mut dw = vec![1.0; outputs * inputs];
-        forward_f32(level, &x, &w, &mut y, inputs);
+        forward_f32(level, &x, Weight::Plain(&w), &mut y, inputs);
         input_gradient(level, &dy, &w, &mut dx, inputs);
         weight_gradient(level, &dy, &x, &mut dw, inputs, true);
         let dx = dx.iter().map(|x| x.to_f32().to_bits()).collect();

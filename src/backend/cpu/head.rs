@@ -5,7 +5,7 @@ use crate::arena::Tensor;
 use crate::backend::{BatchBuffers, LinearCrossEntropy};
 use crate::error::Result;
 use crate::ops::cross_entropy::{self, RowLoss};
-use crate::ops::linear::{self, Operand};
+use crate::ops::linear::{self, Operand, Weight};
 
 impl Cpu {
     /// The head over all supervised positions, a chunk of logits at a time.
@@ -45,7 +45,7 @@ impl Cpu {
         for (to, &row) in gathered.chunks_exact_mut(c).zip(rows) {
             to.copy_from_slice(&x[row as usize * c..][..c]);
         }
-        linear::forward_f32::<E>(level, gathered, head.get(), scores, c);
+        linear::forward_f32::<E>(level, gathered, Weight::of(head), scores, c);
         let losses = self.losses::<E>(args, n, targets);
         for row in &losses {
             self.output.loss_sum += f64::from(row.loss);

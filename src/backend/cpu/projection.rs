@@ -16,12 +16,12 @@ impl Cpu {
         let (w, x, y) = (w.w, self.active(x), self.active(y));
         x.expect(op, "x", [y.rows, w.cols])?;
         y.expect(op, "y", [x.rows, w.rows])?;
-        expect_dtype(op, y, w.dtype)?;
+        expect_dtype(op, y, x.dtype)?;
         let level = self.level;
         let ([input, weight], [output]) = self.memory.lend([x, w], [y]);
-        with_element!(w.dtype, E => {
+        with_element!(x.dtype, E => {
             let (x, bias) = (input.get::<E>(), bias.as_deref());
-            linear::forward(level, x, weight.get(), bias, output.get(), w.cols);
+            linear::forward(level, x, Weight::of(weight), bias, output.get(), w.cols);
         });
         Ok(())
     }
@@ -35,9 +35,9 @@ impl Cpu {
         y.expect("linear_residual", "y", [x.rows, w.rows])?;
         let level = self.level;
         let ([input, weight, residual], [output]) = self.memory.lend([x, w, residual], [y]);
-        with_element!(w.dtype, E => {
+        with_element!(x.dtype, E => {
             let (x, bias) = (input.get::<E>(), bias.as_deref());
-            linear::forward_residual(level, x, weight.get(), bias, residual.get(), output.get(), w.cols);
+            linear::forward_residual(level, x, Weight::of(weight), bias, residual.get(), output.get(), w.cols);
         });
         Ok(())
     }

@@ -5,8 +5,8 @@ use crate::dtype::Element;
 use crate::ops::math::{dot, exp, max, rounded, simd, sum};
 use rayon::prelude::*;
 
-/// Multiplications of queries and keys below which a second thread is not worth waking.
-const MIN_SHARED: usize = 1 << 18;
+/// Multiplications of queries and keys below which another thread is not worth calling.
+const MIN_SHARED: usize = 1 << 15;
 
 /// Attention of `t` new tokens over `past` cached positions and themselves. The new keys and values are appended.
 ///

@@ -33,8 +33,9 @@ fn native(x: Lanes<f32>) -> Lanes<bf16> {
     use std::arch::x86_64::{_mm512_cvtneps_pbh, _mm512_loadu_ps};
     // SAFETY: 16 floats.
     let wide = unsafe { _mm512_loadu_ps(x.as_ptr()) };
+    let narrow = _mm512_cvtneps_pbh(wide);
     // SAFETY: both are 32 bytes without padding, and every bit pattern is a value.
-    unsafe { std::mem::transmute(_mm512_cvtneps_pbh(wide)) }
+    unsafe { std::mem::transmute(narrow) }
 }
 
 #[inline(always)]

@@ -96,9 +96,10 @@ impl<T: Pod> OutputRow<'_, T> {
         match self.len.checked_sub(column) {
             // SAFETY: 16 elements of the row, which `whole` found inside the result, and the caller's alone.
             Some(HALF..) => unsafe { to.cast::<Lanes<T>>().write_unaligned(lanes) },
-            // SAFETY: as many elements as the row has from there on, likewise.
             Some(width) => {
-                unsafe { std::slice::from_raw_parts_mut(to, width) }.copy_from_slice(&lanes[..width])
+                // SAFETY: as many elements as the row has from there on, likewise.
+                let to = unsafe { std::slice::from_raw_parts_mut(to, width) };
+                to.copy_from_slice(&lanes[..width]);
             }
             None => {}
         }
