@@ -66,69 +66,72 @@ pub fn update<A: Element>(
     let blocks = g.len().div_ceil(BLOCK);
     same_length(OP, blocks, [("m_absmax", m_absmax.len()), ("v_absmax", v_absmax.len())])?;
     let s = AdamWScalars { decay: if decays { scalars.decay } else { 1.0 }, ..*scalars };
-    let (signed, unsigned) = (&*SIGNED, &*UNSIGNED);
+    let step = Step { s, scale, signed: &SIGNED, unsigned: &UNSIGNED };
     let tasks = weight.tasks().zip(g.par_chunks(TASK));
     let tasks = tasks.zip(m_codes.par_chunks_mut(TASK)).zip(m_absmax.par_chunks_mut(TASK / BLOCK));
     let tasks = tasks.zip(v_codes.par_chunks_mut(TASK)).zip(v_absmax.par_chunks_mut(TASK / BLOCK));
-    tasks.for_each(|(((((mut weight, g), mc), ma), vc), va)| {
+    tasks.for_each(|(((((weight, g), m_codes), m_absmax), v_codes), v_absmax)| {
+        let mut task = Task { weight, g, state: State { m_codes, m_absmax, v_codes, v_absmax } };
+        #[cfg(target_arch = "x86_64")]
+        let first = avx512::whole_blocks(&step, &mut task);
+        #[cfg(not(target_arch = "x86_64"))]
+        let first = 0;
         simd(
             #[inline(always)]
-            || {
-                let blocks = g.chunks(BLOCK).zip(mc.chunks_mut(BLOCK).zip(ma.iter_mut()));
-                for (i, ((g, m), v)) in blocks.zip(vc.chunks_mut(BLOCK).zip(va.iter_mut())).enumerate() {
-                    let piece = weight.piece(i * BLOCK, BLOCK);
-                    block(&s, scale, (signed, unsigned), piece.master, g, m, v);
-                    piece.round();
-                }
-            },
+            || step.blocks(&mut task, first),
         );
     });
     Ok(())
 }
 
-/// One block: decode, update, find the largest magnitudes, encode.
-#[inline(always)]
-fn block(
-    s: &AdamWScalars,
+/// What all blocks of a step share.
+struct Step {
+    s: AdamWScalars,
     scale: f32,
-    (signed, unsigned): (&Codebook, &Codebook),
-    p: &mut [f32],
-    g: &[f32],
-    (m_codes, m_absmax): (&mut [u8], &mut f32),
-    (v_codes, v_absmax): (&mut [u8], &mut f32),
-) {
-    let n = p.len();
-    let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
-    let (m, v) = (&mut m[..n], &mut v[..n]);
-    (*m_absmax, *v_absmax) =
-        moments(s, scale, [signed, unsigned], p, g, [m, v], [m_codes, v_codes], [*m_absmax, *v_absmax]);
-    signed.quantise_block::<SIGNED_SHIFT>(m, *m_absmax, m_codes);
-    unsigned.quantise_block::<UNSIGNED_SHIFT>(v, *v_absmax, v_codes);
+    signed: &'static Codebook,
+    unsigned: &'static Codebook,
 }
 
-/// Decodes the moments of a block and updates them and the weights; their largest magnitudes.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "what a block consists of")]
-fn moments(
-    s: &AdamWScalars,
-    scale: f32,
-    [signed, unsigned]: [&Codebook; 2],
-    p: &mut [f32],
-    g: &[f32],
-    [m, v]: [&mut [f32]; 2],
-    [m_codes, v_codes]: [&[u8]; 2],
-    [m_absmax, v_absmax]: [f32; 2],
-) -> (f32, f32) {
-    #[cfg(target_arch = "x86_64")]
-    if let (Some(signed), Some(unsigned)) = (&signed.tables, &unsigned.tables)
-        && let Some(mut block) = avx512::Block::new(p, g, [&mut *m, &mut *v], [m_codes, v_codes])
-    {
-        return block.update(s, scale, [signed, unsigned], [m_absmax, v_absmax]);
+/// Elements of a tensor that one thread updates, from the first element of a block on.
+struct Task<'a, A> {
+    weight: Weight<'a, A>,
+    g: &'a [f32],
+    state: State<'a>,
+}
+
+impl Step {
+    /// The blocks of a task from `first` on.
+    #[inline(always)]
+    fn blocks<A: Element>(&self, task: &mut Task<'_, A>, first: usize) {
+        let Task { weight, g, state } = task;
+        let (m_codes, v_codes) = (state.m_codes.chunks_mut(BLOCK), state.v_codes.chunks_mut(BLOCK));
+        let (m, v) = (m_codes.zip(state.m_absmax.iter_mut()), v_codes.zip(state.v_absmax.iter_mut()));
+        for (i, ((g, m), v)) in g.chunks(BLOCK).zip(m).zip(v).enumerate().skip(first) {
+            let piece = weight.piece(i * BLOCK, BLOCK);
+            self.block(piece.master, g, m, v);
+            piece.round();
+        }
     }
-    signed.dequantise_block(m_codes, m_absmax, m);
-    unsigned.dequantise_block(v_codes, v_absmax, v);
-    elements(s, scale, p, g, m, v);
-    (largest_magnitude(m), largest_magnitude(v))
+
+    /// One block: decode, update, find the largest magnitudes, encode.
+    #[inline(always)]
+    fn block(
+        &self,
+        p: &mut [f32],
+        g: &[f32],
+        (m_codes, m_absmax): (&mut [u8], &mut f32),
+        (v_codes, v_absmax): (&mut [u8], &mut f32),
+    ) {
+        let n = p.len();
+        let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
+        let (m, v) = (&mut m[..n], &mut v[..n]);
+        self.signed.dequantise_block(m_codes, *m_absmax, m);
+        self.unsigned.dequantise_block(v_codes, *v_absmax, v);
+        elements(&self.s, self.scale, p, g, m, v);
+        (*m_absmax, *v_absmax) = (largest_magnitude(m), largest_magnitude(v));
+        self.signed.quantise_block::<SIGNED_SHIFT>(m, *m_absmax, m_codes);
+        self.unsigned.quantise_block::<UNSIGNED_SHIFT>(v, *v_absmax, v_codes);
+    }
 }
 
 /// One step of one tensor with fp32 state, in the order of the 8-bit rule; arguments as in [`super::adamw::update`].
