@@ -11,6 +11,10 @@ use super::{BLOCK, Step, Task};
 use crate::dtype::Element;
 use std::arch::x86_64::*;
 
+/// Blocks between the one that is updated and the one that memory is asked for: far enough for memory to answer, and all
+/// of it stays in L1.
+const AHEAD: usize = 2;
+
 /// The constants of a step, one in each register.
 struct Wide {
     scale: __m512,
@@ -54,6 +58,7 @@ impl Wide {
 }
 
 /// The new moments of a block.
+#[repr(align(64))]
 struct Moments {
     m: [f32; BLOCK],
     v: [f32; BLOCK],
@@ -101,22 +106,18 @@ impl Blocks<'_> {
         for i in 0..=n {
             let before = self.quantisers(step, tables, i);
             if i > 0 && before.is_none() {
-                step.signed.quantise_block::<SIGNED_SHIFT>(&old.m, self.m_absmax[i - 1], &mut self.m_codes[i - 1]);
-                step.unsigned.quantise_block::<UNSIGNED_SHIFT>(
-                    &old.v,
-                    self.v_absmax[i - 1],
-                    &mut self.v_codes[i - 1],
-                );
+                self.quantise(step, i - 1, old);
             }
             let mut largest = [_mm512_setzero_si512(); 2];
             for part in 0..BLOCK / STEP {
                 if i < n {
+                    self.prefetch(working, (i + AHEAD) * BLOCK + part * STEP);
                     self.update_part(&wide, tables, (i, part), new, &mut largest);
                 }
                 if let Some((m, v)) = &before {
                     let (m_codes, v_codes) = (&mut self.m_codes[i - 1], &mut self.v_codes[i - 1]);
-                    m.quantise(&parts(&old.m)[part], &mut m_codes.as_chunks_mut().0[part]);
-                    v.quantise(&parts(&old.v)[part], &mut v_codes.as_chunks_mut().0[part]);
+                    m.quantise(parts(&old.m, part), &mut m_codes.as_chunks_mut().0[part]);
+                    v.quantise(parts(&old.v, part), &mut v_codes.as_chunks_mut().0[part]);
                 }
             }
             if i < n {
@@ -144,19 +145,41 @@ impl Blocks<'_> {
         Some((m, Quantiser::new(step.unsigned, unsigned, self.v_absmax[before])?))
     }
 
+    /// Quantises block `i` by the plain loops.
+    #[cold]
+    #[inline(never)]
+    fn quantise(&mut self, step: &Step, i: usize, moments: &Moments) {
+        let (m_codes, v_codes) = (&mut self.m_codes[i], &mut self.v_codes[i]);
+        step.signed.quantise_block::<SIGNED_SHIFT>(&moments.m, self.m_absmax[i], m_codes);
+        step.unsigned.quantise_block::<UNSIGNED_SHIFT>(&moments.v, self.v_absmax[i], v_codes);
+    }
+
+    /// Asks for the memory of a part that will be updated later, wherever there is one.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn prefetch<A>(&self, working: &[A], first: usize) {
+        ask(self.p.as_ptr().cast::<f32>(), first);
+        ask(self.g.as_ptr().cast::<f32>(), first);
+        ask(self.m_codes.as_ptr().cast::<u8>(), first);
+        ask(self.v_codes.as_ptr().cast::<u8>(), first);
+        if !working.is_empty() {
+            ask(working.as_ptr(), first);
+        }
+    }
+
     /// Weights and moments of a part of block `i`, and its largest magnitudes.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
     fn update_part(
         &mut self,
         wide: &Wide,
-        tables: [&Tables; 2],
+        [signed, unsigned]: [&Tables; 2],
         (i, part): (usize, usize),
         new: &mut Moments,
         largest: &mut [__m512i; 2],
     ) {
-        let m_old = tables[0].decode(&self.m_codes[i].as_chunks().0[part], self.m_absmax[i]);
-        let v_old = tables[1].decode(&self.v_codes[i].as_chunks().0[part], self.v_absmax[i]);
+        let m_old = signed.decode(&self.m_codes[i].as_chunks().0[part], self.m_absmax[i]);
+        let v_old = unsigned.decode(&self.v_codes[i].as_chunks().0[part], self.v_absmax[i]);
         for row in 0..STEP / 16 {
             let at = part * (STEP / 16) + row;
             let p = &mut self.p[i].as_chunks_mut().0[at];
@@ -171,9 +194,19 @@ impl Blocks<'_> {
     }
 }
 
+/// Part of a block's moments.
 #[inline(always)]
-fn parts(x: &[f32; BLOCK]) -> &[[f32; STEP]] {
-    x.as_chunks().0
+fn parts(x: &[f32; BLOCK], part: usize) -> &[f32; STEP] {
+    &x.as_chunks().0[part]
+}
+
+/// Asks for `STEP` elements from `first` on.
+#[inline(always)]
+fn ask<T>(start: *const T, first: usize) {
+    let start = start.wrapping_add(first).cast::<[u8; 64]>();
+    for line in 0..STEP * size_of::<T>() / 64 {
+        math::prefetch(start.wrapping_add(line));
+    }
 }
 
 #[inline]

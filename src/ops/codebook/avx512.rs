@@ -21,6 +21,7 @@ const MARGIN: f32 = 1.0 / 4096.0;
 const SEGMENTS: usize = 9;
 
 /// A book in the form that registers want.
+#[repr(align(64))]
 pub struct Tables {
     /// Byte `p` of value `64·q + i` at `[p][q][i]`.
     planes: [[[u8; 64]; 4]; 4],
@@ -161,19 +162,24 @@ impl<'a, const SHIFT: u32> Quantiser<'a, SHIFT> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi")]
     pub fn quantise(&self, x: &[f32; STEP], codes: &mut [u8; STEP]) {
+        let (rows, _) = x.as_chunks();
+        let (a, b) = (self.estimate(floats(&rows[0])), self.estimate(floats(&rows[1])));
+        let (c, d) = (self.estimate(floats(&rows[2])), self.estimate(floats(&rows[3])));
+        self.finish([a, b, c, d], x, codes);
+    }
+
+    /// Packs the codes of a step, and searches for those whose estimates were no use.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi")]
+    pub fn finish(&self, [a, b, c, d]: [(__m512i, __m512); STEP / 16], x: &[f32; STEP], codes: &mut [u8; STEP]) {
         // Two rounds of packing leave four neighbours of each register in each quarter.
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        let (parts, _) = x.as_chunks::<16>();
-        let (a, off_a) = self.estimate(floats(&parts[0]));
-        let (b, off_b) = self.estimate(floats(&parts[1]));
-        let (c, off_c) = self.estimate(floats(&parts[2]));
-        let (d, off_d) = self.estimate(floats(&parts[3]));
-        let (ab, cd) = (_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
+        let (ab, cd) = (_mm512_packus_epi32(a.0, b.0), _mm512_packus_epi32(c.0, d.0));
         let packed = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd));
         // SAFETY: 64 bytes.
         unsafe { _mm512_storeu_si512(codes.as_mut_ptr().cast(), packed) };
-        if is_close(furthest(furthest(off_a, off_b), furthest(off_c, off_d))) != 0 {
-            self.search([off_a, off_b, off_c, off_d], x, codes);
+        if is_close(furthest(furthest(a.1, b.1), furthest(c.1, d.1))) != 0 {
+            self.search([a.1, b.1, c.1, d.1], x, codes);
         }
     }
 
@@ -194,7 +200,7 @@ impl<'a, const SHIFT: u32> Quantiser<'a, SHIFT> {
     /// The codes, and how far from an integer each estimate was.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi")]
-    fn estimate(&self, x: __m512) -> (__m512i, __m512) {
+    pub fn estimate(&self, x: __m512) -> (__m512i, __m512) {
         let tables = self.tables;
         let [segment, segment_rest] = halves(&tables.segment);
         let lowest = _mm512_set1_ps(f32::from_bits(super::LOWEST));
