@@ -171,7 +171,12 @@ impl<'a, const SHIFT: u32> Quantiser<'a, SHIFT> {
     /// Packs the codes of a step, and searches for those whose estimates were no use.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi")]
-    pub fn finish(&self, [a, b, c, d]: [(__m512i, __m512); STEP / 16], x: &[f32; STEP], codes: &mut [u8; STEP]) {
+    pub fn finish(
+        &self,
+        [a, b, c, d]: [(__m512i, __m512); STEP / 16],
+        x: &[f32; STEP],
+        codes: &mut [u8; STEP],
+    ) {
         // Two rounds of packing leave four neighbours of each register in each quarter.
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         let (ab, cd) = (_mm512_packus_epi32(a.0, b.0), _mm512_packus_epi32(c.0, d.0));
