@@ -3,7 +3,7 @@
 //! The order of the additions is fixed, and every product is exact in f64, so a CPU with any number of threads and
 //! a GPU give the same bits.
 
-use super::math::{L2, add_squares, prefetch, simd};
+use super::math::{add_squares, simd};
 use crate::arena::Tensor;
 use crate::cuda::{Cuda, NORM_AT, Rung, cuda, dim_u32, expect_aligned, expect_dtype};
 use crate::dtype::DType;
@@ -63,37 +63,25 @@ pub fn sum_of_squares(g: &[f32]) -> f64 {
     halve(lanes)
 }
 
+/// Row by row, that memory is read in its order: the lanes are in L1, and loading and storing them takes less time than
+/// memory does.
 #[inline(always)]
 fn chunk_sum(chunk: &[f32]) -> f64 {
     let mut lanes = [0.0; LANES];
-    if let Ok(whole) = <&[f32; CHUNK]>::try_from(chunk) {
-        for (part, lanes) in lanes.as_chunks_mut::<PART>().0.iter_mut().enumerate() {
-            *lanes = part_sums(whole, part);
+    let (rows, rest) = chunk.as_chunks::<LANES>();
+    for row in rows {
+        for (lanes, row) in lanes.as_chunks_mut::<PART>().0.iter_mut().zip(row.as_chunks::<PART>().0) {
+            add_squares(lanes, row);
         }
-    } else {
-        for row in chunk.chunks(LANES) {
-            lanes.iter_mut().zip(row).for_each(|(lane, &g)| *lane += f64::from(g) * f64::from(g));
-        }
+    }
+    for (lane, &g) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(g) * f64::from(g);
     }
     halve(lanes)
 }
 
-/// Lanes that are added up together, few enough to stay in registers.
+/// Lanes that are added to together, few enough for registers.
 const PART: usize = 32;
-
-/// The lanes of a part. Its steps through the chunk are too long for the processor to see where they lead, so each asks for
-/// a piece of the next chunk: all parts together ask for the whole of it.
-#[inline(always)]
-fn part_sums(chunk: &[f32; CHUNK], part: usize) -> [f64; PART] {
-    let mut lanes = [0.0; PART];
-    for (i, row) in chunk.as_chunks::<LANES>().0.iter().enumerate() {
-        let next = chunk.as_ptr().wrapping_add(CHUNK + (part * (CHUNK / LANES) + i) * PART);
-        prefetch::<L2>(next);
-        prefetch::<L2>(next.wrapping_add(PART / 2));
-        add_squares(&mut lanes, row[part * PART..].first_chunk().expect("within a row"));
-    }
-    lanes
-}
 
 /// `lane[l] += lane[l + s]` for s = 128, 64, …, 1; the sum is in lane 0.
 #[inline(always)]

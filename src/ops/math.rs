@@ -81,19 +81,13 @@ pub fn round<E: Element>(from: &[f32], to: &mut [E]) {
     }
 }
 
-/// For [`prefetch`]: into every cache.
-pub const L1: i32 = 3;
-
-/// For [`prefetch`]: into the second-level cache.
-pub const L2: i32 = 2;
-
-/// Asks for the line of memory at an address, whatever is there.
+/// Asks for the line of memory at an address, whatever is there, into every cache.
 #[inline(always)]
-pub fn prefetch<const CACHE: i32>(at: *const impl Sized) {
+pub fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<CACHE>(at.cast());
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;

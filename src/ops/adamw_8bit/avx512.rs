@@ -6,7 +6,7 @@
 use super::super::adamw::AdamWScalars;
 use super::super::codebook::avx512::{Quantiser, STEP, Tables, floats};
 use super::super::codebook::{SIGNED_SHIFT, UNSIGNED_SHIFT};
-use super::super::math::{self, L1, prefetch};
+use super::super::math::{self, prefetch};
 use super::{BLOCK, Step, Task};
 use crate::dtype::Element;
 use std::arch::x86_64::*;
@@ -205,7 +205,7 @@ fn parts(x: &[f32; BLOCK], part: usize) -> &[f32; STEP] {
 fn ask<T>(start: *const T, first: usize) {
     let start = start.wrapping_add(first).cast::<[u8; 64]>();
     for line in 0..STEP * size_of::<T>() / 64 {
-        prefetch::<L1>(start.wrapping_add(line));
+        prefetch(start.wrapping_add(line));
     }
 }
 
