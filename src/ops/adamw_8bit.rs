@@ -72,14 +72,7 @@ pub fn update<A: Element>(
     let tasks = tasks.zip(v_codes.par_chunks_mut(TASK)).zip(v_absmax.par_chunks_mut(TASK / BLOCK));
     tasks.for_each(|(((((weight, g), m_codes), m_absmax), v_codes), v_absmax)| {
         let mut task = Task { weight, g, state: State { m_codes, m_absmax, v_codes, v_absmax } };
-        #[cfg(target_arch = "x86_64")]
-        let first = avx512::whole_blocks(&step, &mut task);
-        #[cfg(not(target_arch = "x86_64"))]
-        let first = 0;
-        simd(
-            #[inline(always)]
-            || step.blocks(&mut task, first),
-        );
+        step.task(&mut task);
     });
     Ok(())
 }
@@ -100,6 +93,18 @@ struct Task<'a, A> {
 }
 
 impl Step {
+    /// All blocks, in the fastest way that this processor has.
+    fn task<A: Element>(&self, task: &mut Task<'_, A>) {
+        #[cfg(target_arch = "x86_64")]
+        let first = avx512::whole_blocks(self, task);
+        #[cfg(not(target_arch = "x86_64"))]
+        let first = 0;
+        simd(
+            #[inline(always)]
+            || self.blocks(task, first),
+        );
+    }
+
     /// The blocks of a task from `first` on.
     #[inline(always)]
     fn blocks<A: Element>(&self, task: &mut Task<'_, A>, first: usize) {
@@ -174,4 +179,51 @@ fn elements(s: &AdamWScalars, scale: f32, p: &mut [f32], g: &[f32], m: &mut [f32
 #[inline(always)]
 fn largest_magnitude(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::adamw::AdamWConfig;
+    use half::bf16;
+
+    /// Blocks beside one another whose magnitudes lie anywhere, with some that no register holds: of zeros, denormal, too
+    /// large. They take the vector path of this processor, and once more the plain loops.
+    #[test]
+    fn whole_blocks_have_the_bits_of_the_plain_loops() {
+        const N: usize = 40 * BLOCK + 100;
+        let config = AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+        let mut seed = 1u64;
+        let mut uniform = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        };
+        let p: Vec<f32> = (0..N).map(|_| uniform()).collect();
+        let mut buffers = [0, 1].map(|_| {
+            let n = N.div_ceil(BLOCK);
+            (p.clone(), vec![bf16::ZERO; N], vec![ZERO_CODE_M; N], vec![0; N], vec![0.0; n], vec![0.0; n])
+        });
+        for t in 1..=4 {
+            let s = AdamWScalars::adamw_8bit(&config, t);
+            let step = Step { s, scale: 0.7, signed: &SIGNED, unsigned: &UNSIGNED };
+            let g: Vec<f32> = (0..N)
+                .map(|i| uniform() * [1e-4, 0.0, 1e-9, 1e-19, 1e-38, 1e3, 1.0, 1e-16][i / BLOCK % 8])
+                .collect();
+            for (plainly, (p, working, m_codes, v_codes, m_absmax, v_absmax)) in
+                buffers.iter_mut().enumerate()
+            {
+                let weight = Weight { master: &mut p[..], working: &mut working[..] };
+                let state = State { m_codes, m_absmax, v_codes, v_absmax };
+                let mut task = Task { weight, g: &g, state };
+                if plainly == 1 { step.blocks(&mut task, 0) } else { step.task(&mut task) }
+            }
+            let [fast, plain] = &buffers;
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&fast.0), bits(&plain.0), "weights, step {t}");
+            assert!(fast.1 == plain.1, "working weights, step {t}");
+            assert!(fast.2 == plain.2 && fast.3 == plain.3, "codes, step {t}");
+            assert_eq!(bits(&fast.4), bits(&plain.4), "first moment, step {t}");
+            assert_eq!(bits(&fast.5), bits(&plain.5), "second moment, step {t}");
+        }
+    }
 }

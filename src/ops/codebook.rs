@@ -85,10 +85,6 @@ impl Codebook {
             codes.fill(self.quantise::<SHIFT>(0.0));
             return;
         }
-        #[cfg(target_arch = "x86_64")]
-        if self.tables.as_ref().is_some_and(|tables| tables.quantise::<SHIFT>(self, x, absmax, codes)) {
-            return;
-        }
         let (mut scaled, mut words) = ([0.0; 256], [0; 256]);
         let (scaled, words) = (&mut scaled[..x.len()], &mut words[..x.len()]);
         for ((word, scaled), x) in words.iter_mut().zip(scaled.iter_mut()).zip(x) {

@@ -9,9 +9,9 @@ use std::arch::x86_64::*;
 /// Values that are handled together.
 pub const STEP: usize = 64;
 
-/// Blocks with another largest magnitude take the plain way: its reciprocal is neither rounded by much nor makes the
+/// Blocks with another largest magnitude take the plain way: its reciprocal is a normal number, and does not make the
 /// smallest denormal a zero.
-const LARGEST: std::ops::RangeInclusive<f32> = 1e-30..=0.5;
+const LARGEST: std::ops::RangeInclusive<f32> = f32::MIN_POSITIVE..=0.5;
 
 /// How near the middle between two codes an estimate may come. Its error is below 2^-13: 2^-23 of what is added, below
 /// 2^8, from the reciprocal and the product; and the books are off their lines by twice as much.
@@ -111,26 +111,6 @@ impl Tables {
             _mm512_mul_ps(_mm512_castsi512_ps(_mm512_unpackhi_epi16(low_rest, up_rest)), scale),
         ]
     }
-
-    /// [`Codebook::quantise`] of every `x / absmax`, if this way is open to them; returns whether.
-    #[inline(always)]
-    pub fn quantise<const SHIFT: u32>(
-        &self,
-        book: &Codebook,
-        x: &[f32],
-        absmax: f32,
-        codes: &mut [u8],
-    ) -> bool {
-        let quantiser = Quantiser::<SHIFT>::new(book, self, absmax);
-        match quantiser {
-            Some(quantiser) if codes.len() == x.len() && x.len().is_multiple_of(STEP) => {
-                // SAFETY: the processor has what it needs, or `new` had given no tables.
-                unsafe { quantiser.all(x, codes) };
-                true
-            }
-            _ => false,
-        }
-    }
 }
 
 /// A book and the largest magnitude of a block.
@@ -149,13 +129,6 @@ impl<'a, const SHIFT: u32> Quantiser<'a, SHIFT> {
             return None;
         }
         Some(Self { book, tables, absmax, reciprocal: 1.0 / absmax })
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi")]
-    fn all(&self, x: &[f32], codes: &mut [u8]) {
-        for (x, codes) in x.as_chunks().0.iter().zip(codes.as_chunks_mut().0) {
-            self.quantise(x, codes);
-        }
     }
 
     /// [`Codebook::quantise`] of every `x / absmax`.
@@ -291,7 +264,11 @@ mod tests {
 
     fn check<const SHIFT: u32>(book: &Codebook, tables: &Tables, x: &[f32], absmax: f32) {
         let mut codes = vec![99; x.len()];
-        assert!(tables.quantise::<SHIFT>(book, x, absmax, &mut codes));
+        let quantiser = Quantiser::<SHIFT>::new(book, tables, absmax).expect("a magnitude within the range");
+        for (x, codes) in x.as_chunks().0.iter().zip(codes.as_chunks_mut().0) {
+            // SAFETY: there are tables only where the processor has what they need.
+            unsafe { quantiser.quantise(x, codes) };
+        }
         for (&x, code) in x.iter().zip(codes) {
             assert_eq!(code, book.quantise::<SHIFT>(x / absmax), "{x:e} of {absmax:e}");
         }
@@ -314,7 +291,7 @@ mod tests {
                 .chain((0..64).map(f32::from_bits))
                 .filter(|&x| x <= 1.0)
                 .collect();
-            for absmax in [0.5, 0.3, 1e-3, 7.7e-11, 1.3e-30] {
+            for absmax in [0.5, 0.3, 1e-3, 7.7e-11, 1.3e-30, f32::MIN_POSITIVE] {
                 let mut x: Vec<f32> = edges.iter().map(|x| (x * absmax).min(absmax)).collect();
                 if signed {
                     x.extend(x.clone().into_iter().map(|x| -x));
@@ -334,10 +311,17 @@ mod tests {
         for book in [&*SIGNED, &*UNSIGNED] {
             let Some(tables) = &book.tables else { return };
             let codes: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
-            let mut x = vec![f32::NAN; codes.len()];
-            assert!(tables.dequantise(&codes, 0.37, &mut x));
-            for (&code, x) in codes.iter().zip(x) {
-                assert_eq!(x.to_bits(), (book.values[usize::from(code)] * 0.37).to_bits(), "{code}");
+            for codes in codes.as_chunks::<STEP>().0 {
+                let mut x = [[f32::NAN; 16]; STEP / 16];
+                // SAFETY: there are tables only where the processor has what they need.
+                let values = unsafe { tables.decode(codes, 0.37) };
+                for (x, values) in x.iter_mut().zip(values) {
+                    // SAFETY: 16 floats.
+                    unsafe { _mm512_storeu_ps(x.as_mut_ptr(), values) };
+                }
+                for (&code, x) in codes.iter().zip(x.as_flattened()) {
+                    assert_eq!(x.to_bits(), (book.values[usize::from(code)] * 0.37).to_bits(), "{code}");
+                }
             }
         }
     }
