@@ -4,6 +4,7 @@
 //! pairs, then leave or transpose the 16 × 16 pairs.
 
 use super::{HALF, Level, Line, SIDE};
+use crate::ops::math::prefetch;
 use half::bf16;
 use std::ops::Range;
 
@@ -154,18 +155,6 @@ fn bring(m: Matrix<'_>, rows: Range<usize>, columns: Range<usize>) {
         let first = m.data.as_ptr().wrapping_add(row * m.stride);
         columns.clone().step_by(SIDE).for_each(|column| prefetch(first.wrapping_add(column)));
     }
-}
-
-/// A hint, for whatever address.
-#[inline(always)]
-fn prefetch(address: *const bf16) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// 16 of the outer by 32 of the inner dimension. `paired`: the inner dimension runs down the rows of memory, so that
