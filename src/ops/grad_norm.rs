@@ -69,9 +69,11 @@ pub fn sum_of_squares(g: &[f32]) -> f64 {
 fn chunk_sum(chunk: &[f32]) -> f64 {
     let mut lanes = [0.0; LANES];
     let (rows, rest) = chunk.as_chunks::<LANES>();
+    let parts = lanes.as_chunks_mut::<PART>().0;
     for row in rows {
-        for (lanes, row) in lanes.as_chunks_mut::<PART>().0.iter_mut().zip(row.as_chunks::<PART>().0) {
-            add_squares(lanes, row);
+        let row = row.as_chunks::<PART>().0;
+        for part in 0..LANES / PART {
+            add_squares(&mut parts[part], &row[part]);
         }
     }
     for (lane, &g) in lanes.iter_mut().zip(rest) {
