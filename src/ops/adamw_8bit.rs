@@ -66,69 +66,77 @@ pub fn update<A: Element>(
     let blocks = g.len().div_ceil(BLOCK);
     same_length(OP, blocks, [("m_absmax", m_absmax.len()), ("v_absmax", v_absmax.len())])?;
     let s = AdamWScalars { decay: if decays { scalars.decay } else { 1.0 }, ..*scalars };
-    let (signed, unsigned) = (&*SIGNED, &*UNSIGNED);
+    let step = Step { s, scale, signed: &SIGNED, unsigned: &UNSIGNED };
     let tasks = weight.tasks().zip(g.par_chunks(TASK));
     let tasks = tasks.zip(m_codes.par_chunks_mut(TASK)).zip(m_absmax.par_chunks_mut(TASK / BLOCK));
     let tasks = tasks.zip(v_codes.par_chunks_mut(TASK)).zip(v_absmax.par_chunks_mut(TASK / BLOCK));
-    tasks.for_each(|(((((mut weight, g), mc), ma), vc), va)| {
-        simd(
-            #[inline(always)]
-            || {
-                let blocks = g.chunks(BLOCK).zip(mc.chunks_mut(BLOCK).zip(ma.iter_mut()));
-                for (i, ((g, m), v)) in blocks.zip(vc.chunks_mut(BLOCK).zip(va.iter_mut())).enumerate() {
-                    let piece = weight.piece(i * BLOCK, BLOCK);
-                    block(&s, scale, (signed, unsigned), piece.master, g, m, v);
-                    piece.round();
-                }
-            },
-        );
+    tasks.for_each(|(((((weight, g), m_codes), m_absmax), v_codes), v_absmax)| {
+        let mut task = Task { weight, g, state: State { m_codes, m_absmax, v_codes, v_absmax } };
+        step.task(&mut task);
     });
     Ok(())
 }
 
-/// One block: decode, update, find the largest magnitudes, encode.
-#[inline(always)]
-fn block(
-    s: &AdamWScalars,
+/// What all blocks of a step share.
+struct Step {
+    s: AdamWScalars,
     scale: f32,
-    (signed, unsigned): (&Codebook, &Codebook),
-    p: &mut [f32],
-    g: &[f32],
-    (m_codes, m_absmax): (&mut [u8], &mut f32),
-    (v_codes, v_absmax): (&mut [u8], &mut f32),
-) {
-    let n = p.len();
-    let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
-    let (m, v) = (&mut m[..n], &mut v[..n]);
-    (*m_absmax, *v_absmax) =
-        moments(s, scale, [signed, unsigned], p, g, [m, v], [m_codes, v_codes], [*m_absmax, *v_absmax]);
-    signed.quantise_block::<SIGNED_SHIFT>(m, *m_absmax, m_codes);
-    unsigned.quantise_block::<UNSIGNED_SHIFT>(v, *v_absmax, v_codes);
+    signed: &'static Codebook,
+    unsigned: &'static Codebook,
 }
 
-/// Decodes the moments of a block and updates them and the weights; their largest magnitudes.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "what a block consists of")]
-fn moments(
-    s: &AdamWScalars,
-    scale: f32,
-    [signed, unsigned]: [&Codebook; 2],
-    p: &mut [f32],
-    g: &[f32],
-    [m, v]: [&mut [f32]; 2],
-    [m_codes, v_codes]: [&[u8]; 2],
-    [m_absmax, v_absmax]: [f32; 2],
-) -> (f32, f32) {
-    #[cfg(target_arch = "x86_64")]
-    if let (Some(signed), Some(unsigned)) = (&signed.tables, &unsigned.tables)
-        && let Some(mut block) = avx512::Block::new(p, g, [&mut *m, &mut *v], [m_codes, v_codes])
-    {
-        return block.update(s, scale, [signed, unsigned], [m_absmax, v_absmax]);
+/// Elements of a tensor that one thread updates, from the first element of a block on.
+struct Task<'a, A> {
+    weight: Weight<'a, A>,
+    g: &'a [f32],
+    state: State<'a>,
+}
+
+impl Step {
+    /// All blocks, in the fastest way that this processor has.
+    fn task<A: Element>(&self, task: &mut Task<'_, A>) {
+        #[cfg(target_arch = "x86_64")]
+        let first = avx512::whole_blocks(self, task);
+        #[cfg(not(target_arch = "x86_64"))]
+        let first = 0;
+        simd(
+            #[inline(always)]
+            || self.blocks(task, first),
+        );
     }
-    signed.dequantise_block(m_codes, m_absmax, m);
-    unsigned.dequantise_block(v_codes, v_absmax, v);
-    elements(s, scale, p, g, m, v);
-    (largest_magnitude(m), largest_magnitude(v))
+
+    /// The blocks of a task from `first` on.
+    #[inline(always)]
+    fn blocks<A: Element>(&self, task: &mut Task<'_, A>, first: usize) {
+        let Task { weight, g, state } = task;
+        let (m_codes, v_codes) = (state.m_codes.chunks_mut(BLOCK), state.v_codes.chunks_mut(BLOCK));
+        let (m, v) = (m_codes.zip(state.m_absmax.iter_mut()), v_codes.zip(state.v_absmax.iter_mut()));
+        for (i, ((g, m), v)) in g.chunks(BLOCK).zip(m).zip(v).enumerate().skip(first) {
+            let piece = weight.piece(i * BLOCK, BLOCK);
+            self.block(piece.master, g, m, v);
+            piece.round();
+        }
+    }
+
+    /// One block: decode, update, find the largest magnitudes, encode.
+    #[inline(always)]
+    fn block(
+        &self,
+        p: &mut [f32],
+        g: &[f32],
+        (m_codes, m_absmax): (&mut [u8], &mut f32),
+        (v_codes, v_absmax): (&mut [u8], &mut f32),
+    ) {
+        let n = p.len();
+        let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
+        let (m, v) = (&mut m[..n], &mut v[..n]);
+        self.signed.dequantise_block(m_codes, *m_absmax, m);
+        self.unsigned.dequantise_block(v_codes, *v_absmax, v);
+        elements(&self.s, self.scale, p, g, m, v);
+        (*m_absmax, *v_absmax) = (largest_magnitude(m), largest_magnitude(v));
+        self.signed.quantise_block::<SIGNED_SHIFT>(m, *m_absmax, m_codes);
+        self.unsigned.quantise_block::<UNSIGNED_SHIFT>(v, *v_absmax, v_codes);
+    }
 }
 
 /// One step of one tensor with fp32 state, in the order of the 8-bit rule; arguments as in [`super::adamw::update`].
@@ -171,4 +179,51 @@ fn elements(s: &AdamWScalars, scale: f32, p: &mut [f32], g: &[f32], m: &mut [f32
 #[inline(always)]
 fn largest_magnitude(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::adamw::AdamWConfig;
+    use half::bf16;
+
+    /// Blocks beside one another whose magnitudes lie anywhere, with some that no register holds: of zeros, denormal, too
+    /// large. They take the vector path of this processor, and once more the plain loops.
+    #[test]
+    fn whole_blocks_have_the_bits_of_the_plain_loops() {
+        const N: usize = 40 * BLOCK + 100;
+        let config = AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+        let mut seed = 1u64;
+        let mut uniform = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        };
+        let p: Vec<f32> = (0..N).map(|_| uniform()).collect();
+        let mut buffers = [0, 1].map(|_| {
+            let n = N.div_ceil(BLOCK);
+            (p.clone(), vec![bf16::ZERO; N], vec![ZERO_CODE_M; N], vec![0; N], vec![0.0; n], vec![0.0; n])
+        });
+        for t in 1..=4 {
+            let s = AdamWScalars::adamw_8bit(&config, t);
+            let step = Step { s, scale: 0.7, signed: &SIGNED, unsigned: &UNSIGNED };
+            let g: Vec<f32> = (0..N)
+                .map(|i| uniform() * [1e-4, 0.0, 1e-9, 1e-19, 1e-38, 1e3, 1.0, 1e-16][i / BLOCK % 8])
+                .collect();
+            for (plainly, (p, working, m_codes, v_codes, m_absmax, v_absmax)) in
+                buffers.iter_mut().enumerate()
+            {
+                let weight = Weight { master: &mut p[..], working: &mut working[..] };
+                let state = State { m_codes, m_absmax, v_codes, v_absmax };
+                let mut task = Task { weight, g: &g, state };
+                if plainly == 1 { step.blocks(&mut task, 0) } else { step.task(&mut task) }
+            }
+            let [fast, plain] = &buffers;
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&fast.0), bits(&plain.0), "weights, step {t}");
+            assert!(fast.1 == plain.1, "working weights, step {t}");
+            assert!(fast.2 == plain.2 && fast.3 == plain.3, "codes, step {t}");
+            assert_eq!(bits(&fast.4), bits(&plain.4), "first moment, step {t}");
+            assert_eq!(bits(&fast.5), bits(&plain.5), "second moment, step {t}");
+        }
+    }
 }

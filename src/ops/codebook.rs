@@ -70,10 +70,6 @@ impl Codebook {
     /// The values of the codes, times `absmax`; `codes` is as long as `x`.
     #[inline(always)]
     pub fn dequantise_block(&self, codes: &[u8], absmax: f32, x: &mut [f32]) {
-        #[cfg(target_arch = "x86_64")]
-        if self.tables.as_ref().is_some_and(|tables| tables.dequantise(codes, absmax, x)) {
-            return;
-        }
         for (x, &code) in x.iter_mut().zip(codes) {
             *x = self.values[usize::from(code)] * absmax;
         }
@@ -87,10 +83,6 @@ impl Codebook {
     pub fn quantise_block<const SHIFT: u32>(&self, x: &[f32], absmax: f32, codes: &mut [u8]) {
         if absmax == 0.0 {
             codes.fill(self.quantise::<SHIFT>(0.0));
-            return;
-        }
-        #[cfg(target_arch = "x86_64")]
-        if self.tables.as_ref().is_some_and(|tables| tables.quantise::<SHIFT>(self, x, absmax, codes)) {
             return;
         }
         let (mut scaled, mut words) = ([0.0; 256], [0; 256]);

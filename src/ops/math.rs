@@ -76,7 +76,21 @@ pub fn rounded<E: Element>(x: f32) -> f32 {
 /// Rounds each element.
 #[inline(always)]
 pub fn round<E: Element>(from: &[f32], to: &mut [E]) {
-    to.iter_mut().zip(from).for_each(|(to, &from)| *to = E::from_f32(from));
+    for i in 0..from.len().min(to.len()) {
+        to[i] = E::from_f32(from[i]);
+    }
+}
+
+/// Asks for the line of memory at an address, whatever is there, into every cache.
+#[inline(always)]
+pub fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// `Σ f(i)` over `0..n`: lane `i mod 16` adds its terms in ascending order, then the lanes are halved together.

@@ -4,6 +4,7 @@
 //! pair, in interleaved pairs, then leave or transpose the 16 × 16 lanes.
 
 use super::{HALF, Level, Line, Packed, SIDE};
+use crate::ops::math::prefetch;
 use std::ops::Range;
 
 /// A matrix in a slice, row-major with `stride` elements from one row to the next, or the transpose of one.
@@ -159,18 +160,6 @@ fn bring<T: Packed>(m: Matrix<'_, T>, rows: Range<usize>, columns: Range<usize>)
         let first = m.data.as_ptr().wrapping_add(row * m.stride);
         columns.clone().step_by(T::DEPTH).for_each(|column| prefetch(first.wrapping_add(column)));
     }
-}
-
-/// A hint, for whatever address.
-#[inline(always)]
-fn prefetch<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// 16 of the outer by a step of the inner dimension. `paired`: the inner dimension runs down the rows of memory, so that
