@@ -6,7 +6,7 @@ use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Cut, Device, Rung, Tile};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
-use smolten::ops::linear::{self, Operand, Projection};
+use smolten::ops::linear::{self, Operand, Projection, Weight};
 use smolten::ops::linear_launch::{self, Rows};
 use smolten::ops::tile::Level;
 
@@ -104,8 +104,16 @@ impl<E: Operand> Host<E> {
         let mut sum = vec![0.0; t * outputs];
         let mut dw = [vec![0.0; outputs * inputs], self.dw.clone()];
         let (level, bias, residual) = (Level::best(), widen(&self.bias), &self.residual);
-        linear::forward(level, &self.x, &self.w, None, &mut y, inputs);
-        linear::forward_residual(level, &self.x, &self.w, Some(&bias), residual, &mut sum, inputs);
+        linear::forward(level, &self.x, Weight::Plain(&self.w), None, &mut y, inputs);
+        linear::forward_residual(
+            level,
+            &self.x,
+            Weight::Plain(&self.w),
+            Some(&bias),
+            residual,
+            &mut sum,
+            inputs,
+        );
         linear::input_gradient(level, &self.dy, &self.w, &mut dx, inputs);
         linear::weight_gradient(level, &self.dy, &self.x, &mut dw[0], inputs, false);
         linear::weight_gradient(level, &self.dy, &self.x, &mut dw[1], inputs, true);
