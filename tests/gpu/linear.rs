@@ -6,8 +6,9 @@ use smolten::arena::{Category, Plan, Tensor};
 use smolten::cuda::{Cuda, Cut, Device, Rung, Tile};
 use smolten::dtype::{DType, Element};
 use smolten::error::Error;
-use smolten::ops::linear::{self, Projection};
+use smolten::ops::linear::{self, Operand, Projection, Weight};
 use smolten::ops::linear_launch::{self, Rows};
+use smolten::ops::tile::Level;
 
 /// Rows planned, rows in use, inputs, outputs: less than a tile in each direction; tails in each; a tile and a row; more
 /// stages than the ring has; no row at all.
@@ -70,7 +71,7 @@ struct Results {
     dw: [Vec<f32>; 2],
 }
 
-impl<E: Element> Host<E> {
+impl<E: Operand> Host<E> {
     fn new([_, t, inputs, outputs]: [usize; 4], value: impl Fn(f32) -> f32) -> Self {
         let of = |n, seed| common::uniform(n, seed).into_iter().map(&value).collect::<Vec<_>>();
         let narrow = |n, seed| of(n, seed).into_iter().map(E::from_f32).collect();
@@ -102,12 +103,20 @@ impl<E: Element> Host<E> {
         let (mut y, mut dx) = (vec![E::from_f32(0.0); t * outputs], vec![E::from_f32(0.0); t * inputs]);
         let mut sum = vec![0.0; t * outputs];
         let mut dw = [vec![0.0; outputs * inputs], self.dw.clone()];
-        linear::plain::forward(&self.x, &self.w, &mut y, t, inputs);
-        linear::plain::forward_residual(&self.x, &self.w, &self.residual, &mut sum, t, inputs);
-        linear::plain::add_bias(&mut sum, &widen(&self.bias));
-        linear::plain::input_gradient(&self.dy, &self.w, &mut dx, t, inputs);
-        linear::plain::weight_gradient(&self.dy, &self.x, &mut dw[0], t, inputs, false);
-        linear::plain::weight_gradient(&self.dy, &self.x, &mut dw[1], t, inputs, true);
+        let (level, bias, residual) = (Level::best(), widen(&self.bias), &self.residual);
+        linear::forward(level, &self.x, Weight::Plain(&self.w), None, &mut y, inputs);
+        linear::forward_residual(
+            level,
+            &self.x,
+            Weight::Plain(&self.w),
+            Some(&bias),
+            residual,
+            &mut sum,
+            inputs,
+        );
+        linear::input_gradient(level, &self.dy, &self.w, &mut dx, inputs);
+        linear::weight_gradient(level, &self.dy, &self.x, &mut dw[0], inputs, false);
+        linear::weight_gradient(level, &self.dy, &self.x, &mut dw[1], inputs, true);
         Results { y: widen(&y), sum, dx: widen(&dx), dw }
     }
 
@@ -164,7 +173,7 @@ impl<E: Element> Host<E> {
     }
 }
 
-fn check<E: Element>(value: impl Fn(f32) -> f32 + Copy, compare: impl Fn(&str, [usize; 2], [&[f32]; 3])) {
+fn check<E: Operand>(value: impl Fn(f32) -> f32 + Copy, compare: impl Fn(&str, [usize; 2], [&[f32]; 3])) {
     for shape in SHAPES {
         let [rows, t, inputs, outputs] = shape;
         let mut plan = Plan::default();
@@ -212,7 +221,7 @@ pub fn has_tensor_cores(dtype: DType) -> bool {
 
 /// Whole numbers up to 4: every product, every sum and, below 2048 and 256 in 16 bits, most results are exact; the
 /// others are rounded once from the exact sum. So no order of summing shows, and every element must be right.
-fn whole_numbers<E: Element>() {
+fn whole_numbers<E: Operand>() {
     check::<E>(
         |x| (x * 4.5).trunc(),
         |name, _, [got, want, _]| {
@@ -225,7 +234,7 @@ fn whole_numbers<E: Element>() {
 /// A tensor core adds eight products and the sum so far with 24 fraction bits under the largest, cutting each off, and
 /// cuts the result to f32 (arXiv:2511.10909): nine losses of 2^-24 and one of 2^-23 of the sum of magnitudes per eight of
 /// K. A plain sum loses 2^-24 per term; bias and residual add one each, and the store may round the other way.
-fn fractions<E: Element>(unit: f32) {
+fn fractions<E: Operand>(unit: f32) {
     check::<E>(
         |x| x * 1.5,
         |name, [k, narrow], [got, want, sizes]| {

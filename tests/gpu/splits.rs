@@ -76,7 +76,7 @@ impl<E: Operand> Split<E> {
     }
 
     fn on_the_cpu(&self, add: bool, value: impl Fn(f32) -> f32) -> Vec<f32> {
-        let [_, t, inputs, ..] = self.shape;
+        let [_, _, inputs, ..] = self.shape;
         let narrow = |v: &[E]| v.iter().map(|x| E::from_f32(value(x.to_f32()))).collect::<Vec<E>>();
         let mut dw =
             if add { self.old.iter().map(|&x| value(x)).collect() } else { vec![0.0; self.old.len()] };
