@@ -14,7 +14,7 @@ pub use cached::cached;
 
 use super::convert::{rounding, widen};
 use super::math::{exp, max, rounded, simd, sum, sum_products};
-use super::product::{Output, Pairing, Rounded, Sum, Threads, product};
+use super::product::{Into, Output, Pairing, Sum, Threads, product};
 use super::rope::{self, Table, Turn};
 use super::tile::{Level, Matrix};
 use crate::dtype::Element;
@@ -89,13 +89,8 @@ fn head(data: &[f32], width: usize, h: usize, d: usize, first: usize, last: usiz
 
 /// `c = a·b`, or `c += a·b` with `add`, inside a task that is one of many.
 fn multiply(a: Matrix<'_, f32>, b: Matrix<'_, f32>, c: &mut [f32], add: bool) {
-    let (level, out) = (Level::best(), Output::new(c, b.shape()[1]));
-    if add {
-        product(level, a, b, Pairing::ADJOINING, Threads::One, &Sum { out, add });
-    } else {
-        // Into the caches, where the next step reads it.
-        product(level, a, b, Pairing::ADJOINING, Threads::One, &Rounded { out, bias: None });
-    }
+    let (out, into) = (Output::new(c, b.shape()[1]), if add { Into::Sums } else { Into::Caches });
+    product(Level::best(), a, b, Pairing::ADJOINING, Threads::One, &Sum { out, into });
 }
 
 /// `1/√D`, the scale of the scores.

@@ -9,7 +9,7 @@ pub use weight::{Weight, widen};
 use super::attention::Heads;
 use super::convert::{self, rounding};
 use super::product::{
-    Epilogue, Output, Pairing, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient, Threads, product,
+    Epilogue, Into, Output, Pairing, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient, Threads, product,
 };
 use super::rope::{self, Table, Turn};
 use super::swiglu;
@@ -109,7 +109,7 @@ pub fn forward<A: Operand>(
 
 /// `y = x·wᵀ`, f32 `[T, out]`.
 pub fn forward_f32<A: Operand>(level: Level, x: &[A], w: Weight<'_, A>, y: &mut [f32], inputs: usize) {
-    let epilogue = Sum { out: Output::new(y, w.outputs(inputs)), add: false };
+    let epilogue = Sum { out: Output::new(y, w.outputs(inputs)), into: Into::Caches };
     times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
@@ -216,6 +216,7 @@ pub fn weight_gradient<A: Operand>(
     let (t, outputs) = (x.len() / inputs, dw.len() / inputs);
     let (dy, x) = (A::packed(dy), A::packed(x));
     let (dy, x) = (Matrix::new(&dy, t, outputs).t(), Matrix::new(&x, t, inputs));
-    let epilogue = Sum { out: Output::new(dw, inputs), add };
+    let into = if add { Into::Sums } else { Into::Memory };
+    let epilogue = Sum { out: Output::new(dw, inputs), into };
     product(level, dy, x, Pairing::ADJOINING, Threads::All, &epilogue);
 }

@@ -12,7 +12,7 @@ mod epilogue;
 mod output;
 mod sweep;
 
-pub use epilogue::{Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
+pub use epilogue::{Into, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
 pub use output::Output;
 
 use super::tile::{Block, HALF, Level, Line, Matrix, Packed, SIDE, Unit};

@@ -9,7 +9,7 @@ mod avx512;
 use super::weight::Weight;
 use crate::dtype::{DType, Element, Q8_0};
 use crate::ops::convert::widen;
-use crate::ops::math::{dot, dot_q8_0, simd};
+use crate::ops::math::{self, dot, dot_q8_0, simd};
 use crate::ops::product::{Epilogue, Pairing, Strip};
 use crate::ops::tile::{Block, HALF, Level, SIDE};
 use rayon::prelude::*;
@@ -31,14 +31,7 @@ fn prefetch<T>(at: *const T, bytes: usize) {
     const LINE: usize = 64;
     let mut line = 0;
     while line < bytes {
-        let address = at.wrapping_byte_add(AHEAD + line);
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing that the program sees, and faults at no address.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = address;
+        math::prefetch(at.wrapping_byte_add(AHEAD + line));
         line += LINE;
     }
 }

@@ -91,8 +91,19 @@ impl<T: Element> Epilogue for Rounded<'_, T> {
 pub struct Sum<'a> {
     /// Result.
     pub out: Output<'a, f32>,
-    /// Whether it holds something already.
-    pub add: bool,
+    /// What becomes of what it holds.
+    pub into: Into,
+}
+
+/// How sums are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// Overwriting, to be read soon.
+    Caches,
+    /// Overwriting, past the caches: large, and read much later.
+    Memory,
+    /// Added to what is there.
+    Sums,
 }
 
 impl Epilogue for Sum<'_> {
@@ -102,16 +113,18 @@ impl Epilogue for Sum<'_> {
         for i in 0..strip.firsts.len() {
             let (firsts, halves) = strip.block(i);
             for half in 0..2 {
-                let (first, sums) = (firsts[half], halves[half]);
-                if self.add {
+                let (first, mut sums) = (firsts[half], *halves[half]);
+                if self.into == Into::Memory {
                     // SAFETY: every element of the result is handed over once.
-                    let sums = add(unsafe { out.get(first) }, *sums);
-                    // SAFETY: as above.
-                    unsafe { out.put(first, sums) };
-                } else {
-                    // SAFETY: as above.
-                    unsafe { out.stream(first, *sums) };
+                    unsafe { out.stream(first, sums) };
+                    continue;
                 }
+                if self.into == Into::Sums {
+                    // SAFETY: as above.
+                    sums = add(unsafe { out.get(first) }, sums);
+                }
+                // SAFETY: as above.
+                unsafe { out.put(first, sums) };
             }
         }
     }
