@@ -109,7 +109,9 @@ pub fn forward<A: Operand>(
 
 /// `y = x·wᵀ`, f32 `[T, out]`.
 pub fn forward_f32<A: Operand>(level: Level, x: &[A], w: Weight<'_, A>, y: &mut [f32], inputs: usize) {
-    let epilogue = Sum { out: Output::new(y, w.outputs(inputs)), into: Into::Caches };
+    // Of more rows logits are too large to be found in a cache again.
+    let into = if x.len() / inputs > few::MOST_ROWS { Into::Memory } else { Into::Caches };
+    let epilogue = Sum { out: Output::new(y, w.outputs(inputs)), into };
     times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 

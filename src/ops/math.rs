@@ -114,12 +114,18 @@ pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
 /// `Σ a[i]·b[i]` in the order of [`sum`]. Slices of one length, without an index into each that is checked.
 #[inline(always)]
 pub fn sum_products(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+    let [mut low, mut high] = [[0.0f32; OCTET]; 2];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        for l in 0..LANES {
-            lanes[l] += a[l] * b[l];
-        }
+    let (n, mut i) = (a.len().min(b.len()), 0);
+    while i < n {
+        let (a, b) = (a[i].as_chunks().0, b[i].as_chunks().0);
+        add_products(&mut low, &a[0], &b[0]);
+        add_products(&mut high, &a[1], &b[1]);
+        i += 1;
+    }
+    let mut lanes = [0.0f32; LANES];
+    for l in 0..OCTET {
+        (lanes[l], lanes[OCTET + l]) = (low[l], high[l]);
     }
     for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
         *lane += a * b;
@@ -305,6 +311,7 @@ mod tests {
         for n in [0, 1, 15, 16, 17, 100] {
             let x: Vec<f32> = (0..n).map(|i| (i * 7 % 101) as f32).collect();
             assert_eq!(sum(n, |i| x[i]), x.iter().sum::<f32>());
+            assert_eq!(sum_products(&x, &x), x.iter().map(|v| v * v).sum::<f32>());
             assert_eq!(sum_squares(&x), x.iter().map(|&v| f64::from(v * v)).sum::<f64>());
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
