@@ -7,10 +7,13 @@ use common::engine::{Engine, FORWARD, bound, join, sequence, tiny_parts};
 use common::{assert_close, max_abs};
 use smolten::arena::{Category, Plan};
 use smolten::backend::{Backend, Cpu, KvCache, StepOutput, UpdateRule};
-use smolten::batch::{Examples, MicroBatch};
+use smolten::batch::{Examples, MicroBatch, Window};
+use smolten::config::Parameter;
 use smolten::dtype::DType;
 use smolten::model::{Capacity, Feed, Model, Purpose, read_floats};
 use smolten::ops::adamw::AdamWConfig;
+use smolten::recipe::Recipe;
+use smolten::trainer::Trained;
 
 const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 const CONFIG: AdamWConfig = AdamWConfig { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
@@ -51,6 +54,29 @@ fn spreading_rows_over_micro_batches_changes_only_rounding() {
             assert_eq!(again.correct, output.correct);
         }
     }
+}
+
+/// What there is room for together is one sum, in the bits of one micro-batch; apart they are others.
+#[test]
+fn a_step_joins_micro_batches_that_there_is_room_for() {
+    let (config, weights) = tiny_parts("tied");
+    let (recipe, capacity) = (Recipe::default(), Capacity { tokens: 400, sequences: 8, positions: 256 });
+    let norm = |micro_batches: Vec<MicroBatch>, room: usize| {
+        let mut plan = Plan::default();
+        let trained = Trained::plan(&mut plan, &recipe, &config, DType::F32, capacity);
+        let mut cpu = Cpu::new(&plan, DType::F32).unwrap();
+        let read = |p: &Parameter, out: &mut [f32]| {
+            out.copy_from_slice(&weights.f32(&p.name));
+            Ok(())
+        };
+        trained.model.load(&mut cpu, read).unwrap();
+        let window = Window { step: 0, epoch: 1.0, micro_batches, examples: Vec::new(), room };
+        trained.submit(&mut cpu, &recipe, &window, 1e-2).unwrap();
+        cpu.take_output().unwrap().grad_norm.to_bits()
+    };
+    let (rows, whole) = (eight(5), norm(vec![join(&eight(5))], 400));
+    assert_eq!(norm(rows.clone(), 400), whole);
+    assert_ne!(norm(rows, 130), whole);
 }
 
 /// A micro-batch without a token first overwrites, then the next adds to nothing.
