@@ -11,8 +11,7 @@ use crate::backend::{Backend, Cpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::metrics::available_memory_bytes;
-use crate::ops::math::simd;
-use crate::ops::tile::{Block, Level, Line, SIDE, Unit};
+use crate::ops::tile::{Block, Level, Line, Packed, SIDE, Unit};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::hint::black_box;
@@ -31,8 +30,7 @@ pub struct Limits {
     pub copy_gb_per_s: f64,
     /// Bytes that were copied.
     pub copy_bytes: usize,
-    /// Products without memory: bf16, the matrix unit on panels that stay in L1; fp32, multiply-adds that stay in
-    /// registers. The fastest repeat, in GFLOP/s.
+    /// Products without memory: the matrix unit on panels that stay in L1. The fastest repeat, in GFLOP/s.
     pub product_gflops: f64,
 }
 
@@ -125,9 +123,8 @@ impl Limits {
         };
         let copy = time(repeats, || {}, copy).expect("a copy does not fail");
         let product_gflops = match dtype {
-            DType::BF16 => fastest(repeats, || tiles(Level::best())),
-            _ if Level::best() >= Level::Avx512 => fastest(repeats, multiply_adds::<16>),
-            _ => fastest(repeats, multiply_adds::<8>),
+            DType::BF16 => fastest(repeats, blocks::<half::bf16>),
+            _ => fastest(repeats, blocks::<f32>),
         };
         Self {
             copy_gb_per_s: 2.0 * COPY_BYTES as f64 / copy.median_us * 1e-3,
@@ -148,36 +145,16 @@ fn fastest(repeats: usize, work: impl Fn() -> f64 + Sync) -> f64 {
 }
 
 /// Blocks from two panels of 16 KiB.
-fn tiles(level: Level) -> f64 {
-    const K: usize = 256;
+fn blocks<T: Packed>() -> f64 {
+    const STEPS: usize = 8;
     const BLOCKS: usize = 20_000;
-    let unit = Unit::<half::bf16>::new(level);
-    let (a, b, mut c) = ([Line::ZERO; K], [Line::ZERO; K], Block::ZERO);
+    let unit = Unit::<T>::new(Level::best());
+    let (a, b, mut c) = ([Line::ZERO; STEPS * SIDE], [Line::ZERO; STEPS * SIDE], Block::ZERO);
     for _ in 0..BLOCKS {
         unit.multiply(black_box(&a), black_box(&b), &mut c, true);
     }
     black_box(c);
-    (2 * SIDE * SIDE * K * BLOCKS) as f64
-}
-
-/// Enough independent sums of `LANES` to fill the pipes, and few enough to stay in registers.
-fn multiply_adds<const LANES: usize>() -> f64 {
-    const SUMS: usize = 12;
-    const STEPS: usize = 4_000_000;
-    let (x, y) = (black_box([0.5f32; LANES]), black_box([0.25f32; LANES]));
-    let sums = simd(|| {
-        let mut sums = [[0.0f32; LANES]; SUMS];
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                for l in 0..LANES {
-                    sum[l] = x[l].mul_add(sum[l], y[l]);
-                }
-            }
-        }
-        sums
-    });
-    black_box(sums);
-    (2 * LANES * SUMS * STEPS) as f64
+    (2 * SIDE * SIDE * STEPS * T::DEPTH * BLOCKS) as f64
 }
 
 #[cfg(test)]

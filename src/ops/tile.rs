@@ -12,8 +12,6 @@
 //! gate with its value, or the two coordinates that a rotation mixes.
 
 mod amx;
-mod avx512;
-mod fp32;
 mod level;
 mod pack;
 mod vector;
@@ -76,40 +74,17 @@ pub trait Packed: Element {
 
     /// The level that multiplies this type where there is `level`.
     fn level(level: Level) -> Level;
-
-    /// `c += a·b` without tiles, for panels of the same whole steps.
-    fn multiply(level: Level, a: &[Line], b: &[Line], c: &mut Block);
 }
 
 impl Packed for bf16 {
     fn level(level: Level) -> Level {
         level
     }
-
-    #[inline]
-    fn multiply(level: Level, a: &[Line], b: &[Line], c: &mut Block) {
-        match level {
-            Level::Avx512Bf16 | Level::Amx => {
-                for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-                    avx512::step(a, b, c);
-                }
-            }
-            level => vector::multiply::<Self>(level, a, b, c),
-        }
-    }
 }
 
 impl Packed for f32 {
     fn level(level: Level) -> Level {
         level.min(Level::Avx512)
-    }
-
-    #[inline]
-    fn multiply(level: Level, a: &[Line], b: &[Line], c: &mut Block) {
-        match level {
-            Level::Portable | Level::Avx2 => vector::multiply::<Self>(level, a, b, c),
-            _ => fp32::multiply(a, b, c),
-        }
     }
 }
 
@@ -161,7 +136,7 @@ impl<T: Packed> Unit<T> {
         if !add {
             *c = Block::ZERO;
         }
-        T::multiply(self.level, a, b, c);
+        vector::multiply::<T>(self.level, a, b, c);
     }
 
     /// The tiles, for callers with something to do between the steps, where the unit has tiles.

@@ -82,11 +82,7 @@ impl Table {
             l.copy_gb_per_s,
             l.copy_bytes >> 20
         );
-        let what = match self.dtype {
-            DType::BF16 => "the matrix unit on panels in L1",
-            _ => "multiply-adds in registers",
-        };
-        say!("product: {:.0} GFLOP/s, {what}", l.product_gflops);
+        say!("product: {:.0} GFLOP/s, the matrix unit on panels in L1", l.product_gflops);
         say!(
             "\n{:<36} {:<62} {:>10} {:>9} {:>8} {:>15}  others",
             "operation",

@@ -3,52 +3,49 @@
 //! A product of two bf16 is exact in fp32, so fused or not, in eight lanes or sixteen, every sum has the same bits. One of
 //! two fp32 is not: where the processor fuses a product and its sum, there is one rounding less.
 
-use super::{Block, HALF, Level, Line, SIDE};
-use half::bf16;
+use super::{Block, HALF, Level, Line, Packed, SIDE};
 
-/// Rows that go through the columns panel together: their sums stay in registers.
-const ROWS: usize = 4;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 
-/// `c += a·b`, see [`super::Packed::multiply`].
-pub fn multiply<T: Lanes>(level: Level, a: &[Line], b: &[Line], c: &mut Block) {
+/// `c += a·b`, for panels of the same whole steps.
+pub fn multiply<T: Packed>(level: Level, a: &[Line], b: &[Line], c: &mut Block) {
     #[cfg(target_arch = "x86_64")]
     match level {
+        Level::Portable => {}
         // SAFETY: `Unit` is made for available levels only.
-        Level::Avx512 => return unsafe { avx512::<T>(a, b, c) },
+        Level::Avx2 => return unsafe { registers::avx2::multiply::<T>(a, b, c) },
         // SAFETY: as above.
-        Level::Avx2 => return unsafe { avx2::<T>(a, b, c) },
-        _ => {}
+        Level::Avx512 => return unsafe { registers::avx512::multiply::<T>(a, b, c) },
+        Level::Avx512Bf16 | Level::Amx => {
+            // SAFETY: as above; of bf16, see `Packed::level`.
+            return unsafe { registers::avx512_bf16::multiply::<f32>(a, b, c) };
+        }
     }
     let _ = level;
-    plain::<T, false>(a, b, c);
+    portable::<T>(a, b, c);
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn avx512<T: Lanes>(a: &[Line], b: &[Line], c: &mut Block) {
-    plain::<T, true>(a, b, c);
+/// Values of a lane: one fp32, or two bf16.
+const fn values<T: Packed>() -> usize {
+    T::DEPTH / HALF
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn avx2<T: Lanes>(a: &[Line], b: &[Line], c: &mut Block) {
-    plain::<T, true>(a, b, c);
-}
+/// Rows whose sums the compiler keeps in registers.
+const ROWS: usize = 4;
 
-/// `FUSED`: a fused product and sum is one instruction; where it is not, it would be a call.
-#[inline(always)]
-fn plain<T: Lanes, const FUSED: bool>(a: &[Line], b: &[Line], c: &mut Block) {
+fn portable<T: Packed>(a: &[Line], b: &[Line], c: &mut Block) {
     let (a, b) = (a.as_chunks::<SIDE>().0, b.as_chunks::<SIDE>().0);
     for first in (0..SIDE).step_by(ROWS) {
         for half in 0..2 {
             let mut sums = [[0.0f32; HALF]; ROWS];
             for (r, sums) in sums.iter_mut().enumerate() {
-                sums.copy_from_slice(&c.0[first + r][half * HALF..][..HALF]);
+                sums.copy_from_slice(c.halves(first + r)[half]);
             }
             for (a, b) in a.iter().zip(b) {
-                let a = a[first..].first_chunk().expect("whole groups of rows");
+                let rows = a[first..].first_chunk().expect("whole groups of rows");
                 for (p, line) in b[half * HALF..][..HALF].iter().enumerate() {
-                    T::add_products::<FUSED>(a, p, line, &mut sums);
+                    add::<T>(rows, p, line, &mut sums);
                 }
             }
             for (r, sums) in sums.iter().enumerate() {
@@ -58,63 +55,35 @@ fn plain<T: Lanes, const FUSED: bool>(a: &[Line], b: &[Line], c: &mut Block) {
     }
 }
 
-/// What the four bytes of a lane are.
-pub trait Lanes {
-    /// Adds the products of four rows' lane `p` and a line of 16 columns.
-    fn add_products<const FUSED: bool>(
-        a: &[Line; ROWS],
-        p: usize,
-        line: &Line,
-        sums: &mut [[f32; HALF]; ROWS],
-    );
-}
-
-impl Lanes for bf16 {
-    #[inline(always)]
-    fn add_products<const FUSED: bool>(
-        a: &[Line; ROWS],
-        p: usize,
-        line: &Line,
-        sums: &mut [[f32; HALF]; ROWS],
-    ) {
-        let line = line.lanes();
-        let (mut even, mut odd) = ([0.0f32; HALF], [0.0f32; HALF]);
-        for i in 0..HALF {
-            even[i] = f32::from_bits(line[i] << 16);
-            odd[i] = f32::from_bits(line[i] & 0xffff_0000);
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let pair = a[r].lanes()[p];
-            let (x, y) = (f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000));
-            for i in 0..HALF {
-                sums[i] = multiply_add::<FUSED>(x, even[i], sums[i]);
-            }
-            for i in 0..HALF {
-                sums[i] = multiply_add::<FUSED>(y, odd[i], sums[i]);
-            }
-        }
-    }
-}
-
-impl Lanes for f32 {
-    #[inline(always)]
-    fn add_products<const FUSED: bool>(
-        a: &[Line; ROWS],
-        p: usize,
-        line: &Line,
-        sums: &mut [[f32; HALF]; ROWS],
-    ) {
-        let line = line.lanes();
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let x = f32::from_bits(a[r].lanes()[p]);
-            for i in 0..HALF {
-                sums[i] = multiply_add::<FUSED>(x, f32::from_bits(line[i]), sums[i]);
-            }
-        }
-    }
-}
-
+/// Adds the products of each row's lane `p` and a line of 16 columns.
 #[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
+fn add<T: Packed>(rows: &[Line; ROWS], p: usize, line: &Line, sums: &mut [[f32; HALF]; ROWS]) {
+    let line = line.lanes();
+    let (mut firsts, mut seconds) = ([0.0; HALF], [0.0; HALF]);
+    for i in 0..HALF {
+        firsts[i] = value::<T, 0>(line[i]);
+        seconds[i] = value::<T, 1>(line[i]);
+    }
+    for (r, sums) in sums.iter_mut().enumerate() {
+        let lane = rows[r].lanes()[p];
+        let (first, second) = (value::<T, 0>(lane), value::<T, 1>(lane));
+        for i in 0..HALF {
+            sums[i] += first * firsts[i];
+        }
+        if values::<T>() == 2 {
+            for i in 0..HALF {
+                sums[i] += second * seconds[i];
+            }
+        }
+    }
+}
+
+/// The fp32 in a lane, or the first or second bf16 of its pair.
+#[inline(always)]
+fn value<T: Packed, const WHICH: usize>(lane: u32) -> f32 {
+    f32::from_bits(match (values::<T>(), WHICH) {
+        (1, _) => lane,
+        (_, 0) => lane << 16,
+        _ => lane & 0xffff_0000,
+    })
 }
