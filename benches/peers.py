@@ -4,7 +4,7 @@ Usage: python benches/peers.py [PART ...] [--model MODEL.gguf] [--data ROWS.json
 
 Parts (default: all that have what they need):
   step-fp32, step-bf16   whole training steps of SmolLM2's shape with random weights, optimizer included, PyTorch beside
-  step-avx2              the same with AVX-512 and AMX switched off, smolten in bf16, PyTorch in fp32
+  step-avx2              the same with AVX-512 and AMX switched off, both in fp32 (PyTorch takes over a minute for a step in bf16)
   products-fp32, -bf16   matrix products of the step, three layouts, beside torch.mm (MKL, oneDNN)
   trl                    ragged rows, TRL's SFTTrainer with bitsandbytes' adamw_8bit beside   (--model, --data)
   decode                 one greedy stream, llama.cpp beside, from the same GGUF file         (--model)
@@ -217,7 +217,7 @@ def decode(args) -> dict:
 PARTS = {
     "step-bf16": ("Training steps, bf16", lambda args: step(args, "bf16", ["bf16", "autocast"])),
     "step-fp32": ("Training steps, fp32", lambda args: step(args, "fp32", ["fp32"])),
-    "step-avx2": ("Training steps on AVX2", lambda args: step(args, "bf16", ["fp32"], "avx2", AVX2)),
+    "step-avx2": ("Training steps on AVX2", lambda args: step(args, "fp32", ["fp32"], "avx2", AVX2)),
     "trl": ("Ragged rows, TRL", trl),
     "products-bf16": ("Matrix products, bf16", lambda args: products(args, "bf16")),
     "products-fp32": ("Matrix products, fp32", lambda args: products(args, "fp32")),
