@@ -7,6 +7,7 @@ Parts (default: all that have what they need):
   step-avx2              the same with AVX-512 and AMX switched off, both in fp32 (PyTorch takes over a minute for a step in bf16)
   products-fp32, -bf16   matrix products of the step, three layouts, beside torch.mm (MKL, oneDNN)
   trl                    ragged rows, TRL's SFTTrainer with bitsandbytes' adamw_8bit beside   (--model, --data)
+  losses                 how far bf16's losses are from fp32's, here and in TRL; --steps 60   (--model, --data)
   decode                 one greedy stream, llama.cpp beside, from the same GGUF file         (--model)
 
 Each round runs first one side, then the other, each in its own process. Reported: medians over the timed steps of all
@@ -170,6 +171,28 @@ def trl(args) -> dict:
     )
 
 
+def losses(args) -> dict:
+    """How far bf16's losses are from fp32's, step by step, here and in TRL; fp32 AdamW on all sides."""
+    shape = dict(rows=args.rows, grad_accum=1, length=args.length)
+    words = [w for key, n in shape.items() for w in (f"--{key.replace('_', '-')}", n)]
+    same = argparse.Namespace(**vars(args) | dict(optimizer="adamw"))
+    ours = {p: bench_train(same, "--model", args.model, "--data", args.data, "--precision", p, *words) for p in ("fp32", "bf16")}
+    theirs = {p: torch_side("trl", model=str(args.model), data=str(args.data), warmup=WARMUP, steps=args.steps, threads=args.threads,
+                            autocast=p == "bf16", optim="adamw_torch", **shape) for p in ("fp32", "bf16")}  # fmt: skip
+    rows, means = [], []
+    for name, of in {"smolten, bf16 beside fp32": ours, "TRL, bf16 autocast beside fp32": theirs}.items():
+        apart = [abs(b / f - 1) for b, f in zip(of["bf16"]["losses"], of["fp32"]["losses"], strict=True)]
+        means.append(statistics.fmean(apart))
+        rows.append([name, f"{100 * means[-1]:.2f} %", f"{100 * max(apart):.2f} %", f"{of['fp32']['losses'][-1]:.4f}", f"{of['bf16']['losses'][-1]:.4f}"])  # fmt: skip
+    between = [abs(a / b - 1) for a, b in zip(ours["fp32"]["losses"], theirs["fp32"]["losses"], strict=True)]
+    rows.append(["smolten fp32 beside TRL fp32", f"{100 * statistics.fmean(between):.2f} %", f"{100 * max(between):.2f} %", "", ""])
+    return dict(
+        columns=["losses of", "mean difference", "largest", "last in fp32", "last in bf16"], rows=rows,
+        ratios={"TRL's mean difference over smolten's": means[1] / means[0]},
+        what=f"{args.steps} steps of {args.rows} rows of {args.data.name}, {args.model.name}, fp32 AdamW", runs=dict(smolten=[ours["fp32"], ours["bf16"]], trl=[theirs["fp32"], theirs["bf16"]]),
+    )  # fmt: skip
+
+
 def smolten_decode(args, file: Path, precision: str, answer: dict) -> dict:
     """From the first piece of text to the last: the stream shows each token as it comes."""
     command = [args.smolten, "generate", "--model", file, "--prompt", PROMPT, "--temperature", 0, "--max-new-tokens", args.new,
@@ -219,6 +242,7 @@ PARTS = {
     "step-fp32": ("Training steps, fp32", lambda args: step(args, "fp32", ["fp32"])),
     "step-avx2": ("Training steps on AVX2", lambda args: step(args, "fp32", ["fp32"], "avx2", AVX2)),
     "trl": ("Ragged rows, TRL", trl),
+    "losses": ("Losses in bf16 and in fp32", losses),
     "products-bf16": ("Matrix products, bf16", lambda args: products(args, "bf16")),
     "products-fp32": ("Matrix products, fp32", lambda args: products(args, "fp32")),
     "decode": ("Decoding, llama.cpp", decode),
@@ -293,10 +317,10 @@ def main():
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     if args.rounds * args.steps < 5 or args.repeats < 5:
         parser.error("fewer than five timed steps or calls; raise --steps, --rounds or --repeats")
-    needs = {"trl": args.model and args.data, "decode": args.model}
+    needs = {"trl": args.model and args.data, "losses": args.model and args.data, "decode": args.model}
     for part in args.parts or [part for part in PARTS if needs.get(part, True)]:
         if not needs.get(part, True):
-            parser.error(f"{part} needs --model{' and --data' * (part == 'trl')}")
+            parser.error(f"{part} needs --model{' and --data' * (part != 'decode')}")
         about = provenance(args)
         if about["load_before"] > 0.5:
             print(

@@ -81,8 +81,8 @@ def products(shapes, precision, repeats, flush_bytes, threads):
     return dict(median_us=medians, versions=versions(torch))
 
 
-def trl(model, data, rows, grad_accum, length, warmup, steps, threads):
-    """SFTTrainer's steps on the first rows of a prompt/response file, bf16 autocast, adamw_8bit of bitsandbytes."""
+def trl(model, data, rows, grad_accum, length, warmup, steps, threads, autocast=True, optim="adamw_8bit"):
+    """SFTTrainer's steps on the first rows of a prompt/response file: bf16 autocast or fp32; adamw_8bit of bitsandbytes."""
     import bitsandbytes
     import smollm2
     import torch
@@ -112,7 +112,7 @@ def trl(model, data, rows, grad_accum, length, warmup, steps, threads):
         config = trl.SFTConfig(
             output_dir=scratch, per_device_train_batch_size=rows, gradient_accumulation_steps=grad_accum,
             max_length=length, learning_rate=2e-4, warmup_steps=0, max_steps=warmup + steps, weight_decay=0.01,
-            lr_scheduler_type="constant", optim="adamw_8bit", max_grad_norm=1.0, bf16=True, use_cpu=True,
+            lr_scheduler_type="constant", optim=optim, max_grad_norm=1.0, bf16=autocast, use_cpu=True,
             gradient_checkpointing=False, completion_only_loss=True, train_sampling_strategy="sequential",
             logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
         )  # fmt: skip
