@@ -1,5 +1,5 @@
 //! Products whose sums stay in named registers over all steps: of plain loops over as many sums the compiler makes scalars
-//! or scattered stores. One text for two widths, since what is generic over the register was seen not to inline.
+//! or scattered stores. One text for three levels, since what is generic over the register was seen not to inline.
 
 macro_rules! kernel {
     (
