@@ -5,7 +5,7 @@
 //! all give the same bits.
 
 #[cfg(target_arch = "x86_64")]
-pub mod avx512;
+pub(super) mod avx512;
 
 use super::tile::Level;
 use crate::dtype::{Element, Q8_0};

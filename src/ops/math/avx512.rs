@@ -98,9 +98,9 @@ mod tests {
         let mut worst = 0.0f64;
         for bits in (0..largest.to_bits()).step_by(97 * LANES / 2) {
             let mut x = [0.0; LANES];
-            for i in 0..LANES {
+            for (i, x) in x.iter_mut().enumerate() {
                 let size = f32::from_bits(bits + 97 * u32::try_from(i / 2).unwrap()).min(largest);
-                x[i] = if i % 2 == 0 { size } else { -size };
+                *x = if i % 2 == 0 { size } else { -size };
             }
             for (got, x) in got(&x).iter().zip(x) {
                 let want = want(f64::from(x));
