@@ -86,7 +86,8 @@ impl Run {
         let state = state.unwrap_or_else(|| State::new(self.total_steps, self.recipe.seed, self.dtype));
         let log = match folder.log {
             Some(mut log) => {
-                log.cut_after(state.step)?;
+                // Before the first checkpoint the run begins again, with the evaluation before its first step.
+                log.cut_from(if state.step == 0 { 0 } else { state.step + 1 })?;
                 log
             }
             None => Log::create(&folder.path)?,
