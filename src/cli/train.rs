@@ -312,6 +312,11 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
     }
     say!("model: {} (transformers loads this folder)", out.display());
     say!("records: {}, {}", out.join("metrics.jsonl").display(), out.join("run.json").display());
+    match &outcome.card {
+        Some(card) => say!("model card: {}", card.display()),
+        None => say!("model card: {} was edited, so it stays as it is", out.join("README.md").display()),
+    }
+    say!("curves: tensorboard --logdir {}", out.display());
     say!("try it: smolten generate --model {} --prompt \"Explain AGI in simple terms?\"", out.display());
 }
 
