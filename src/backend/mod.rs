@@ -326,7 +326,7 @@ pub fn describe(device: Device) -> Result<(String, Option<u64>)> {
 fn choose(device: Device) -> Result<Option<Gpu>> {
     match device {
         Device::Cpu => Ok(None),
-        Device::Auto if crate::cuda::device_count()? == 0 => Ok(None),
+        Device::Auto if !crate::cuda::gpu_present()? => Ok(None),
         Device::Auto => Gpu::open(0).map(Some),
         Device::Cuda(n) => Gpu::open(n).map(Some),
     }

@@ -110,7 +110,7 @@ fn introduction(run: &Run) -> String {
         "# {model}, fine-tuned on {data}\n\nAll {:.1} M parameters of {model} were trained further on {data} with smolten \
          {}. What it started from: {weights}.\n\n",
         run.pretrained.config.num_parameters() as f64 / 1e6,
-        env!("CARGO_PKG_VERSION"),
+        env!("SMOLTEN_VERSION"),
     )
 }
 

@@ -134,6 +134,8 @@ def main():
         assert files == [1, 2, 2], files
         accumulators = [EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0}) for run in runs]
         counts = [compare(run, accumulator) for run, accumulator in zip(runs, accumulators)]
+        steps = [{tag: [step for step, _ in values] for tag, values in expected(run)[0].items()} for run in runs]
+        assert steps[0] == steps[1] == steps[2], "a step is missing, or there twice"
         assert compare(runs[1], watching) == counts[1], "what looked on while it was killed"
         for fast in ("true", "false"):
             served(folder / "runs", runs, fast)
