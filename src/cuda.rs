@@ -3,6 +3,7 @@
 //! libcuda is opened when a GPU is asked for, never before, so one binary runs on machines with and without it.
 //! Kernels were compiled by build.rs: a cubin for the GPUs it names, PTX for all others.
 
+mod card;
 mod checks;
 mod cut;
 mod kernels;
@@ -10,6 +11,7 @@ mod nvtx;
 mod refusal;
 mod staging;
 
+pub use card::CardSpec;
 pub use checks::{dim_i32, dim_u32, expect, expect_aligned, expect_chunks, expect_dtype, expect_list};
 pub use cut::{Cut, Extent, Tile};
 pub use kernels::{Kernels, Ladder, Product, Rung, capabilities};

@@ -7,6 +7,8 @@ use cudarc::driver::sys::CUresult;
 use std::path::Path;
 use std::sync::Once;
 
+/// Names the GPUs that the driver gives.
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 const OR_CPU: &str = ", or use --device cpu";
 
 /// What the system shows of NVIDIA cards, whether or not a program can use them.
@@ -57,6 +59,13 @@ impl Seen {
             "no NVIDIA driver on this machine (libcuda.so.1 is not found), and no NVIDIA card on its PCI bus";
         (found.into(), format!("install the NVIDIA driver if there is a card{OR_CPU}"))
     }
+
+    /// The same where the library is there, and gives no GPU.
+    fn without_gpu(&self) -> (String, String) {
+        let card = self.cards.first().map_or("", String::as_str);
+        let found = format!("there is an NVIDIA card (PCI {card}), but the driver gives no GPU");
+        (found, "see what `nvidia-smi` says of it; restart the machine".to_owned())
+    }
 }
 
 fn asked(ordinal: usize) -> String {
@@ -71,11 +80,11 @@ pub(super) fn no_library(ordinal: usize) -> Error {
 
 /// The GPU asked for is not among the `count` that the driver gives.
 pub(super) fn no_such_gpu(ordinal: usize, count: usize) -> Error {
-    let hidden = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let hidden = hidden.map_or(String::new(), |list| format!(" (CUDA_VISIBLE_DEVICES={list})"));
+    let hidden = std::env::var(VISIBLE).ok();
+    let hidden = hidden.map_or(String::new(), |list| format!(" ({VISIBLE}={list})"));
     let remedy = match count {
         0 if hidden.is_empty() => "see whether `nvidia-smi` lists the card".to_owned(),
-        0 => "take CUDA_VISIBLE_DEVICES out of the environment".to_owned(),
+        0 => format!("take {VISIBLE} out of the environment"),
         _ => format!("name one from cuda:0 to cuda:{}", count - 1),
     };
     Error::input(asked(ordinal), format!("the driver gives {count} GPUs{hidden}"), remedy + OR_CPU)
@@ -135,12 +144,12 @@ pub(super) fn refused(asked: &str, source: DriverError) -> Error {
 /// For a run that leaves the choice open and finds no GPU to use: refuses where one was meant for it, and says once
 /// where a card is idle for want of a driver.
 pub(super) fn idle_cards(driver_present: bool) -> Result<()> {
-    if driver_present {
-        return Ok(()); // and gives none: hidden by the user, or taken out
+    if driver_present && std::env::var_os(VISIBLE).is_some() {
+        return Ok(()); // the user hides them
     }
     let seen = Seen::below(Path::new("/"));
-    let (found, remedy) = seen.without_library();
-    if seen.kernel_driver {
+    let (found, remedy) = if driver_present { seen.without_gpu() } else { seen.without_library() };
+    if seen.kernel_driver && !driver_present {
         return Err(Error::input("--device auto", found, remedy));
     }
     static SAID: Once = Once::new();
@@ -181,6 +190,7 @@ mod tests {
         let (found, remedy) = one.without_library();
         assert!(found.contains("PCI 0000:01:00.0") && found.contains("no driver"), "{found}");
         assert!(remedy.contains("install the NVIDIA driver;") && remedy.contains("--gpus all"), "{remedy}");
+        assert!(one.without_gpu().0.contains("PCI 0000:01:00.0), but the driver gives no GPU"));
 
         let loaded = seen(&[("proc/driver/nvidia/version", "NVRM version")]);
         assert!(loaded.kernel_driver && seen(&[("dev/nvidiactl", "")]).kernel_driver);

@@ -1,6 +1,7 @@
 //! A fine-tuning run: everything is opened and checked first, then the steps, then the model is saved.
 
 mod card;
+mod fit;
 mod folder;
 mod forecast;
 mod prepare;
