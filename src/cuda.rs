@@ -14,7 +14,7 @@ mod staging;
 pub use card::CardSpec;
 pub use checks::{dim_i32, dim_u32, expect, expect_aligned, expect_chunks, expect_dtype, expect_list};
 pub use cut::{Cut, Extent, Tile};
-pub use kernels::{Kernels, Ladder, Product, Rung, capabilities};
+pub use kernels::{Images, Kernels, Ladder, Product, Rung};
 pub use nvtx::range;
 
 use crate::arena::Tensor;

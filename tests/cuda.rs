@@ -140,7 +140,7 @@ fn a_driver_that_refuses_is_explained() {
     explained(generate, "cuda", &hidden, &["(CUDA_VISIBLE_DEVICES=9)", "take CUDA_VISIBLE_DEVICES out"]);
     // No GPU, and none asked for by name: the CPU, without a word.
     assert_eq!(run(generate, "auto", &[("STUB_INIT", "100")]), (Some(0), String::new()));
-    if cuda::capabilities().is_none() {
+    if cuda::Images::of_this_binary().is_none() {
         for device in ["auto", "cuda"] {
             explained(generate, device, &[("STUB_INIT", "0")], &["holds no kernels", "get-nvcc"]);
         }

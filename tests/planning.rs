@@ -68,8 +68,10 @@ fn what_does_not_fit_is_refused_with_what_would() {
         let words = "and so on ".repeat(if i.is_multiple_of(2) { 3 } else { 30 });
         format!("{{\"prompt\": \"Go on\", \"response\": \"{words}\"}}\n")
     };
-    std::fs::write(&data, (0..24_000).map(row).collect::<String>()).unwrap();
+    std::fs::write(&data, (0..60_000).map(row).collect::<String>()).unwrap();
+    // A flag that is proposed takes the place of the one before.
     let plan = |more: &[&str]| {
+        let sizes = [["--batch-size", "50000"], ["--max-length", "256"]];
         let ran = program(folder.path())
             .args([
                 "train",
@@ -80,9 +82,8 @@ fn what_does_not_fit_is_refused_with_what_would() {
                 "allow=['duplicates']",
                 "--model",
             ])
-            .arg(&model)
-            .args(["--batch-size", "20000", "--max-length", "256", "--data"])
-            .arg(&data)
+            .args([&model, Path::new("--data"), &data])
+            .args(sizes.iter().filter(|[flag, _]| !more.contains(flag)).flatten())
             .args(more)
             .output()
             .unwrap();
@@ -95,7 +96,7 @@ fn what_does_not_fit_is_refused_with_what_would() {
     assert!(proposed.len() >= 2, "{said}");
     for line in proposed {
         let flags: Vec<&str> = line.split("  (").next().unwrap().split_whitespace().collect();
-        let (code, _, said) = plan(&flags.iter().map(|flag| flag as &str).collect::<Vec<_>>());
+        let (code, _, said) = plan(&flags);
         assert_eq!(code, Some(0), "{line}: {said}");
     }
 }

@@ -1,6 +1,6 @@
 //! What `--version` says: which source, and what of this machine it would use.
 
-use smolten::cuda;
+use smolten::cuda::Images;
 use smolten::metrics::processor;
 use smolten::ops::tile::Level;
 use std::sync::LazyLock;
@@ -14,12 +14,12 @@ pub static LONG: LazyLock<String> = LazyLock::new(|| {
         "{SHORT}\nprocessor: {}, computes with {}\n{}",
         processor(),
         Level::best().name(),
-        kernels(cuda::capabilities())
+        kernels(Images::of_this_binary())
     )
 });
 
-fn kernels(images: Option<(Vec<u32>, Vec<u32>, (u32, u32))>) -> String {
-    let Some((code, ptx, (major, minor))) = images else {
+fn kernels(images: Option<Images>) -> String {
+    let Some(Images { code, ptx, cuda: (major, minor) }) = images else {
         return "kernels: none, as no nvcc was there at build time: this binary computes on CPUs only"
             .to_owned();
     };
@@ -40,11 +40,14 @@ mod tests {
 
     #[test]
     fn kernels_are_named_by_compute_capability() {
-        let images = Some((vec![75, 80, 120], vec![75, 80], (13, 0)));
+        let images = Some(Images { code: vec![75, 80, 120], ptx: vec![75, 80], cuda: (13, 0) });
         let want =
             "kernels: machine code for compute capability 7.5, 8.0, 12.0, PTX for 7.5 and newer (CUDA 13.0)";
         assert_eq!(kernels(images), want);
-        assert!(kernels(Some((vec![], vec![75], (12, 8)))).contains("compute capability none, PTX for 7.5"));
+        assert!(
+            kernels(Some(Images { code: vec![], ptx: vec![75], cuda: (12, 8) }))
+                .contains("compute capability none, PTX for 7.5")
+        );
         assert!(kernels(None).starts_with("kernels: none"));
     }
 }

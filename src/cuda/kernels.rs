@@ -157,13 +157,26 @@ pub(super) fn images() -> usize {
     IMAGES.len()
 }
 
-/// The compute capabilities this binary has machine code for (86 for 8.6), the ones from which on others compile its
-/// PTX, and the CUDA that made them; nothing if it was built without nvcc.
-pub fn capabilities() -> Option<(Vec<u32>, Vec<u32>, (u32, u32))> {
-    let sorted = |list: &mut dyn Iterator<Item = u32>| list.collect::<BTreeSet<u32>>().into_iter().collect();
-    let code = sorted(&mut IMAGES.iter().flat_map(|image| image.cubins).map(|(arch, _)| *arch));
-    let ptx = sorted(&mut IMAGES.iter().map(|image| image.ptx.0));
-    (images() > 0).then_some((code, ptx, CUDA_VERSION))
+/// What GPUs this binary has kernels for.
+#[derive(Debug)]
+pub struct Images {
+    /// Compute capabilities with machine code, 86 for 8.6.
+    pub code: Vec<u32>,
+    /// The ones from which on others compile its PTX.
+    pub ptx: Vec<u32>,
+    /// Version of the CUDA that made them.
+    pub cuda: (u32, u32),
+}
+
+impl Images {
+    /// None if this binary was built without nvcc.
+    pub fn of_this_binary() -> Option<Self> {
+        let sorted =
+            |list: &mut dyn Iterator<Item = u32>| list.collect::<BTreeSet<u32>>().into_iter().collect();
+        let code = sorted(&mut IMAGES.iter().flat_map(|image| image.cubins).map(|(arch, _)| *arch));
+        let ptx = sorted(&mut IMAGES.iter().map(|image| image.ptx.0));
+        (images() > 0).then_some(Self { code, ptx, cuda: CUDA_VERSION })
+    }
 }
 
 impl Kernels {
