@@ -127,6 +127,16 @@ mod tests {
     }
 
     #[test]
+    fn the_optimizer_is_the_one_asked_for() {
+        for (blockwise, name) in [(true, "adamw_8bit"), (false, "adamw")] {
+            let counted = counted(&SIZES[1], Step { blockwise, passes: 3, ..STEP });
+            let named = counted.iter().filter(|(case, _)| case.operation.name().starts_with("adamw"));
+            let named: Vec<_> = named.map(|(case, times)| (case.operation.name(), *times)).collect();
+            assert_eq!(named, [(name, 1)]);
+        }
+    }
+
+    #[test]
     fn a_step_takes_longer_than_the_peaks_allow_and_less_than_a_tenth_of_them() {
         for (name, dtype) in [("H100 SXM", DType::BF16), ("RTX 4090", DType::BF16), ("T4", DType::F16)] {
             let card = CardSpec::find(name).unwrap();

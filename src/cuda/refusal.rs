@@ -66,6 +66,16 @@ impl Seen {
         let found = format!("there is an NVIDIA card (PCI {card}), but the driver gives no GPU");
         (found, "see what `nvidia-smi` says of it; restart the machine".to_owned())
     }
+
+    /// What to say of a card that a run which leaves the choice open passes over.
+    fn idle(&self, driver_present: bool) -> Result<Option<String>> {
+        let (found, remedy) = if driver_present { self.without_gpu() } else { self.without_library() };
+        if self.kernel_driver && !driver_present {
+            return Err(Error::input("--device auto", found, remedy));
+        }
+        let note = format!("{found}; the CPU computes.\n  To use the card: {remedy}");
+        Ok((!self.cards.is_empty()).then_some(note))
+    }
 }
 
 fn asked(ordinal: usize) -> String {
@@ -144,17 +154,12 @@ pub(super) fn refused(asked: &str, source: DriverError) -> Error {
 /// For a run that leaves the choice open and finds no GPU to use: refuses where one was meant for it, and says once
 /// where a card is idle for want of a driver.
 pub(super) fn idle_cards(driver_present: bool) -> Result<()> {
+    static SAID: Once = Once::new();
     if driver_present && std::env::var_os(VISIBLE).is_some() {
         return Ok(()); // the user hides them
     }
-    let seen = Seen::below(Path::new("/"));
-    let (found, remedy) = if driver_present { seen.without_gpu() } else { seen.without_library() };
-    if seen.kernel_driver && !driver_present {
-        return Err(Error::input("--device auto", found, remedy));
-    }
-    static SAID: Once = Once::new();
-    if !seen.cards.is_empty() {
-        SAID.call_once(|| eprintln!("note: {found}; the CPU computes.\n  To use the card: {remedy}"));
+    if let Some(note) = Seen::below(Path::new("/")).idle(driver_present)? {
+        SAID.call_once(|| eprintln!("note: {note}"));
     }
     Ok(())
 }
@@ -198,7 +203,19 @@ mod tests {
         assert!(found.contains("is loaded, but its library"), "{found}");
         assert!(remedy.contains("libnvidia-compute") && remedy.contains("--device cpu"), "{remedy}");
 
+        // A run that leaves the choice open: said, refused as a container was given a GPU, nothing.
+        assert!(one.idle(false).unwrap().unwrap().contains("no driver") && one.idle(true).unwrap().is_some());
+        assert!(
+            loaded
+                .idle(false)
+                .unwrap_err()
+                .to_string()
+                .starts_with("--device auto: the NVIDIA driver is loaded")
+        );
+        assert!(loaded.idle(true).unwrap().is_none());
+
         let none = seen(&[(&vendor, "0x8086\n"), (&class, "0x030000\n")]);
+        assert!(none.idle(false).unwrap().is_none() && none.idle(true).unwrap().is_none());
         assert_eq!(none, Seen::default());
         assert!(none.without_library().0.contains("no NVIDIA card"));
     }

@@ -251,12 +251,21 @@ mod tests {
     fn following_the_advice_works() {
         let folder = tempfile::tempdir().unwrap();
         let rows = rows(folder.path());
+        let long = folder.path().join("long.jsonl");
+        let row = format!("{{\"prompt\": \"Go on\", \"response\": \"{}\"}}\n", "on and on ".repeat(30));
+        std::fs::write(&long, row).unwrap();
+        let held_out = format!("eval_data={}", long.display());
+        let short = folder.path().join("short.jsonl");
+        let line = |i: usize| format!("{{\"prompt\": \"{i}\", \"response\": \"yes\"}}\n");
+        std::fs::write(&short, (1..40).map(line).collect::<String>()).unwrap();
+        let trained = format!("data={}", short.display());
         let (mut single, mut together, mut nothing) = (0, 0, 0);
         for base in [
             &["batch_size=8", "grad_accum=3", "recompute=none", "optimizer=adamw"][..],
             &["batch_size=4", "shuffle=false", "sample_every=0"],
             &["batch_size=3", "packing=true", "max_length=192"],
             &["batch_size=1", "grad_accum=1", "eval_share=0.4", "optimizer=adamw"],
+            &["batch_size=2", "grad_accum=1", "optimizer=adamw", &trained, &held_out],
         ] {
             let base: Vec<String> = base.iter().map(|set| (*set).to_owned()).collect();
             let run = prepared(&rows, &base);
