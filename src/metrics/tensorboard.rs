@@ -293,7 +293,7 @@ mod tests {
             bad[at] ^= 0x10;
             std::fs::write(&events.path, &bad).unwrap();
             cut(&events.path, 9).unwrap();
-            let kept = std::fs::metadata(&events.path).unwrap().len() as usize;
+            let kept = std::fs::read(&events.path).unwrap().len();
             assert_eq!(kept, if at < 42 { 0 } else { at - (at - 42) % record }, "byte {at}");
         }
     }
