@@ -22,6 +22,7 @@ COPY . .
 # The commit, as no repository is copied: --build-arg COMMIT="$(git rev-parse --short=12 HEAD)"
 ARG COMMIT=
 RUN SMOLTEN_COMMIT="$COMMIT" cargo install --locked --path . --root /install \
+    && strip /install/bin/smolten \
     && /install/bin/smolten --version
 
 FROM debian:bookworm-slim
