@@ -33,7 +33,10 @@ struct Job {
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=kernels");
-    for variable in ["NVCC", "NVCC_CCBIN", "CUDA_HOME", "CUDA_PATH", "CUDA_ARCHS"] {
+    // Whatever is compiled anew is of the source that is there then, committed or not.
+    println!("cargo:rerun-if-changed=src");
+    println!("cargo:rustc-env=SMOLTEN_VERSION={}", version());
+    for variable in ["SMOLTEN_COMMIT", "NVCC", "NVCC_CCBIN", "CUDA_HOME", "CUDA_PATH", "CUDA_ARCHS"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -53,9 +56,31 @@ fn main() {
         );
     }
     let table = format!(
-        "static IMAGES: &[Image] = &[\n{table}];\n/// Of the compiler.\nconst CUDA_VERSION: (u32, u32) = {version:?};\n"
+        "static IMAGES: &[Image] = &[\n{table}];\n/// Of the compiler.\npub(super) const CUDA_VERSION: (u32, u32) = {version:?};\n"
     );
     fs::write(out.join("kernels.rs"), table).expect("OUT_DIR is writable");
+}
+
+/// `0.1.0 (commit 0123456789ab)`: of this repository, or `SMOLTEN_COMMIT` where the source came without one.
+fn version() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    // A source unpacked within another repository is none of its commits.
+    let here = env::current_dir().and_then(|folder| folder.canonicalize()).expect("cargo sets it");
+    let own = git(&["rev-parse", "--show-toplevel"]).is_some_and(|top| Path::new(&top) == here);
+    let found = own.then(|| git(&["rev-parse", "--short=12", "HEAD"])).flatten();
+    let commit = match found {
+        Some(commit) if git(&["status", "--porcelain"]).as_deref() == Some("") => format!("commit {commit}"),
+        Some(commit) => format!("commit {commit} and changes"),
+        None => {
+            let given = env::var("SMOLTEN_COMMIT").ok().filter(|commit| !commit.is_empty());
+            given.map_or("commit unknown".to_owned(), |commit| format!("commit {commit}"))
+        }
+    };
+    format!("{} ({commit})", env::var("CARGO_PKG_VERSION").expect("cargo sets it"))
 }
 
 /// nvcc and its version.

@@ -3,15 +3,18 @@
 //! libcuda is opened when a GPU is asked for, never before, so one binary runs on machines with and without it.
 //! Kernels were compiled by build.rs: a cubin for the GPUs it names, PTX for all others.
 
+mod card;
 mod checks;
 mod cut;
 mod kernels;
 mod nvtx;
+mod refusal;
 mod staging;
 
+pub use card::CardSpec;
 pub use checks::{dim_i32, dim_u32, expect, expect_aligned, expect_chunks, expect_dtype, expect_list};
 pub use cut::{Cut, Extent, Tile};
-pub use kernels::{Kernels, Ladder, Product, Rung};
+pub use kernels::{Images, Kernels, Ladder, Product, Rung};
 pub use nvtx::range;
 
 use crate::arena::Tensor;
@@ -66,16 +69,18 @@ impl Device {
     pub fn open(ordinal: usize) -> Result<Self> {
         let asked = || format!("--device cuda:{ordinal}");
         if !driver_present() {
-            let found = "no NVIDIA driver on this machine (libcuda cannot be loaded)";
-            return Err(Error::input(asked(), found, "install the NVIDIA driver, or use --device cpu"));
+            return Err(refusal::no_library(ordinal));
         }
         let count = device_count()?;
         if ordinal >= count {
-            let found = format!("the driver sees {count} GPU(s)");
-            return Err(Error::input(asked(), found, "name a GPU from cuda:0 on, or use --device cpu"));
+            return Err(refusal::no_such_gpu(ordinal, count));
         }
         check_kernels(kernels::images(), ordinal)?;
-        let context = CudaContext::new(ordinal).map_err(cuda("open the GPU"))?;
+        let (major, minor) = driver_version()?;
+        if major < kernels::CUDA_VERSION.0 {
+            return Err(refusal::too_old(ordinal, format!("the NVIDIA driver is for CUDA {major}.{minor}")));
+        }
+        let context = CudaContext::new(ordinal).map_err(|e| refusal::refused(&asked(), e))?;
         let (major, minor) = context.compute_capability().map_err(cuda("ask for the compute capability"))?;
         let capability = (10 * major + minor).unsigned_abs();
         if capability < OLDEST {
@@ -126,10 +131,10 @@ pub fn driver_present() -> bool {
     unsafe { cudarc::driver::sys::is_culib_present() }
 }
 
-/// GPUs the driver sees; 0 without a driver.
+/// GPUs the driver gives; 0 without a driver.
 ///
 /// # Errors
-/// [`Error::Cuda`] when the driver is there and fails.
+/// [`Error::Input`] when the driver is there and refuses.
 pub fn device_count() -> Result<usize> {
     if !driver_present() {
         return Ok(0);
@@ -137,20 +142,33 @@ pub fn device_count() -> Result<usize> {
     match cudarc::driver::result::init().and_then(|()| CudaContext::device_count()) {
         Ok(count) => Ok(usize::try_from(count).unwrap_or(0)),
         Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(0),
-        Err(source) => Err(Error::Cuda { op: "count the GPUs", source }),
+        Err(source) => Err(refusal::refused("--device cuda", source)),
     }
+}
+
+/// Whether there is a GPU for a run that leaves the choice open.
+///
+/// # Errors
+/// [`Error::Input`] when one is meant to be there and the driver's library is missing, or the driver refuses.
+pub fn gpu_present() -> Result<bool> {
+    let present = device_count()? > 0;
+    if !present {
+        refusal::idle_cards(driver_present())?;
+    }
+    Ok(present)
 }
 
 /// Newest CUDA version that the driver knows, e.g. (13, 0).
 ///
 /// # Errors
 /// [`Error::Cuda`].
-pub fn driver_version() -> Result<(i32, i32)> {
+pub fn driver_version() -> Result<(u32, u32)> {
     let mut version = 0;
     // SAFETY: the function writes one int, to a place that outlives the call. libcuda was opened before, by
     // `Device::open`, without which there is nothing to ask for.
     let code = unsafe { cudarc::driver::sys::cuDriverGetVersion(&raw mut version) };
     code.result().map_err(cuda("ask for the driver's version"))?;
+    let version = version.unsigned_abs();
     Ok((version / 1000, version % 1000 / 10))
 }
 

@@ -1,10 +1,14 @@
-//! What a run reports: one JSON object per optimizer step in `metrics.jsonl`, and what the machine is.
+//! What a run reports: one JSON object per optimizer step in `metrics.jsonl`, the same for TensorBoard, and what the
+//! machine is.
+
+mod tensorboard;
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use tensorboard::Events;
 
 /// One optimizer step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -74,11 +78,13 @@ pub fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::R
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-/// `metrics.jsonl`: a line is written whole, and at once.
+/// `metrics.jsonl`, and TensorBoard's event files beside it: a record is written whole, and at once.
 #[derive(Debug)]
 pub struct Log {
     file: File,
     path: PathBuf,
+    /// None until it is known where a run goes on.
+    events: Option<Events>,
 }
 
 impl Log {
@@ -89,7 +95,9 @@ impl Log {
     pub fn create(folder: &Path) -> Result<Self> {
         let path = folder.join("metrics.jsonl");
         let file = File::create_new(&path).map_err(Error::io("create", &path))?;
-        Self { file, path }.locked()
+        let mut log = Self { file, path, events: None }.locked()?;
+        log.events = Some(Events::begin(folder, 0)?);
+        Ok(log)
     }
 
     /// The file of a run that goes on, locked for as long as that lasts.
@@ -99,15 +107,17 @@ impl Log {
     pub fn reopen(folder: &Path) -> Result<Self> {
         let path = folder.join("metrics.jsonl");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        Self { file: file.map_err(Error::io("open", &path))?, path }.locked()
+        Self { file: file.map_err(Error::io("open", &path))?, path, events: None }.locked()
     }
 
-    /// Takes off the lines of steps after `step`, and a last half line; what is written next follows.
+    /// Takes off the records of steps from `first` on, and a last half line; what is written next follows.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be read or written.
-    pub fn cut_after(&mut self, step: usize) -> Result<()> {
-        self.cut(step).map_err(Error::io("write", &self.path))
+    pub fn cut_from(&mut self, first: usize) -> Result<()> {
+        self.cut(first).map_err(Error::io("write", &self.path))?;
+        self.events = Some(Events::begin(self.path.parent().expect("a file in the run's folder"), first)?);
+        Ok(())
     }
 
     fn locked(self) -> Result<Self> {
@@ -123,13 +133,13 @@ impl Log {
         }
     }
 
-    fn cut(&mut self, step: usize) -> std::io::Result<()> {
+    fn cut(&mut self, first: usize) -> std::io::Result<()> {
         let (mut kept, mut line) = (0, Vec::new());
         let mut reader = BufReader::new(&self.file);
         while reader.read_until(b'\n', &mut line)? > 0 {
             let record: Option<serde_json::Value> = serde_json::from_slice(&line).ok();
             match record.and_then(|r| r["step"].as_u64()) {
-                Some(n) if n <= step as u64 && line.ends_with(b"\n") => kept += line.len() as u64,
+                Some(n) if n < first as u64 && line.ends_with(b"\n") => kept += line.len() as u64,
                 _ => break,
             }
             line.clear();
@@ -139,12 +149,13 @@ impl Log {
         Ok(())
     }
 
-    /// Has all lines so far written to the disk.
+    /// Has all records so far written to the disk.
     ///
     /// # Errors
     /// [`Error::Io`] when the disk does not take them.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(Error::io("write", &self.path))
+        self.file.sync_all().map_err(Error::io("write", &self.path))?;
+        self.events.as_ref().map_or(Ok(()), Events::sync)
     }
 
     /// Appends one record.
@@ -152,8 +163,9 @@ impl Log {
     /// # Errors
     /// [`Error::Io`] when the disk does not take it.
     pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
-        let line = serde_json::to_string(record).expect("records are plain data") + "\n";
-        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))
+        let record = serde_json::to_value(record).expect("records are plain data");
+        self.file.write_all(format!("{record}\n").as_bytes()).map_err(Error::io("write", &self.path))?;
+        self.events.as_mut().map_or(Ok(()), |events| events.write(&record))
     }
 }
 
@@ -234,7 +246,7 @@ mod tests {
         std::fs::write(&path, format!("{text}{{\"step\":3}}\n{{\"st")).unwrap();
         let mut log = Log::reopen(folder.path()).unwrap();
         assert!(matches!(Log::reopen(folder.path()), Err(Error::Input { .. })), "it is locked");
-        log.cut_after(2).unwrap();
+        log.cut_from(3).unwrap();
         log.write(&serde_json::json!({"step": 3})).unwrap();
         log.sync().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{text}{{\"step\":3}}\n"));

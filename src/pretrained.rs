@@ -1,6 +1,7 @@
 //! A model on disk: a Hugging Face folder or a GGUF file, opened and checked as a whole.
 
 mod folder;
+mod license;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -41,6 +42,9 @@ pub struct Pretrained {
     pub stop_ids: Vec<u32>,
     /// The model had no chat template, so ChatML and its tokens were set.
     pub chatml_was_set: bool,
+    /// What the model's card or file says of its license: `license`, and `license_name` and `license_link` where it is
+    /// none of the usual ones.
+    pub license: Vec<(&'static str, String)>,
     /// What to tell the user about the model, one line each.
     pub description: Vec<String>,
 }
@@ -55,6 +59,7 @@ struct Parts {
     tokenizer: Tokenizer,
     tokens: SpecialTokens,
     template: Option<String>,
+    license: Vec<(&'static str, String)>,
 }
 
 impl Pretrained {
@@ -80,7 +85,7 @@ impl Pretrained {
 
     fn assemble(parts: Parts, path: &Path) -> Result<Self> {
         let Parts { mut config, config_json, mut generation_config, tokenizer_config, weights, .. } = parts;
-        let Parts { tokenizer, mut tokens, template, .. } = parts;
+        let Parts { tokenizer, mut tokens, template, license, .. } = parts;
         config.tie_word_embeddings = weights.head_is_tied(&config);
         let unknown = weights.check(&config)?;
         check_vocabulary(&tokenizer, &config, path)?;
@@ -120,6 +125,7 @@ impl Pretrained {
             unk_token: tokens.unk,
             stop_ids,
             chatml_was_set,
+            license,
             description,
         })
     }
@@ -186,6 +192,7 @@ fn gguf_parts(path: &Path) -> Result<Parts> {
         unk: token(unk),
     };
     Ok(Parts {
+        license: license::of_gguf(&file)?,
         config,
         config_json: json!({}),
         generation_config: None,

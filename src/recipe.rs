@@ -93,6 +93,8 @@ pub struct Recipe {
     pub precision: Precision,
     /// What computes [default: auto].
     pub device: Device,
+    /// A GPU by name that a plan is made for; with `--dry-run` only.
+    pub device_name: Option<String>,
     /// CPU threads; all cores where absent.
     pub threads: Option<usize>,
     /// Type of the saved weights [default: fp32].
@@ -148,6 +150,7 @@ impl Default for Recipe {
             compat: Compat::Off,
             precision: Precision::Auto,
             device: Device::Auto,
+            device_name: None,
             threads: None,
             save_dtype: DType::F32,
             prompt_field: None,

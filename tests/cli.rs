@@ -224,3 +224,53 @@ fn a_gpu_that_cannot_train_is_refused() {
     let said = text(&ran.stderr);
     assert!(said.contains("--device cuda:0") && said.contains("--device cpu"), "{said}");
 }
+
+#[test]
+fn the_version_says_what_it_was_built_from_and_what_it_would_use() {
+    let short = text(&smolten(&["-V"]).stdout);
+    assert_eq!(short.lines().count(), 1, "{short}");
+    let begins = format!("smolten {} (commit ", env!("CARGO_PKG_VERSION"));
+    assert!(short.starts_with(&begins) && short.trim_end().ends_with(')'), "{short}");
+    let long = text(&smolten(&["--version"]).stdout);
+    let lines: Vec<&str> = long.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (3, short.trim_end()), "{long}");
+    let level = smolten::ops::tile::Level::best().name();
+    assert!(
+        lines[1].starts_with("processor: ") && lines[1].ends_with(&format!("computes with {level}")),
+        "{long}"
+    );
+    let kernels = if smolten::cuda::Images::of_this_binary().is_some() {
+        "kernels: machine code"
+    } else {
+        "kernels: none"
+    };
+    assert!(lines[2].starts_with(kernels), "{long}");
+}
+
+/// In a bash of its own: what a user gets for the words typed so far and a press of Tab.
+#[test]
+fn bash_completes_commands_and_flags() {
+    let script = "PATH=$1:$PATH; source <(smolten completions bash) || exit 9; shift; COMP_WORDS=(\"$@\"); \
+                  COMP_CWORD=$(($# - 1)); $(complete -p smolten | sed 's/.* -F \\([^ ]*\\).*/\\1/') smolten \
+                  \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"; echo \"${COMPREPLY[@]}\"";
+    let folder = Path::new(env!("CARGO_BIN_EXE_smolten")).parent().unwrap();
+    let complete = |words: &[&str]| {
+        let ran = Command::new("bash")
+            .args(["--norc", "-c", script, "bash", folder.to_str().unwrap()])
+            .args(words)
+            .output()
+            .unwrap();
+        assert!(ran.status.success() && ran.stderr.is_empty(), "{}", text(&ran.stderr));
+        text(&ran.stdout).trim().to_owned()
+    };
+    assert_eq!(complete(&["smolten", "tr"]), "train");
+    assert_eq!(complete(&["smolten", "train", "--grad"]), "--grad-accum");
+    assert_eq!(complete(&["smolten", "train", "--eval"]), "--eval-data");
+    assert_eq!(complete(&["smolten", "bench", "k"]), "kernels");
+    for (shell, part) in
+        [("zsh", "#compdef smolten"), ("fish", "complete -c smolten"), ("elvish", "smolten;train")]
+    {
+        assert!(text(&smolten(&["completions", shell]).stdout).contains(part), "{shell}");
+    }
+    assert_eq!(smolten(&["completions", "tcsh"]).status.code(), Some(2));
+}

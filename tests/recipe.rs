@@ -74,6 +74,7 @@ fn every_key_can_be_set_and_is_in_the_json() {
         compat = "off"
         precision = "bf16"
         device = "cuda:3"
+        device_name = "RTX 4090"
         threads = 2
         save_dtype = "fp16"
         prompt_field = "Frage"
@@ -115,6 +116,7 @@ fn every_key_can_be_set_and_is_in_the_json() {
         compat: Compat::Off,
         precision: Precision::Bf16,
         device: Device::Cuda(3),
+        device_name: Some("RTX 4090".into()),
         threads: Some(2),
         save_dtype: DType::F16,
         prompt_field: Some("Frage".into()),

@@ -103,6 +103,20 @@ fn interrupted_anywhere_it_ends_in_the_same_bytes() {
     }
 }
 
+/// One that was killed before its first checkpoint begins again, and its log with it.
+#[test]
+fn without_a_checkpoint_it_begins_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
+    let sets = ["eval_share=0.2", "sample_every=2"];
+    sitting(folder.path(), &whole, &sets, 2, 0);
+    sitting(folder.path(), &cut, &sets, 2, 4);
+    std::fs::remove_dir_all(cut.join("checkpoints")).unwrap();
+    sitting(folder.path(), &cut, &sets, 2, 0);
+    assert!(weights(&whole) == weights(&cut));
+    assert_eq!(log(&whole), log(&cut));
+}
+
 /// What is computed again has the bits that would have been kept; a resumed run may change its mind.
 #[test]
 fn recomputing_changes_no_bit() {

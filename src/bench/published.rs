@@ -143,7 +143,11 @@ mod tests {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/reference");
         let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut found: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
-        let mut read = FILES.iter().chain([&CPU]).map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
+        let mut read = FILES
+            .iter()
+            .chain([&CPU, &("cards.toml", "read in `src/cuda/card.rs`")])
+            .map(|(name, _)| (*name).to_owned())
+            .collect::<Vec<_>>();
         found.sort();
         read.sort();
         assert_eq!(found, read);

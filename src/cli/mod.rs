@@ -19,15 +19,17 @@ mod inspect;
 mod screen;
 mod tokens;
 mod train;
+mod version;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use smolten::error::{Error, Result};
 use smolten::ops::tile::Level;
 use smolten::recipe::RecipeOverrides;
 
 /// Fine-tune small language models on your own prompts and responses.
 #[derive(Parser)]
-#[command(name = "smolten", version, max_term_width = 100)]
+#[command(name = "smolten", version = version::SHORT, long_version = version::LONG.as_str(), max_term_width = 100)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -53,6 +55,15 @@ enum Command {
     Export(export::ExportArguments),
     /// Hold a run against published figures
     Bench(bench::BenchArguments),
+    /// Print what makes a shell complete commands and flags
+    #[command(
+        after_help = "bash: source <(smolten completions bash), also in ~/.bashrc\nzsh: smolten completions zsh > \
+        \"${fpath[1]}/_smolten\"\nfish: smolten completions fish > ~/.config/fish/completions/smolten.fish"
+    )]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 /// Flags that every command has.
@@ -119,6 +130,11 @@ pub fn run(arguments: Arguments) -> Result<Ended> {
         Command::Eval(arguments) => eval::run(&arguments)?,
         Command::Export(arguments) => export::run(&arguments)?,
         Command::Inspect(arguments) => inspect::run(arguments)?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "smolten", &mut script);
+            say!("{}", String::from_utf8_lossy(&script).trim_end());
+        }
     }
     Ok(Ended::Done)
 }

@@ -7,7 +7,8 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_shutdown};
 use smolten::arena::Category;
-use smolten::backend;
+use smolten::backend::{self, Target};
+use smolten::bench::{Step, step_seconds};
 use smolten::dataset::Audit;
 use smolten::dtype::DType;
 use smolten::error::{Error, Result};
@@ -86,7 +87,8 @@ pub struct TrainArguments {
     #[arg(long)]
     dry_run: bool,
     /// Any recipe key: scheduler, weight_decay, clip, betas, eps, eval_share, eval_every, sample_every,
-    /// keep_checkpoints, allow, compat, save_dtype, system, prompt_field, response_field, embedding_state, recompute, …
+    /// keep_checkpoints, allow, compat, save_dtype, system, prompt_field, response_field, embedding_state, recompute,
+    /// device_name (plans for a card that is not here), …
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
@@ -147,8 +149,18 @@ fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
         let recipe = serde_json::to_string_pretty(&run.recipe).expect("plain data");
         say!("recipe: {recipe}");
         run.check_memory()?;
+        if let Some((size, free)) = run.largest_batch()? {
+            say!(
+                "largest batch: --batch-size {size} fits into the {} MiB that are free, by the same plan",
+                free >> 20
+            );
+        }
         say!("dry run: nothing was written");
         return Ok(Ended::Done);
+    }
+    if let Some(name) = &recipe.device_name {
+        let found = "a card by name is for plans: no run computes on it";
+        return Err(Error::input(format!("device_name={name}"), found, "add --dry-run, or leave it out"));
     }
     let out = match (&arguments.out, &recipe.out) {
         (Some(out), _) => out.into(),
@@ -210,7 +222,8 @@ fn announce(run: &Run) -> Result<()> {
         _ => "fp32",
     };
     say!("machine: {}", processor());
-    let (device, gpu_memory) = backend::describe(r.device)?;
+    let target = Target::of(r)?;
+    let (device, gpu_memory) = backend::describe(target)?;
     let threads = if gpu_memory.is_some() { "host threads" } else { "threads" };
     say!("engine: {device}, {precision}, {} {threads}", rayon::current_num_threads());
     say!("model: {} ({:.1} M parameters)", r.model, run.pretrained.config.num_parameters() as f64 / 1e6);
@@ -250,8 +263,28 @@ fn announce(run: &Run) -> Result<()> {
             r.keep_checkpoints
         );
     }
-    if gpu_memory.is_some() {
-        return Ok(()); // the first steps tell
+    forecast(run, target)
+}
+
+/// How long it will take, where something tells.
+fn forecast(run: &Run, target: Target) -> Result<()> {
+    let r = &run.recipe;
+    if let Target::Card(card) = target {
+        let (tokens, passes, length) = run.mean_passes();
+        let blockwise = r.optimizer == OptimizerKind::AdamW8bit;
+        let step = Step { tokens, passes, length, blockwise, dtype: run.dtype };
+        if let Some(seconds) = step_seconds(card, &run.pretrained.config, step)? {
+            let all = duration(seconds * run.total_steps as f64);
+            say!(
+                "time: {all} for the steps, {:.0} tokens/s: a model, not a measurement, of this card's peaks and the share of them \
+                 that published kernels reach on an H100; expect more",
+                (tokens * passes) as f64 / seconds
+            );
+        }
+        return Ok(());
+    }
+    if backend::describe(target)?.1.is_some() {
+        return Ok(()); // on a GPU the first steps tell
     }
     let seconds = run.forecast_seconds();
     say!("time: about {} on this machine (a forecast)", duration(seconds));
@@ -312,6 +345,11 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
     }
     say!("model: {} (transformers loads this folder)", out.display());
     say!("records: {}, {}", out.join("metrics.jsonl").display(), out.join("run.json").display());
+    match &outcome.card {
+        Some(card) => say!("model card: {}", card.display()),
+        None => say!("model card: {} was edited, so it stays as it is", out.join("README.md").display()),
+    }
+    say!("curves: tensorboard --logdir {}", out.display());
     say!("try it: smolten generate --model {} --prompt \"Explain AGI in simple terms?\"", out.display());
 }
 

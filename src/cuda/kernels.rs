@@ -1,10 +1,11 @@
 //! The kernels: what build.rs made of `kernels/*.cu`, and the functions found in it.
 
-use super::{Device, Tile, cuda};
+use super::{Device, Tile, cuda, refusal};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use cudarc::driver::{CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What build.rs made of one kernel file for one PTX target.
@@ -156,6 +157,28 @@ pub(super) fn images() -> usize {
     IMAGES.len()
 }
 
+/// What GPUs this binary has kernels for.
+#[derive(Debug)]
+pub struct Images {
+    /// Compute capabilities with machine code, 86 for 8.6.
+    pub code: Vec<u32>,
+    /// The ones from which on others compile its PTX.
+    pub ptx: Vec<u32>,
+    /// Version of the CUDA that made them.
+    pub cuda: (u32, u32),
+}
+
+impl Images {
+    /// None if this binary was built without nvcc.
+    pub fn of_this_binary() -> Option<Self> {
+        let sorted =
+            |list: &mut dyn Iterator<Item = u32>| list.collect::<BTreeSet<u32>>().into_iter().collect();
+        let code = sorted(&mut IMAGES.iter().flat_map(|image| image.cubins).map(|(arch, _)| *arch));
+        let ptx = sorted(&mut IMAGES.iter().map(|image| image.ptx.0));
+        (images() > 0).then_some(Self { code, ptx, cuda: CUDA_VERSION })
+    }
+}
+
 impl Kernels {
     pub(super) fn load(device: &Device, dtype: DType) -> Result<Self> {
         let a = match dtype {
@@ -243,12 +266,7 @@ fn module(device: &Device, file: &'static str) -> Result<Arc<CudaModule>> {
     let refused = |why: &str| {
         let found =
             format!("{file}.cu does not run on compute capability {major}.{minor} with this driver: {why}");
-        let (major, minor) = CUDA_VERSION;
-        let remedy = format!(
-            "update the NVIDIA driver to one for CUDA {major}.{minor} or newer (`nvidia-smi` shows; for 13.0 it is 580), \
-             or use --device cpu"
-        );
-        Error::input(format!("--device cuda:{}", device.ordinal), found, remedy)
+        refusal::too_old(device.ordinal, found)
     };
     if let Some(cubin) = best_cubin(&images, device.capability)
         && let Ok(module) = device.context.load_module(Ptx::from_binary(cubin.to_vec()))

@@ -8,14 +8,15 @@ use std::path::Path;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Small files of a model: those without which it cannot be opened first.
-const SMALL: [&str; 6] = [
+/// Small files of a model: those without which it cannot be opened first. Its card says its license.
+const SMALL: [&str; 7] = [
     "config.json",
     "tokenizer.json",
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "README.md",
 ];
 const NECESSARY: usize = 2;
 

@@ -1,6 +1,6 @@
 //! The small files of a Hugging Face model folder.
 
-use super::Parts;
+use super::{Parts, license};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -47,6 +47,7 @@ pub fn parts(folder: &Path) -> Result<Parts> {
         generation_config: read_json(&folder.join("generation_config.json"))?,
         template: template_source(folder, &tokenizer_config)?,
         weights: Weights::open(folder)?,
+        license: license::of_folder(folder),
         config,
         config_json,
         tokenizer_config,

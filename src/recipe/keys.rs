@@ -9,7 +9,7 @@ use super::choice::Choice;
 use crate::error::{Error, Result};
 
 /// Every key a recipe may hold, in the order of [`Recipe`]'s fields.
-pub const KEYS: [&str; 39] = [
+pub const KEYS: [&str; 40] = [
     "model",
     "data",
     "eval_data",
@@ -41,6 +41,7 @@ pub const KEYS: [&str; 39] = [
     "compat",
     "precision",
     "device",
+    "device_name",
     "threads",
     "save_dtype",
     "prompt_field",
@@ -161,6 +162,7 @@ pub(super) fn set(recipe: &mut Recipe, key: &str, value: &Value) -> std::result:
             let device = text(value)?.parse();
             recipe.device = device.map_err(|()| bad(value, "auto, cpu, cuda or cuda:N"))?;
         }
+        "device_name" => recipe.device_name = Some(text(value)?),
         "threads" => recipe.threads = Some(count(value, 1)?),
         "save_dtype" => recipe.save_dtype = choice(value)?,
         "prompt_field" => recipe.prompt_field = Some(text(value)?),

@@ -8,9 +8,10 @@ use super::{Recipe, compat, keys};
 use crate::error::{Error, Result};
 
 /// Keys that do not touch what a run computes, so that a resumed run may set them anew.
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
     "out",
     "device",
+    "device_name",
     "threads",
     "sample_every",
     "sample_prompt",

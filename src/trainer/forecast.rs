@@ -8,15 +8,28 @@ use std::time::Instant;
 impl Run {
     /// Seconds the steps will take on this CPU, from its matrix rate measured now; a forecast, not a promise.
     pub fn forecast_seconds(&self) -> f64 {
-        let (examples, chosen) = (self.batches.examples(), self.batches.chosen());
-        let all_tokens: usize = chosen.iter().map(|&i| examples.tokens_of(i)).sum();
-        let mean_tokens = all_tokens as f64 / chosen.len() as f64;
-        let rows = (self.total_steps * self.recipe.batch_size * self.recipe.grad_accum) as f64;
-        let per_row = chosen.len() as f64 / self.batches.num_rows() as f64;
-        let tokens = rows * per_row * mean_tokens;
+        let tokens = self.total_steps as f64 * self.mean_step_tokens();
         // Two operations per weight and token forward, four backward; the rest of a step is about a third of that.
         let operations = tokens * 6.0 * self.pretrained.config.num_parameters() as f64;
         operations / matrix_rate() / 0.75
+    }
+
+    /// Tokens of a step, on average, but for an epoch's short last one.
+    fn mean_step_tokens(&self) -> f64 {
+        let (examples, chosen) = (self.batches.examples(), self.batches.chosen());
+        let all_tokens: usize = chosen.iter().map(|&i| examples.tokens_of(i)).sum();
+        let rows = self.batches.num_rows().min(self.recipe.batch_size * self.recipe.grad_accum);
+        rows as f64 * all_tokens as f64 / self.batches.num_rows() as f64
+    }
+
+    /// How a step is computed, on average: tokens of a pass, passes, and tokens of a row.
+    #[allow(clippy::cast_possible_truncation, reason = "rounded, of counts that are usize")]
+    #[allow(clippy::cast_sign_loss, reason = "they are positive")]
+    pub fn mean_passes(&self) -> (usize, usize, usize) {
+        let tokens = self.mean_step_tokens();
+        let passes = (tokens / self.batches.max_micro_batch_tokens() as f64).ceil().max(1.0);
+        let length = tokens / (self.recipe.batch_size * self.recipe.grad_accum) as f64;
+        ((tokens / passes).ceil() as usize, passes as usize, (length.ceil() as usize).max(1))
     }
 }
 

@@ -1,5 +1,7 @@
 //! A fine-tuning run: everything is opened and checked first, then the steps, then the model is saved.
 
+mod card;
+mod fit;
 mod folder;
 mod forecast;
 mod prepare;
@@ -53,6 +55,8 @@ pub struct Outcome {
     pub interrupted: Option<Option<PathBuf>>,
     /// Where the best weights by held-out loss are, where they are not those of the last step.
     pub best: Option<PathBuf>,
+    /// The model card; none where somebody's own `README.md` stays, or the run was interrupted.
+    pub card: Option<PathBuf>,
     /// As in [`StepRecord`].
     pub peak_memory_bytes: Option<u64>,
 }
@@ -86,7 +90,8 @@ impl Run {
         let state = state.unwrap_or_else(|| State::new(self.total_steps, self.recipe.seed, self.dtype));
         let log = match folder.log {
             Some(mut log) => {
-                log.cut_after(state.step)?;
+                // Before the first checkpoint the run begins again, with the evaluation before its first step.
+                log.cut_from(if state.step == 0 { 0 } else { state.step + 1 })?;
                 log
             }
             None => Log::create(&folder.path)?,
@@ -98,13 +103,16 @@ impl Run {
         }
         let mut running = Running { backend: &mut *backend, log, observer, saver, state };
         let interrupted = self.steps(&mut running, interrupt).map_err(|e| running.saver.explain(e))?;
+        let mut card = None;
         if interrupted.is_none() {
+            card = card::write(self, &running.state, &folder.path).map_err(|e| running.saver.explain(e))?;
             running.saver.finish(running.backend).map_err(|e| running.saver.explain(e))?;
         }
         let Running { saver, state, backend, .. } = running;
         let peak_memory_bytes = peak_memory(backend);
         let best = state.best.filter(|(step, _)| *step < state.step).map(|(step, _)| saver.path(step));
-        Ok(Outcome { best: best.filter(|path| path.is_dir()), state, interrupted, peak_memory_bytes })
+        let best = best.filter(|path| path.is_dir());
+        Ok(Outcome { best, card, state, interrupted, peak_memory_bytes })
     }
 
     /// The steps that are left; for a run that was interrupted, its last checkpoint.

@@ -1,11 +1,12 @@
 //! From a recipe to a run that can start: model, rows, order, memory plan.
 
+use super::fit::Fit;
 use super::rows::{Rows, Sources, order};
 use super::sample::Sampler;
 use super::save::OPTIMIZER;
 use super::{Resumed, Trained};
 use crate::arena::{Category, Plan};
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, Target};
 use crate::batch::{BatchOptions, Batches, Examples};
 use crate::checkpoint;
 use crate::dtype::DType;
@@ -60,7 +61,8 @@ impl Run {
             (_, precision) => precision,
         };
         let pretrained = Pretrained::open(&sources.model)?;
-        let dtype = backend::precision(recipe.device, precision, &pretrained.config)?;
+        let target = Target::of(&recipe)?;
+        let dtype = backend::precision(target, precision, &pretrained.config)?;
         let rows = Rows::load(&recipe, &sources, &pretrained)?;
         let options = BatchOptions {
             batch_size: recipe.batch_size,
@@ -82,7 +84,7 @@ impl Run {
         if let Some(sampler) = &mut sampler {
             sampler.plan(&mut plan, &trained.model);
         }
-        backend::plan_workspace(recipe.device, dtype, &mut plan)?;
+        backend::plan_workspace(target, dtype, &mut plan)?;
         let steps_per_epoch = batches.steps_per_epoch();
         Ok(Self {
             total_steps: recipe.total_steps(steps_per_epoch),
@@ -114,10 +116,36 @@ impl Run {
     /// # Errors
     /// [`Error::Input`] when it does not fit.
     pub fn check_memory(&self) -> Result<()> {
-        let (name, of_device) = backend::describe(self.recipe.device)?;
-        let remedy = "use a smaller --batch-size (with more --grad-accum), a smaller --max-length, --optimizer \
-                      adamw_8bit, or a smaller model";
-        check_memory(self.plan.bytes(), &name, of_device.or_else(available_memory_bytes), remedy)
+        let (name, free) = self.free_memory()?;
+        let short = free.filter(|&free| self.planned_bytes() as u64 > free);
+        let remedy = short.map(|free| Fit::new(self, free).remedies()).transpose()?;
+        check_memory(self.planned_bytes(), &name, free, &remedy.unwrap_or_default())
+    }
+
+    /// The largest batch size of these rows that the free memory holds, and that memory in bytes; none where the system
+    /// does not tell, or not even one row fits.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the device cannot be used.
+    pub fn largest_batch(&self) -> Result<Option<(usize, u64)>> {
+        let Some(free) = self.free_memory()?.1 else { return Ok(None) };
+        Ok(Fit::new(self, free).largest_batch()?.map(|size| (size, free)))
+    }
+
+    /// Bytes of the whole arena.
+    pub(super) fn planned_bytes(&self) -> usize {
+        self.plan.bytes()
+    }
+
+    /// What the device is called, and how much of its memory is free.
+    fn free_memory(&self) -> Result<(String, Option<u64>)> {
+        let (name, of_device) = backend::describe(Target::of(&self.recipe)?)?;
+        Ok((name, of_device.or_else(available_memory_bytes)))
+    }
+
+    /// Tokens of the longest row that is held out.
+    pub(super) fn longest_held_out(&self) -> usize {
+        longest(self.rows.held_out_examples(), &self.rows.held_out)
     }
 
     /// Bytes of a checkpoint: fp32 weights and the optimizer's state.

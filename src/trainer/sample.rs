@@ -12,6 +12,7 @@ use crate::template::Message;
 const TOKENS: usize = 48;
 
 /// The prompt that is asked again and again, with room for its answers.
+#[derive(Clone)]
 pub(super) struct Sampler {
     prompt: Vec<u32>,
     decoder: Option<Decoder>,

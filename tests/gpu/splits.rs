@@ -1,8 +1,8 @@
 //! Weight gradients whose sums over the tokens are split into parts, which one more kernel adds up.
 
 use super::linear::has_tensor_cores;
-use super::runs::{program, said, sums};
-use super::train::model;
+use super::runs::{gpu_model, program, said, sums};
+
 use super::{bits, common, open, params, read, set_params, write};
 use half::{bf16, f16};
 use smolten::arena::{Category, Plan, Tensor};
@@ -212,7 +212,7 @@ fn planned_scratch(device: &str, precision: &str) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let mut command = program(folder.path());
     command.args(["train", "--dry-run", "--device", device, "--precision", precision, "--model"]);
-    let ran = command.arg(model(folder.path())).arg("--data").arg(sums(folder.path())).output().unwrap();
+    let ran = command.arg(gpu_model(folder.path())).arg("--data").arg(sums(folder.path())).output().unwrap();
     let shown = String::from_utf8(ran.stdout.clone()).unwrap();
     let line = shown.lines().find_map(|line| line.strip_prefix("memory planned, MiB: "));
     let line = line.unwrap_or_else(|| panic!("{shown}\n{}", said(&ran)));

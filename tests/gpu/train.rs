@@ -1,45 +1,8 @@
 //! Whole runs of the program on a GPU: interrupted and taken up, recorded or not, and what they say of it.
 
-use super::runs::{program, said, sums, tiny_model, weights};
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
+use super::runs::{gpu_model, program, said, sums, tiny_model, weights};
 use serde_json::Value;
-use smolten::checkpoint::save_pretrained;
-use smolten::dtype::DType;
-use smolten::pretrained::Pretrained;
-use std::path::{Path, PathBuf};
-
-/// The tiny model as a folder, with four tokens more that no text has: the kernels take a vocabulary in eights.
-pub fn model(folder: &Path) -> PathBuf {
-    let tiny = Pretrained::open(&tiny_model()).unwrap();
-    let model = folder.join("model");
-    save_pretrained(&model, &tiny, DType::F32, |p| {
-        let mut values = vec![0.0; p.shape[0] * p.shape[1]];
-        tiny.weights.read(p, &mut values)?;
-        Ok(values)
-    })
-    .unwrap();
-    let bytes = std::fs::read(model.join("model.safetensors")).unwrap();
-    let wider = |name: String, t: TensorView<'_>| {
-        let (mut shape, mut data) = (t.shape().to_vec(), t.data().to_vec());
-        if shape[0] == tiny.config.vocab_size {
-            shape[0] += 4;
-            data.resize(data.len() / tiny.config.vocab_size * shape[0], 0);
-        }
-        (name, t.dtype(), shape, data)
-    };
-    let tensors: Vec<_> =
-        SafeTensors::deserialize(&bytes).unwrap().iter().map(|(name, t)| wider(name.into(), t)).collect();
-    let views = tensors
-        .iter()
-        .map(|(name, dtype, shape, data)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
-    safetensors::serialize_to_file(views, None, &model.join("model.safetensors")).unwrap();
-    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
-    let mut config: Value = serde_json::from_str(&config).unwrap();
-    config["vocab_size"] = (tiny.config.vocab_size + 4).into();
-    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
-    model
-}
+use std::path::Path;
 
 /// Six steps of two micro-batches in `out`; `more` comes last.
 fn train(folder: &Path, out: &Path, more: &[&str]) -> String {
@@ -61,7 +24,7 @@ fn steps(out: &Path) -> Vec<Value> {
 #[test]
 fn a_run_taken_up_ends_in_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    model(folder.path());
+    gpu_model(folder.path());
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
     let screen = train(folder.path(), &whole, &[]);
     assert!(screen.contains("engine: ") && screen.contains("fp16"), "{screen}");

@@ -33,7 +33,8 @@ fn hub() -> (Server, TempDir) {
         .map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()))
         .collect();
     let mut files: Vec<(&str, &[u8])> = files.iter().map(|(n, c)| (n.as_str(), c.as_slice())).collect();
-    files.extend([("pytorch_model.bin", &b"old"[..]), ("onnx/model.onnx", b"o"), ("README.md", b"#")]);
+    files.extend([("pytorch_model.bin", &b"old"[..]), ("onnx/model.onnx", b"o")]);
+    files.push(("README.md", b"---\nlicense: mit\n---\n# Tiny\n"));
     files.push(("adapter.safetensors", b"not this model"));
     let server = Server::start();
     server.put("models/org/tiny", &files);
@@ -101,7 +102,7 @@ fn blobs(cache: &TempDir) -> Vec<String> {
 fn a_model_is_fetched_once_into_the_layout_that_others_know() {
     let (server, cache) = hub();
     let text = answers(&mut command(&server.url, &cache, "org/tiny"));
-    assert!(text.contains("model org/tiny: downloading 6 files, "), "{text}");
+    assert!(text.contains("model org/tiny: downloading 7 files, "), "{text}");
     let mut asked: Vec<String> = server
         .take_requests()
         .iter()
@@ -110,6 +111,7 @@ fn a_model_is_fetched_once_into_the_layout_that_others_know() {
         .collect();
     asked.sort();
     let needed = [
+        "README.md",
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
@@ -120,7 +122,9 @@ fn a_model_is_fetched_once_into_the_layout_that_others_know() {
     assert_eq!(asked, needed);
     let root = repository(&cache);
     assert_eq!(std::fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
-    let link = std::fs::read_link(root.join("snapshots").join(COMMIT).join(WEIGHTS)).unwrap();
+    let snapshot = root.join("snapshots").join(COMMIT);
+    assert_eq!(Pretrained::open(&snapshot).unwrap().license, [("license", "mit".to_owned())]);
+    let link = std::fs::read_link(snapshot.join(WEIGHTS)).unwrap();
     assert_eq!(link, Path::new("../../blobs").join(hash(WEIGHTS, &weights(&server))));
     assert!(blobs(&cache).iter().all(|name| [40, 64].contains(&name.len())), "{:?}", blobs(&cache));
 
@@ -309,7 +313,7 @@ fn several_processes_at_once_fetch_every_file_once() {
     for request in server.take_requests().into_iter().filter(|r| !r.path.starts_with("/api/")) {
         *counts.entry(request.path).or_default() += 1;
     }
-    assert_eq!(counts.len(), 7, "six files, one of them at two addresses: {counts:?}");
+    assert_eq!(counts.len(), 8, "seven files, one of them at two addresses: {counts:?}");
     assert!(counts.values().all(|&n| n == 1), "{counts:?}");
 }
 

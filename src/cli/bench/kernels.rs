@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use smolten::backend;
 use smolten::bench::{Bench, Calibration, Card, Case, Options, SIZES, Size, cases};
-use smolten::cuda::{Device as Gpu, Rung, device_count};
+use smolten::cuda::{Device as Gpu, Rung, gpu_present};
 use smolten::dtype::DType;
 use smolten::error::{Error, Result};
 use smolten::recipe::{Device, EngineChoice, Precision};
@@ -42,7 +42,7 @@ pub fn run(arguments: &KernelsArguments) -> Result<()> {
     let choice = EngineChoice::resolve(&arguments.engine.overrides())?;
     let ordinal = match choice.device {
         Device::Cuda(ordinal) => Some(ordinal),
-        Device::Auto if device_count()? > 0 => Some(0),
+        Device::Auto if gpu_present()? => Some(0),
         Device::Auto | Device::Cpu => None,
     };
     match ordinal {
