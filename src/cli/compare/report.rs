@@ -1,8 +1,12 @@
 //! The comparison for people, and as JSON.
 
+use super::difference::{Difference, method};
 use super::side::Side;
 use super::{Matched, page};
+use crate::cli::answers;
 use serde_json::{Value, json};
+use smolten::dataset::Question;
+use smolten::eval::{Exam, FinalAnswer};
 use smolten::generate::StopReason;
 
 /// What both models are given, one line each.
@@ -71,7 +75,8 @@ impl Line {
 }
 
 fn lines(matched: &Matched, base: &Side, tuned: &Side) -> Vec<Line> {
-    let (a, b, n) = (&base.figures, &tuned.figures, matched.prompts.len());
+    let (a, b) = (&base.figures, &tuned.figures);
+    let n = matched.prompts.len() + base.answered.as_ref().map_or(0, |answered| answered.accuracy.rows);
     let share = |s: Option<f64>| s.map_or("-".to_owned(), |s| format!("{:.1} %", 100.0 * s));
     let ended = |rate: f64| format!("{:.0} of {n}", rate * n as f64);
     let mut lines = vec![
@@ -94,13 +99,14 @@ fn lines(matched: &Matched, base: &Side, tuned: &Side) -> Vec<Line> {
             wanted: a.repetition.zip(b.repetition),
         },
     ];
-    if let (Some(a), Some(b)) = (base.held_out, tuned.held_out) {
-        let comparable = matched.same_tokens;
+    if let (Some(a), Some(b)) = (&base.held_out, &tuned.held_out) {
+        let (a, b) = (&a.evaluation, &b.evaluation);
+        let seen = Difference::of_loss(matched, base, tuned).is_some_and(|d| !d.is_null());
         lines.push(Line {
             what: "held-out loss",
             base: format!("{:.4}", a.loss),
             tuned: format!("{:.4}", b.loss),
-            wanted: comparable.then_some((a.loss, b.loss)),
+            wanted: seen.then_some((a.loss, b.loss)),
         });
         lines.push(Line {
             what: "held-out perplexity",
@@ -112,7 +118,17 @@ fn lines(matched: &Matched, base: &Side, tuned: &Side) -> Vec<Line> {
             what: "held-out accuracy",
             base: share(Some(a.mean_token_accuracy)),
             tuned: share(Some(b.mean_token_accuracy)),
-            wanted: comparable.then_some((-a.mean_token_accuracy, -b.mean_token_accuracy)),
+            wanted: matched.same_tokens.then_some((-a.mean_token_accuracy, -b.mean_token_accuracy)),
+        });
+    }
+    if let (Some(a), Some(b)) = (&base.answered, &tuned.answered) {
+        let (a, b) = (&a.accuracy, &b.accuracy);
+        let seen = Difference::of_accuracy(base, tuned).is_some_and(|d| !d.is_null());
+        lines.push(Line {
+            what: "right answers",
+            base: format!("{} of {}", a.right, a.rows),
+            tuned: format!("{} of {}", b.right, b.rows),
+            wanted: seen.then_some((-a.accuracy, -b.accuracy)),
         });
     }
     lines
@@ -135,27 +151,29 @@ fn notes(matched: &Matched, base: &Side, tuned: &Side) -> Vec<String> {
         "* the better of the two in this line alone. {n} prompts show a direction, not its size; and longer answers \
          repeat more."
     )];
-    let (Some(a), Some(b)) = (base.held_out, tuned.held_out) else { return notes };
-    let tokens = b.supervised_tokens;
-    notes.push(if !matched.same_tokens {
-        "Held-out loss is a mean over tokens, and the two models' tokens differ: these losses cannot be compared."
-            .to_owned()
-    } else if b.loss < a.loss {
-        format!("Held-out loss fell by {:.4}, over {tokens} tokens that were not trained on.", a.loss - b.loss)
-    } else if b.loss > a.loss {
-        format!(
-            "Held-out loss ROSE by {:.4}, over {tokens} tokens that were not trained on: there the tuned model is the \
-             worse one, whatever its answers look like. Fewer steps or a smaller --lr may help.",
-            b.loss - a.loss
-        )
-    } else {
-        format!("Held-out loss is the same, over {tokens} tokens.")
-    });
+    if !matched.same_tokens && base.held_out.is_some() {
+        let why = "Held-out loss is a mean over tokens, and the two models' tokens differ: these losses cannot be \
+                   compared.";
+        notes.push(why.to_owned());
+    }
+    let differences = [Difference::of_loss(matched, base, tuned), Difference::of_accuracy(base, tuned)];
+    let rows = [
+        base.held_out.as_ref().map(|rows| rows.count),
+        base.answered.as_ref().map(|answered| answered.accuracy.rows),
+    ];
+    notes.extend(differences.iter().flatten().map(|difference| difference.says.clone()));
+    if differences.iter().any(Option::is_some) {
+        notes.push(method(rows.into_iter().flatten().min().unwrap_or(0)));
+    }
+    for (name, side) in [("base", base), ("tuned", tuned)] {
+        let Some(answered) = &side.answered else { continue };
+        notes.push(format!("{name}: {}", answers::lines(&answered.accuracy, &answered.figures()).join("\n")));
+    }
     notes
 }
 
 /// The whole comparison as one JSON object.
-pub fn document(matched: &Matched, base: &Side, tuned: &Side) -> Value {
+pub fn document(matched: &Matched, exam: Option<&Exam>, base: &Side, tuned: &Side) -> Value {
     let side = |side: &Side| {
         let answers: Vec<Value> = side
             .answers
@@ -172,8 +190,10 @@ pub fn document(matched: &Matched, base: &Side, tuned: &Side) -> Value {
             "mean_new_tokens": side.figures.mean_new_tokens,
             "repetition": side.figures.repetition,
             "held_out": side.held_out,
+            "accuracy": side.answered.as_ref().map(|answered| &answered.accuracy),
         })
     };
+    let difference = |difference: Option<Difference>| difference.map(|d| d.document());
     json!({
         "prompts": matched.prompts.iter().map(|p| &p.text).collect::<Vec<_>>(),
         "system": matched.system,
@@ -183,5 +203,24 @@ pub fn document(matched: &Matched, base: &Side, tuned: &Side) -> Value {
         "held_out_rows": matched.held_out.as_ref().ok().map(|rows| &rows.source),
         "base": side(base),
         "tuned": side(tuned),
+        "difference": {
+            "loss": difference(Difference::of_loss(matched, base, tuned)),
+            "accuracy": difference(Difference::of_accuracy(base, tuned)),
+        },
+        "questions": exam.map(|exam| questions(exam, base, tuned)),
     })
+}
+
+/// What each model made of each question.
+fn questions(exam: &Exam, base: &Side, tuned: &Side) -> Vec<Value> {
+    let of = |side: &Side, i| side.answered.as_ref().map(|answered| answered.document(i));
+    let one = |(i, (question, reference)): (usize, &(Question, FinalAnswer))| {
+        json!({
+            "place": question.place,
+            "reference": answers::found(Some(reference)),
+            "base": of(base, i),
+            "tuned": of(tuned, i),
+        })
+    };
+    exam.questions.iter().enumerate().map(one).collect()
 }
