@@ -10,7 +10,7 @@ mod rows;
 pub use accuracy::{Accuracy, Exam, Grade, accuracy_difference};
 pub use final_answer::{FinalAnswer, Rule};
 pub use interval::{Interval, LEVEL, RESAMPLES};
-pub use rows::{RowLoss, Rows, evaluate_rows, loss_difference};
+pub use rows::{RowLoss, Rows, evaluate_rows, loss_difference, mean_loss_interval};
 
 use std::borrow::Borrow;
 use std::collections::HashSet;

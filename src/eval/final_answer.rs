@@ -82,18 +82,30 @@ fn hashes(text: &str) -> Option<FinalAnswer> {
 
 /// The content of the last `\boxed{…}` that is closed.
 fn boxed(text: &str) -> Option<FinalAnswer> {
-    const OPEN: &str = "\\boxed{";
-    let (at, _) = text.rmatch_indices(OPEN).find(|(at, _)| closing(&text[at + OPEN.len()..]).is_some())?;
-    let rest = &text[at + OPEN.len()..];
-    let mut content = rest[..closing(rest)?].trim();
+    let content = last_box(text)?.trim();
     // One word in \text{…}.
-    if let Some(inner) = content.strip_prefix("\\text{")
-        && closing(inner) == Some(inner.len() - 1)
-    {
-        content = inner[..inner.len() - 1].trim();
-    }
+    let word = content.strip_prefix("\\text{").and_then(|rest| rest.strip_suffix('}'));
+    let content = word.filter(|word| !word.contains(['{', '}'])).map_or(content, str::trim);
     let as_text = || FinalAnswer { rule: Rule::Boxed, text: content.to_owned(), number: None };
     Some(whole_number(content).unwrap_or_else(as_text))
+}
+
+fn last_box(text: &str) -> Option<&str> {
+    // Of each open brace, where the box begins that it opens.
+    let (mut open, mut escaped) = (Vec::new(), false);
+    let mut last: Option<(usize, usize)> = None;
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' if !escaped => open.push(text[..at].ends_with("\\boxed").then_some(at + 1)),
+            '}' if !escaped => {
+                let start = open.pop().flatten();
+                last = start.map(|start| (start, at)).max(last);
+            }
+            _ => {}
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    last.map(|(start, end)| &text[start..end])
 }
 
 /// A number with at most a unit in LaTeX, or a full stop, behind it.
@@ -105,21 +117,4 @@ fn whole_number(content: &str) -> Option<FinalAnswer> {
     let behind = behind.trim_matches(|c: char| c.is_whitespace() || c == '~');
     let whole = matches!(behind, "" | ".") || UNITS.iter().any(|unit| behind.starts_with(unit));
     whole.then(|| FinalAnswer { rule: Rule::Boxed, text: text.slice(at), number: Some(number) })
-}
-
-/// Where the brace closes that was opened before `text`.
-fn closing(text: &str) -> Option<usize> {
-    let (mut open, mut escaped) = (1, false);
-    for (at, c) in text.char_indices() {
-        match c {
-            '{' if !escaped => open += 1,
-            '}' if !escaped => open -= 1,
-            _ => {}
-        }
-        if open == 0 {
-            return Some(at);
-        }
-        escaped = c == '\\' && !escaped;
-    }
-    None
 }

@@ -78,7 +78,7 @@ impl Text {
     pub fn last_number(&self) -> Option<Found> {
         let (mut last, mut at) = (None, 0);
         while at < self.0.len() {
-            match self.number_at(at).filter(|_| self.may_begin(at)) {
+            match self.may_begin(at).then(|| self.number_at(at)).flatten() {
                 Some(found) => {
                     at = found.1.end;
                     last = Some(found);

@@ -50,7 +50,7 @@ pub fn evaluate_rows(
         losses.extend(rows_of(batch, &of_tokens));
         Ok(())
     })?;
-    let loss_interval = Interval::bootstrap(losses.len(), |drawn| mean(&losses, drawn));
+    let loss_interval = mean_loss_interval(&losses);
     let perplexity_interval = loss_interval.map(|interval| interval.map(f64::exp));
     Ok(Rows { evaluation, count: losses.len(), loss_interval, perplexity_interval, losses })
 }
@@ -75,6 +75,11 @@ fn mean(losses: &[RowLoss], drawn: &[usize]) -> f64 {
         tokens += losses[row].tokens;
     }
     loss / tokens as f64
+}
+
+/// How far the mean over all tokens may be chance; none for a single row.
+pub fn mean_loss_interval(losses: &[RowLoss]) -> Option<Interval> {
+    Interval::bootstrap(losses.len(), |drawn| mean(losses, drawn))
 }
 
 /// By how much the mean loss differs over the same rows, `b` less `a`: each sample draws the same rows of both.
@@ -107,7 +112,7 @@ mod tests {
     #[test]
     fn two_rows_span_the_interval() {
         let losses = [RowLoss { loss: 10.0, tokens: 10 }, RowLoss { loss: 6.0, tokens: 2 }];
-        let interval = Interval::bootstrap(2, |drawn| mean(&losses, drawn)).unwrap();
+        let interval = mean_loss_interval(&losses).unwrap();
         assert_eq!((interval.low, interval.high), (1.0, 3.0));
     }
 
@@ -119,8 +124,8 @@ mod tests {
         let interval = loss_difference(&a, &b).unwrap();
         assert!((interval.low + 0.05).abs() < 1e-9 && (interval.high + 0.05).abs() < 1e-9, "{interval:?}");
         assert!(!interval.holds_zero());
-        let of = |losses: &[RowLoss]| Interval::bootstrap(50, |drawn| mean(losses, drawn)).unwrap();
-        assert!(of(&a).low < of(&b).high, "each alone would hide it");
+        let [alone_a, alone_b] = [&a, &b].map(|losses| mean_loss_interval(losses).unwrap());
+        assert!(alone_a.low < alone_b.high, "each alone would hide it");
         let none = loss_difference(&a, &a).unwrap();
         assert_eq!((none.low, none.high), (0.0, 0.0));
         assert!(none.holds_zero());

@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use host::{Buffers, Forward, Host, POSITIONS, Shape, read_used, sentinels, step, write_used};
 use reference::{reference, reference_gradient};
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::backend::{Backend, BatchBuffers, KvCache, Part, RopeTable};
+use smolten::backend::{Backend, BatchBuffers, CachedSequence, KvCache, Part, RopeTable};
 use smolten::cuda::{Cuda, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::{Error, Result};
@@ -244,12 +244,22 @@ fn a_full_cache_is_refused() {
     let mut of = |rows, cols| plan.tensor(Category::Activations, rows, cols, DType::F16);
     let heads = Heads { heads: 2, kv_heads: 1, head_dim: 16 };
     let (qkv, out) = (of(4, heads.qkv_width()), of(4, heads.width()));
-    let cache = KvCache { keys: of(8, 16), values: of(8, 16) };
+    let cache = KvCache { keys: of(16, 16), values: of(16, 16), slots: 2 };
     let mut engine = super::engine(&plan, DType::F16, Rung::Production);
     engine.set_params(&step(3, 1)).unwrap();
-    engine.attention_cached(heads, 5, qkv, cache, out).unwrap();
-    let refused = engine.attention_cached(heads, 6, qkv, cache, out).unwrap_err();
-    assert!(matches!(refused, Error::Unsupported { dim: "positions", .. }), "{refused}");
+    let mut attend = |sequences: &[(usize, usize)]| {
+        let sequences: Vec<_> = sequences.iter().map(|&(slot, past)| CachedSequence { slot, past }).collect();
+        match engine.attention_cached(heads, &sequences, qkv, cache, out) {
+            Ok(()) => "",
+            Err(Error::Unsupported { dim, .. }) => dim,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(attend(&[(1, 5)]), "");
+    assert_eq!(attend(&[(1, 6)]), "positions");
+    assert_eq!(attend(&[(2, 0)]), "slot");
+    assert_eq!(attend(&[(0, 0), (1, 0)]), "sequences");
+    assert_eq!(attend(&[]), "sequences");
 }
 
 /// Attention captured once and replayed for micro-batches of other lengths: nothing in the launches knows them.

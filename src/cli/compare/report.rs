@@ -1,6 +1,6 @@
 //! The comparison for people, and as JSON.
 
-use super::difference::{Difference, method};
+use super::difference::{Difference, Differences};
 use super::side::Side;
 use super::{Matched, page};
 use crate::cli::answers;
@@ -46,9 +46,10 @@ pub fn page(matched: &Matched, base: &Side, tuned: &Side, width: usize) -> Strin
         page += &page::pair((&left, &base.texts[i]), (&right, &tuned.texts[i]), width);
     }
     page += "\n";
-    page += &table(matched, base, tuned);
+    let differences = Differences::new(matched, base, tuned);
+    page += &table(matched, &differences, base, tuned);
     page += "\n";
-    for note in notes(matched, base, tuned) {
+    for note in notes(matched, &differences, base, tuned) {
         page += &(page::wrap(&note, width).join("\n") + "\n");
     }
     page.trim_end().to_owned()
@@ -74,11 +75,12 @@ impl Line {
     }
 }
 
-fn lines(matched: &Matched, base: &Side, tuned: &Side) -> Vec<Line> {
+fn lines(matched: &Matched, differences: &Differences, base: &Side, tuned: &Side) -> Vec<Line> {
     let (a, b) = (&base.figures, &tuned.figures);
     let n = matched.prompts.len() + base.answered.as_ref().map_or(0, |answered| answered.accuracy.rows);
     let share = |s: Option<f64>| s.map_or("-".to_owned(), |s| format!("{:.1} %", 100.0 * s));
     let ended = |rate: f64| format!("{:.0} of {n}", rate * n as f64);
+    let seen = |difference: &Option<Difference>| difference.as_ref().is_some_and(|d| !d.is_null());
     let mut lines = vec![
         Line {
             what: "ended the turn",
@@ -101,12 +103,11 @@ fn lines(matched: &Matched, base: &Side, tuned: &Side) -> Vec<Line> {
     ];
     if let (Some(a), Some(b)) = (&base.held_out, &tuned.held_out) {
         let (a, b) = (&a.evaluation, &b.evaluation);
-        let seen = Difference::of_loss(matched, base, tuned).is_some_and(|d| !d.is_null());
         lines.push(Line {
             what: "held-out loss",
             base: format!("{:.4}", a.loss),
             tuned: format!("{:.4}", b.loss),
-            wanted: seen.then_some((a.loss, b.loss)),
+            wanted: seen(&differences.loss).then_some((a.loss, b.loss)),
         });
         lines.push(Line {
             what: "held-out perplexity",
@@ -123,20 +124,19 @@ fn lines(matched: &Matched, base: &Side, tuned: &Side) -> Vec<Line> {
     }
     if let (Some(a), Some(b)) = (&base.answered, &tuned.answered) {
         let (a, b) = (&a.accuracy, &b.accuracy);
-        let seen = Difference::of_accuracy(base, tuned).is_some_and(|d| !d.is_null());
         lines.push(Line {
             what: "right answers",
             base: format!("{} of {}", a.right, a.rows),
             tuned: format!("{} of {}", b.right, b.rows),
-            wanted: seen.then_some((-a.accuracy, -b.accuracy)),
+            wanted: seen(&differences.accuracy).then_some((-a.accuracy, -b.accuracy)),
         });
     }
     lines
 }
 
-fn table(matched: &Matched, base: &Side, tuned: &Side) -> String {
+fn table(matched: &Matched, differences: &Differences, base: &Side, tuned: &Side) -> String {
     let mut text = format!("{:<20} {:>10}   {:>10}\n", "", "base", "tuned");
-    for line in lines(matched, base, tuned) {
+    for line in lines(matched, differences, base, tuned) {
         let (left, right) = line.marks();
         let row = format!("{:<20} {:>10}{left:<2} {:>10}{right}", line.what, line.base, line.tuned);
         text += &(row.trim_end().to_owned() + "\n");
@@ -145,7 +145,7 @@ fn table(matched: &Matched, base: &Side, tuned: &Side) -> String {
 }
 
 /// What the table says, and how little.
-fn notes(matched: &Matched, base: &Side, tuned: &Side) -> Vec<String> {
+fn notes(matched: &Matched, differences: &Differences, base: &Side, tuned: &Side) -> Vec<String> {
     let n = matched.prompts.len();
     let mut notes = vec![format!(
         "* the better of the two in this line alone. {n} prompts show a direction, not its size; and longer answers \
@@ -156,15 +156,7 @@ fn notes(matched: &Matched, base: &Side, tuned: &Side) -> Vec<String> {
                    compared.";
         notes.push(why.to_owned());
     }
-    let differences = [Difference::of_loss(matched, base, tuned), Difference::of_accuracy(base, tuned)];
-    let rows = [
-        base.held_out.as_ref().map(|rows| rows.count),
-        base.answered.as_ref().map(|answered| answered.accuracy.rows),
-    ];
-    notes.extend(differences.iter().flatten().map(|difference| difference.says.clone()));
-    if differences.iter().any(Option::is_some) {
-        notes.push(method(rows.into_iter().flatten().min().unwrap_or(0)));
-    }
+    notes.extend(differences.says(base));
     for (name, side) in [("base", base), ("tuned", tuned)] {
         let Some(answered) = &side.answered else { continue };
         notes.push(format!("{name}: {}", answers::lines(&answered.accuracy, &answered.figures()).join("\n")));
@@ -193,7 +185,6 @@ pub fn document(matched: &Matched, exam: Option<&Exam>, base: &Side, tuned: &Sid
             "accuracy": side.answered.as_ref().map(|answered| &answered.accuracy),
         })
     };
-    let difference = |difference: Option<Difference>| difference.map(|d| d.document());
     json!({
         "prompts": matched.prompts.iter().map(|p| &p.text).collect::<Vec<_>>(),
         "system": matched.system,
@@ -203,10 +194,7 @@ pub fn document(matched: &Matched, exam: Option<&Exam>, base: &Side, tuned: &Sid
         "held_out_rows": matched.held_out.as_ref().ok().map(|rows| &rows.source),
         "base": side(base),
         "tuned": side(tuned),
-        "difference": {
-            "loss": difference(Difference::of_loss(matched, base, tuned)),
-            "accuracy": difference(Difference::of_accuracy(base, tuned)),
-        },
+        "difference": Differences::new(matched, base, tuned).document(),
         "questions": exam.map(|exam| questions(exam, base, tuned)),
     })
 }
