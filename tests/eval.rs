@@ -165,11 +165,28 @@ fn the_interval_is_that_of_the_rows_losses() {
     assert!(screen.contains("none, as a single row") && !screen.contains("95 %"), "{screen}");
 }
 
+/// A model that answers with numbers, saved in `out`.
+fn learn_numbers(asked: &[String], folder: &Path, out: &Path) {
+    let row = |(i, prompt): (usize, &String)| {
+        json!({ "prompt": prompt, "response": format!("it is {}{}", i % 3 + 1, i % 4 + 4) }).to_string()
+            + "\n"
+    };
+    let rows = folder.join("learnt.jsonl");
+    std::fs::write(&rows, asked.iter().enumerate().map(row).collect::<String>()).unwrap();
+    let (model, rows, out) = (fixture("tiny-smollm.gguf"), rows.to_str().unwrap(), out.to_str().unwrap());
+    let mut arguments = vec!["train", "--model", model.to_str().unwrap(), "--data", rows, "--out", out];
+    arguments.extend(["--steps", "60", "--lr", "2e-2", "--max-length", "64", "--set", "eval_share=0"]);
+    let ran = smolten(&[&arguments[..], &["--device", "cpu"]].concat());
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
 /// Questions are asked as `generate` asks them, and their answers graded by what it says.
 #[test]
 fn answers_are_graded_against_the_responses() {
-    let (model, folder) = (fixture("tiny-smollm.gguf"), tempfile::tempdir().unwrap());
+    let folder = tempfile::tempdir().unwrap();
     let asked: Vec<String> = (0..14).map(|i| format!("the thing {i}?")).collect();
+    let model = folder.path().join("run");
+    learn_numbers(&asked, folder.path(), &model);
     let texts: Vec<String> = asked
         .iter()
         .map(|prompt| {

@@ -82,11 +82,12 @@ fn evaluate(recipe: &Recipe, arguments: &EvalArguments) -> Result<()> {
     let exam = exam.transpose()?;
     let prompts = exam.as_ref().map(answers::prompts).unwrap_or_default();
     let limit = pretrained.config.max_position_embeddings;
-    let room = BatchDecoder::capacity(&prompts, arguments.max_new_tokens, limit);
-    let capacity = eval::capacity(examples, &all).max(room);
+    let room = exam.as_ref().map(|_| BatchDecoder::capacity(&prompts, arguments.max_new_tokens, limit));
+    let capacity = eval::capacity(examples, &all);
+    let capacity = room.map_or(capacity, |room| capacity.max(room));
     let mut plan = Plan::default();
     let model = Model::plan(&mut plan, &pretrained.config, dtype, capacity, Purpose::Inference);
-    let decoder = exam.is_some().then(|| BatchDecoder::plan(&mut plan, &model, room));
+    let decoder = room.map(|room| BatchDecoder::plan(&mut plan, &model, room));
     let mut backend = backend::open(recipe.device, &plan, dtype)?;
     model.load(&mut *backend, |parameter, out| pretrained.weights.read(parameter, out))?;
 
@@ -161,7 +162,7 @@ fn print(rows: &Rows) {
         interval.map(text).unwrap_or_default()
     };
     let of_loss = between(rows.loss_interval, 4);
-    say!("loss: {:.4}{of_loss} nats a token, mean over {} tokens", e.loss, e.supervised_tokens);
+    say!("loss: {:.4} nats a token{of_loss}, mean over {} tokens", e.loss, e.supervised_tokens);
     say!("perplexity: {:.2}{}", e.perplexity, between(rows.perplexity_interval, 2));
     say!("token accuracy: {:.1} % had the largest logit", 100.0 * e.mean_token_accuracy);
     match rows.loss_interval {

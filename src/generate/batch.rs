@@ -30,8 +30,8 @@ struct Stream {
 }
 
 impl BatchDecoder {
-    /// Texts at a time. Up to this many rows a product adds up as it does for one, so a text does not depend on
-    /// the others in any bit, and is the one that [`super::Decoder`] writes.
+    /// Texts at a time. Up to this many rows a product of the CPU adds up as it does for one, so a text does not depend
+    /// on the others in any bit, and is the one that [`super::Decoder`] writes.
     pub const SLOTS: usize = few::MOST_ROWS;
 
     /// What a model must have room for to continue `prompts`, in a context of `limit` tokens.

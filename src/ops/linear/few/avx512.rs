@@ -5,7 +5,7 @@
 use super::prefetch;
 use crate::dtype::{Element, Q8_0};
 use crate::ops::math::{LANES, finish};
-use crate::ops::tile::HALF;
+use crate::ops::tile::{HALF, SIDE};
 use half::bf16;
 use std::arch::x86_64::*;
 
@@ -144,3 +144,60 @@ macro_rules! rows {
 rows!(dots_f32, dot_f32, f32, 1);
 rows!(dots_bf16, dot_bf16, bf16, 1);
 rows!(dots_q8_0, dot_q8_0, Q8_0, Q8_0::LEN);
+
+/// Rows of `x` that what is loaded of a weight serves: their sums and the weight fit into registers.
+const TOGETHER: usize = 4;
+
+/// `lanes + w·x`, each product and each sum rounded.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_all(lanes: Lanes, w: Lanes, x: &[f32; 2 * LANES]) -> Lanes {
+    [add(lanes[0], w[0], first(x)), add(lanes[1], w[1], second(x))]
+}
+
+/// A function that multiplies with several rows of `x`: of each the sums of `$dot`, in its order.
+macro_rules! several {
+    ($name:ident, $together:ident, $dot:ident, $element:ty, $wide:ident) => {
+        /// As `$dot`, of four rows.
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        fn $together(w: &[$element], x: [&[f32]; TOGETHER]) -> [f32; TOGETHER] {
+            let (w, w_rest) = w.as_chunks::<{ 2 * LANES }>();
+            let [a, b, c, d] = x.map(|x| x.as_chunks::<{ 2 * LANES }>());
+            let mut lanes = [[_mm512_setzero_ps(); 2]; TOGETHER];
+            for ((((w, a), b), c), d) in w.iter().zip(a.0).zip(b.0).zip(c.0).zip(d.0) {
+                prefetch(&raw const *w, size_of_val(w));
+                let w = [$wide(first(w)), $wide(second(w))];
+                lanes[0] = add_all(lanes[0], w, a);
+                lanes[1] = add_all(lanes[1], w, b);
+                lanes[2] = add_all(lanes[2], w, c);
+                lanes[3] = add_all(lanes[3], w, d);
+            }
+            let [p, q, r, s] = lanes;
+            [end(p, w_rest, a.1), end(q, w_rest, b.1), end(r, w_rest, c.1), end(s, w_rest, d.1)]
+        }
+
+        /// `lines[t][first + i] = w[i]·x[t]` for as many rows of `w` and of `x`, of `inputs` elements, as there are.
+        #[target_feature(enable = "avx512f")]
+        pub fn $name(w: &[$element], x: &[f32], inputs: usize, lines: &mut [[f32; SIDE]], first: usize) {
+            for (i, w) in w.chunks_exact(inputs).enumerate() {
+                for (x, lines) in x.chunks(TOGETHER * inputs).zip(lines.chunks_mut(TOGETHER)) {
+                    let last = lines.len() - 1;
+                    if last == 0 {
+                        lines[0][first + i] = $dot(w, x);
+                        continue;
+                    }
+                    // Where there are less than four, the last stands in.
+                    let row = |t: usize| &x[t.min(last) * inputs..][..inputs];
+                    let sums = $together(w, [row(0), row(1), row(2), row(3)]);
+                    for (line, sum) in lines.iter_mut().zip(sums) {
+                        line[first + i] = sum;
+                    }
+                }
+            }
+        }
+    };
+}
+
+several!(rows_f32, four_f32, dot_f32, f32, load);
+several!(rows_bf16, four_bf16, dot_bf16, bf16, widen);
