@@ -1,6 +1,5 @@
 //! Text from a model, token by token, with a cache of keys and values.
 
-mod awake;
 mod batch;
 mod room;
 mod sampling;
@@ -14,8 +13,8 @@ use crate::config::{ModelConfig, Parameter};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::model::{Capacity, Model, Purpose};
+use crate::ops::awake::awake;
 use crate::weights::Weights;
-use awake::awake;
 use room::Room;
 use sampling::Sampler;
 

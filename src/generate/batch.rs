@@ -6,11 +6,12 @@
 
 use super::room::Room;
 use super::sampling::Sampler;
-use super::{Answer, Continuation, PREFILL, StopReason, awake::awake};
+use super::{Answer, Continuation, PREFILL, StopReason};
 use crate::arena::Plan;
 use crate::backend::{Backend, CachedSequence};
 use crate::error::Result;
 use crate::model::{Capacity, Model};
+use crate::ops::awake::awake;
 use crate::ops::linear::few;
 
 /// Caches of several sequences.
