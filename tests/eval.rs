@@ -72,7 +72,7 @@ fn people_get_lines() {
         "loss: 5.7216 nats",
         "perplexity: 305",
         "token accuracy: 1.4 %",
-        "(95 % interval 5.6",
+        "(95 % interval 5.7",
         "bootstrap over the 5 rows, 10000 samples; of so few rows",
     ];
     for part in parts {

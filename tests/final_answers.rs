@@ -5,7 +5,7 @@ use smolten::eval::{FinalAnswer, Rule};
 use std::path::PathBuf;
 
 /// Text, the rule that fires, and what is found.
-const FOUND: [(&str, Rule, &str); 41] = [
+const FOUND: [(&str, Rule, &str); 43] = [
     // GSM8K: a line of its own, the last one; not a heading, not a calculation.
     ("48/2 = 24\n48+24 = 72\n#### 72", Rule::Hashes, "72"),
     ("#### 10,000", Rule::Hashes, "10,000"),
@@ -41,6 +41,8 @@ const FOUND: [(&str, Rule, &str); 41] = [
     ("(4) - 5", Rule::LastNumber, "5"),
     ("f(4)-5", Rule::LastNumber, "5"),
     ("1, 2, 3", Rule::LastNumber, "3"),
+    ("the pair (3,14)", Rule::LastNumber, "14"),
+    ("1,234,56", Rule::LastNumber, "56"),
     ("7 of H2O and x_3 and y^2 and z^{4}", Rule::LastNumber, "7"),
     ("10km", Rule::LastNumber, "10"),
     ("half of it: 1/2 cup", Rule::LastNumber, "1/2"),
