@@ -277,9 +277,9 @@ fn a_call_for_one_token_touches_no_other() {
         let [qkv, out] = [b.of.qkv, b.of.out].map(|t| t.rows(1, 1));
         attention_launch::cached(&cuda, rung, host.heads, 0, qkv, b.cache, out).unwrap();
         let out = read::<f16>(&cuda, b.of.out);
-        let written = |row: &[f16]| row.iter().all(|&x| x != f16::from_f32(SENTINEL));
-        let rows: Vec<bool> = out.chunks(b.of.out.cols).map(written).collect();
-        assert_eq!(rows[..3], [false, true, false], "{rung:?}");
+        let untouched = |row: &[f16]| row.iter().all(|&x| x == f16::from_f32(SENTINEL));
+        let rows: Vec<bool> = out.chunks(b.of.out.cols).map(untouched).collect();
+        assert_eq!(rows[..3], [true, false, true], "{rung:?}");
         for cache in b.cache {
             let rest = &read::<f16>(&cuda, cache)[cache.cols..];
             assert!(rest.iter().all(|x| x.is_nan()), "{rung:?}: written behind the token");

@@ -155,26 +155,35 @@ fn add_all(lanes: Lanes, w: Lanes, x: &[f32; 2 * LANES]) -> Lanes {
     [add(lanes[0], w[0], first(x)), add(lanes[1], w[1], second(x))]
 }
 
+#[inline(always)]
+fn row(x: &[f32], inputs: usize, t: usize) -> &[f32] {
+    &x[t * inputs..][..inputs]
+}
+
 /// A function that multiplies with several rows of `x`: of each the sums of `$dot`, in its order.
 macro_rules! several {
     ($name:ident, $together:ident, $dot:ident, $element:ty, $wide:ident) => {
-        /// As `$dot`, of four rows.
+        /// As `$dot`, of four rows. No closure: one would have no AVX-512, and what is called around it would not be
+        /// compiled into this.
         #[inline]
         #[target_feature(enable = "avx512f")]
-        fn $together(w: &[$element], x: [&[f32]; TOGETHER]) -> [f32; TOGETHER] {
+        fn $together(w: &[$element], [a, b, c, d]: [&[f32]; TOGETHER]) -> [f32; TOGETHER] {
             let (w, w_rest) = w.as_chunks::<{ 2 * LANES }>();
-            let [a, b, c, d] = x.map(|x| x.as_chunks::<{ 2 * LANES }>());
-            let mut lanes = [[_mm512_setzero_ps(); 2]; TOGETHER];
-            for ((((w, a), b), c), d) in w.iter().zip(a.0).zip(b.0).zip(c.0).zip(d.0) {
-                prefetch(&raw const *w, size_of_val(w));
-                let w = [$wide(first(w)), $wide(second(w))];
-                lanes[0] = add_all(lanes[0], w, a);
-                lanes[1] = add_all(lanes[1], w, b);
-                lanes[2] = add_all(lanes[2], w, c);
-                lanes[3] = add_all(lanes[3], w, d);
+            let ((a, a_rest), (b, b_rest)) = (a.as_chunks(), b.as_chunks());
+            let ((c, c_rest), (d, d_rest)) = (c.as_chunks(), d.as_chunks());
+            let (mut lanes, mut i, n) = ([[_mm512_setzero_ps(); 2]; TOGETHER], 0, w.len());
+            let (a, b, c, d) = (&a[..n], &b[..n], &c[..n], &d[..n]);
+            while i < n {
+                prefetch(&raw const w[i], size_of_val(&w[i]));
+                let wide = [$wide(first(&w[i])), $wide(second(&w[i]))];
+                lanes[0] = add_all(lanes[0], wide, &a[i]);
+                lanes[1] = add_all(lanes[1], wide, &b[i]);
+                lanes[2] = add_all(lanes[2], wide, &c[i]);
+                lanes[3] = add_all(lanes[3], wide, &d[i]);
+                i += 1;
             }
             let [p, q, r, s] = lanes;
-            [end(p, w_rest, a.1), end(q, w_rest, b.1), end(r, w_rest, c.1), end(s, w_rest, d.1)]
+            [end(p, w_rest, a_rest), end(q, w_rest, b_rest), end(r, w_rest, c_rest), end(s, w_rest, d_rest)]
         }
 
         /// `lines[t][first + i] = w[i]·x[t]` for as many rows of `w` and of `x`, of `inputs` elements, as there are.
@@ -188,10 +197,13 @@ macro_rules! several {
                         continue;
                     }
                     // Where there are less than four, the last stands in.
-                    let row = |t: usize| &x[t.min(last) * inputs..][..inputs];
-                    let sums = $together(w, [row(0), row(1), row(2), row(3)]);
-                    for (line, sum) in lines.iter_mut().zip(sums) {
-                        line[first + i] = sum;
+                    let [a, b, c, d] = [0, 1, 2.min(last), 3.min(last)];
+                    let x = [row(x, inputs, a), row(x, inputs, b), row(x, inputs, c), row(x, inputs, d)];
+                    let sums = $together(w, x);
+                    let mut t = 0;
+                    while t <= last {
+                        lines[t][first + i] = sums[t];
+                        t += 1;
                     }
                 }
             }
