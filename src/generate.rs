@@ -81,7 +81,7 @@ impl Decoder {
     /// overwritten.
     ///
     /// # Errors
-    /// [`Error::Input`] for an empty or too long sequence; those of the backend.
+    /// [`Error::Input`](crate::error::Error::Input) for an empty or too long sequence; those of the backend.
     pub fn logits(&mut self, model: &Model, backend: &mut dyn Backend, ids: &[u32]) -> Result<Vec<f32>> {
         self.room.expect(ids)?;
         let shared = self.cached.iter().zip(ids).take_while(|(a, b)| a == b).count();

@@ -14,6 +14,11 @@ fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
+fn counts(value: &Value) -> Vec<usize> {
+    let count = |x: &Value| usize::try_from(x.as_u64().unwrap()).unwrap();
+    value.as_array().unwrap().iter().map(count).collect()
+}
+
 /// Each end between the quantiles that chance allows.
 fn assert_ends(got: Option<Interval>, want: &Value, what: &str) {
     let got = got.unwrap();
@@ -31,10 +36,10 @@ fn bootstraps_over_rows_are_those_of_scipy() {
     let cases = fixture["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 4);
     for case in cases {
-        let tokens = numbers(&case["tokens"]);
+        let tokens = counts(&case["tokens"]);
         let [a, b] = ["a", "b"].map(|side| -> Vec<RowLoss> {
             let losses = numbers(&case[side]);
-            losses.into_iter().zip(&tokens).map(|(loss, &n)| RowLoss { loss, tokens: n as usize }).collect()
+            losses.into_iter().zip(&tokens).map(|(loss, &tokens)| RowLoss { loss, tokens }).collect()
         });
         let what = format!("{} rows", a.len());
         assert_ends(mean_loss_interval(&a), &case["loss_a"], &format!("{what}, a"));
@@ -56,11 +61,11 @@ fn shares_have_the_intervals_of_statsmodels() {
     let cases = fixture["wilson"].as_array().unwrap();
     assert_eq!(cases.len(), 9);
     for case in cases {
-        let case = numbers(case);
-        let (got, want) = (Interval::wilson(case[0] as usize, case[1] as usize), [case[2], case[3]]);
+        let (of, want) = (counts(&case["of"]), numbers(&case["interval"]));
+        let got = Interval::wilson(of[0], of[1]);
         for (got, want) in [got.low, got.high].into_iter().zip(want) {
             // A dozen roundings of numbers up to 1, and differences of two of them.
-            assert!((got - want).abs() <= 32.0 * f64::EPSILON, "{case:?}: {got}, want {want}");
+            assert!((got - want).abs() <= 32.0 * f64::EPSILON, "{of:?}: {got}, want {want}");
         }
     }
 }
