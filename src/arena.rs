@@ -49,6 +49,20 @@ impl Tensor {
         Self { rows, ..*self }
     }
 
+    /// `rows` rows from row `first` on.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn rows(&self, first: usize, rows: usize) -> Self {
+        assert!(
+            first + rows <= self.rows,
+            "rows {first} to {} of a tensor that has {}",
+            first + rows,
+            self.rows
+        );
+        Self { offset: self.offset + self.dtype.bytes(first * self.cols), rows, ..*self }
+    }
+
     /// The same bytes seen with another shape.
     ///
     /// # Panics

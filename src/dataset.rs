@@ -8,6 +8,7 @@ mod files;
 mod findings;
 mod labels;
 mod load;
+mod question;
 mod read;
 mod shape;
 mod source;
@@ -16,6 +17,7 @@ mod utf8;
 pub use audit::{Audit, LengthBin};
 pub use encode::{Encoder, Label, LabelledToken};
 pub use load::{Dataset, cache_folder, load};
+pub use question::{Question, questions};
 pub use read::{PlacedRow, Rows, read_batches, read_row, read_rows};
 pub use source::{DataKind, DataSource, content_hash, hash_file};
 

@@ -1,13 +1,24 @@
 //! What a model makes of rows and prompts it is not trained on: its loss, through the same chunked head as training,
 //! and figures about its answers.
 
+mod accuracy;
+mod final_answer;
+mod interval;
+mod number;
+mod rows;
+
+pub use accuracy::{Accuracy, Exam, Grade, accuracy_difference};
+pub use final_answer::{FinalAnswer, Rule};
+pub use interval::{Interval, LEVEL, RESAMPLES};
+pub use rows::{RowLoss, Rows, evaluate_rows, loss_difference, mean_loss_interval};
+
 use std::borrow::Borrow;
 use std::collections::HashSet;
 
 use crate::backend::{Backend, Part, StepParams};
 use crate::batch::{Examples, MicroBatch};
 use crate::error::Result;
-use crate::generate::StopReason;
+use crate::generate::{Answer, StopReason};
 use crate::metrics::nan_if_null;
 use crate::model::{Capacity, Feed, Model};
 
@@ -44,12 +55,23 @@ pub fn evaluate(
     backend: &mut dyn Backend,
     batches: impl IntoIterator<Item = impl Borrow<MicroBatch>>,
 ) -> Result<Evaluation> {
+    run(model, backend, batches, |_, _| Ok(()))
+}
+
+/// The same, with a look at the model after every micro-batch.
+fn run(
+    model: &Model,
+    backend: &mut dyn Backend,
+    batches: impl IntoIterator<Item = impl Borrow<MicroBatch>>,
+    mut after: impl FnMut(&mut dyn Backend, &MicroBatch) -> Result<()>,
+) -> Result<Evaluation> {
     let mut params: StepParams = bytemuck::Zeroable::zeroed();
     let (mut tokens, mut supervised) = (0, 0);
     for batch in batches {
         let batch = batch.borrow();
         model.feed(backend, &Feed::new(batch), &mut params)?;
         backend.run(Part::Evaluate, &mut |b| model.evaluate(b))?;
+        after(backend, batch)?;
         tokens += batch.tokens();
         supervised += batch.supervised();
     }
@@ -94,15 +116,6 @@ pub fn micro_batches<'a>(
         rest = later;
         (n > 0).then(|| MicroBatch::from_examples(examples, batch.iter().copied()))
     })
-}
-
-/// One answer of a model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// Its tokens, without the end token.
-    pub ids: Vec<u32>,
-    /// Why it ends.
-    pub stop_reason: StopReason,
 }
 
 /// Figures about several answers.

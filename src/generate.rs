@@ -1,18 +1,21 @@
 //! Text from a model, token by token, with a cache of keys and values.
 
+mod batch;
+mod room;
 mod sampling;
 
+pub use batch::BatchDecoder;
 pub use sampling::Sampling;
 
-use crate::arena::{Category, Plan, Tensor};
-use crate::backend::{Backend, KvCache, StepParams};
-use crate::batch::{MicroBatch, NO_TARGET};
+use crate::arena::Plan;
+use crate::backend::{Backend, CachedSequence};
 use crate::config::{ModelConfig, Parameter};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
-use crate::model::{Capacity, Feed, Model, Purpose, read_floats};
+use crate::error::Result;
+use crate::model::{Capacity, Model, Purpose};
 use crate::ops::awake::awake;
 use crate::weights::Weights;
+use room::Room;
 use sampling::Sampler;
 
 /// Prompt tokens that go through the model together.
@@ -39,35 +42,32 @@ pub struct Continuation<'a> {
     pub stop_ids: &'a [u32],
 }
 
+/// One answer of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Its tokens, without the end token.
+    pub ids: Vec<u32>,
+    /// Why it ends.
+    pub stop_reason: StopReason,
+}
+
 /// The cache of one sequence, in the plan of any model: also of one that trains, between two of its steps.
 #[derive(Clone, Debug)]
 pub struct Decoder {
-    caches: Vec<KvCache>,
-    logits: Tensor,
+    room: Room,
     /// The tokens whose keys and values are cached.
     cached: Vec<u32>,
-    positions: usize,
-    /// Tokens that go through the model together.
-    chunk: usize,
 }
 
 impl Decoder {
     /// Plans for sequences of up to `positions` tokens, or as many as `model` was planned for where that is less.
     pub fn plan(plan: &mut Plan, model: &Model, positions: usize) -> Self {
-        let capacity = model.capacity();
-        let positions = positions.min(capacity.positions);
-        Self {
-            caches: model.plan_cache(plan, positions),
-            logits: plan.tensor(Category::Scratch, 1, model.config.vocab_size, DType::F32),
-            cached: Vec::new(),
-            positions,
-            chunk: PREFILL.min(capacity.tokens),
-        }
+        Self { room: Room::plan(plan, model, positions, 1), cached: Vec::new() }
     }
 
     /// The longest sequence, prompt and answer together.
     pub fn positions(&self) -> usize {
-        self.positions
+        self.room.positions
     }
 
     /// Forgets what is cached: a must when the weights have changed.
@@ -81,35 +81,17 @@ impl Decoder {
     /// overwritten.
     ///
     /// # Errors
-    /// [`Error::Input`] for an empty or too long sequence; those of the backend.
+    /// [`Error::Input`](crate::error::Error::Input) for an empty or too long sequence; those of the backend.
     pub fn logits(&mut self, model: &Model, backend: &mut dyn Backend, ids: &[u32]) -> Result<Vec<f32>> {
-        if ids.is_empty() || ids.len() > self.positions {
-            let found = format!("{} tokens, while the context holds 1 to {}", ids.len(), self.positions);
-            return Err(Error::input("the text to continue", found, "shorten it, or allow fewer new tokens"));
-        }
+        self.room.expect(ids)?;
         let shared = self.cached.iter().zip(ids).take_while(|(a, b)| a == b).count();
         self.cached.truncate(shared.min(ids.len() - 1)); // the last token runs in any case: its logits are asked for
-        for chunk in ids[self.cached.len()..].chunks(self.chunk) {
-            self.extend(model, backend, chunk)?;
+        for chunk in ids[self.cached.len()..].chunks(self.room.chunk) {
+            let sequence = CachedSequence { slot: 0, past: self.cached.len() };
+            self.room.extend(model, backend, chunk, &[sequence])?;
+            self.cached.extend(chunk);
         }
-        model.logits(backend, self.logits)?;
-        read_floats(backend, self.logits)
-    }
-
-    fn extend(&mut self, model: &Model, backend: &mut dyn Backend, chunk: &[u32]) -> Result<()> {
-        let past = self.cached.len();
-        let count = |n: usize| u32::try_from(n).expect("positions fit 32 bits");
-        let batch = MicroBatch {
-            ids: chunk.to_vec(),
-            positions: (count(past)..count(past + chunk.len())).collect(),
-            cu_seqlens: vec![0, count(chunk.len())],
-            targets: vec![NO_TARGET; chunk.len()],
-        };
-        let mut params: StepParams = bytemuck::Zeroable::zeroed();
-        model.feed(backend, &Feed::new(&batch), &mut params)?;
-        model.extend(backend, past, &self.caches)?;
-        self.cached.extend(chunk);
-        Ok(())
+        self.room.logits(model, backend, 1)
     }
 
     /// Continues `prompt`, telling each new token to `on_token`. The end token is neither told nor returned.
@@ -137,7 +119,7 @@ impl Decoder {
     ) -> Result<(Vec<u32>, StopReason)> {
         let mut sampler = Sampler::new(how.sampling);
         let mut ids = prompt.to_vec();
-        while ids.len() - prompt.len() < how.max_new_tokens && ids.len() < self.positions {
+        while ids.len() - prompt.len() < how.max_new_tokens && ids.len() < self.room.positions {
             let mut logits = self.logits(model, backend, &ids)?;
             let next = sampler.next(&mut logits, &ids);
             if how.stop_ids.contains(&next) {

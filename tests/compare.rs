@@ -180,6 +180,52 @@ fn figures_are_marked_and_a_rise_is_said() {
     );
 }
 
+/// Both answer the same rows; what differs is paired, and what may be chance is called so.
+#[test]
+fn differences_come_with_an_interval_and_a_sentence() {
+    let tuned = Tuned::train(&[]);
+    let rows = tuned.path("rows.jsonl");
+    let more = ["--data", &rows, "--answers", "15"];
+    let got = json(&tuned.compare(&[&more[..], &["--json"]].concat()));
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value}"));
+    let loss = &got["difference"]["loss"];
+    let [before, after] = ["base", "tuned"].map(|side| number(&got[side]["held_out"]["loss"]));
+    assert_eq!(number(&loss["value"]), after - before);
+    let [low, high] = ["low", "high"].map(|end| number(&loss["interval"][end]));
+    assert!(low < after - before && after - before < high && high < 0.0, "{loss}");
+    // Paired, it is narrower than either loss's own.
+    let own = &got["base"]["held_out"]["loss_interval"];
+    assert!(high - low < number(&own["high"]) - number(&own["low"]), "{loss} and {own}");
+    assert!(loss["says"].as_str().unwrap().starts_with("Held-out loss fell by"), "{loss}");
+
+    let questions = got["questions"].as_array().unwrap();
+    assert_eq!((questions.len(), &questions[4]["reference"]["answer"]), (15, &"8".into()));
+    let right = |side: &str| questions.iter().filter(|q| q[side]["right"] == true).count();
+    for side in ["base", "tuned"] {
+        assert_eq!(got[side]["accuracy"]["right"], right(side));
+        assert_eq!(got[side]["accuracy"]["reference_rules"], serde_json::json!({ "last number": 15 }));
+    }
+    let accuracy = &got["difference"]["accuracy"];
+    assert_eq!(number(&accuracy["value"]), (right("tuned") as f64 - right("base") as f64) / 15.0);
+    let screen = said(&tuned.compare(&more));
+    for part in ["Held-out loss fell by", "right answers", "paired bootstrap over rows", "so few rows"] {
+        assert!(screen.contains(part), "`{part}` is not in\n{screen}");
+    }
+
+    // One model against itself: no difference, and none is claimed.
+    let model = base();
+    let mut same = vec!["compare", "--base", &model, "--tuned", &model, "--max-new-tokens", "2"];
+    same.extend(more);
+    let screen = said(&smolten(&same));
+    assert!(screen.contains("No difference in right answers seen"), "{screen}");
+    same.push("--json");
+    let got = json(&smolten(&same));
+    for what in ["loss", "accuracy"] {
+        let interval = &got["difference"][what]["interval"];
+        assert_eq!((number(&interval["low"]), number(&interval["high"])), (0.0, 0.0));
+    }
+}
+
 #[test]
 fn where_no_row_is_known_to_be_held_out_there_is_no_loss() {
     let tuned = Tuned::train(&[]);
@@ -243,6 +289,8 @@ fn bad_prompts_and_models_are_explained() {
         refused(&["compare", "--base", &model, "--tuned", &model, "--prompts", file], parts);
     }
     refused(&["compare", "--base", "nowhere", "--tuned", &model], &["model nowhere"]);
+    let ask = ["compare", "--base", &model, "--tuned", &model, "--answers", "3"];
+    refused(&ask, &["--answers", "no run.json", "--data"]);
     let tuned = Tuned::train(&[]);
     std::fs::write(tuned.path("run/run.json"), "{\"recipe\": 3}").unwrap();
     refused(&["compare", "--base", &model, "--tuned", &tuned.path("run")], &["run.json", "no recipe"]);

@@ -6,7 +6,7 @@ mod common;
 use common::engine::{Engine, FORWARD, bound, join, sequence, tiny_parts};
 use common::{assert_close, max_abs};
 use smolten::arena::{Category, Plan};
-use smolten::backend::{Backend, Cpu, KvCache, StepOutput, UpdateRule};
+use smolten::backend::{Backend, CachedSequence, Cpu, KvCache, StepOutput, UpdateRule};
 use smolten::batch::{Examples, MicroBatch, Window};
 use smolten::config::Parameter;
 use smolten::dtype::DType;
@@ -157,7 +157,7 @@ fn inference(dtype: DType) -> (Model, Cpu, Vec<KvCache>, smolten::arena::Tensor,
     let model = Model::plan(&mut plan, &config, dtype, capacity, Purpose::Inference);
     let width = config.num_key_value_heads * config.head_dim;
     let mut cache = || plan.tensor(Category::KvCache, 140, width, dtype);
-    let caches = (0..3).map(|_| KvCache { keys: cache(), values: cache() }).collect();
+    let caches = (0..3).map(|_| KvCache { keys: cache(), values: cache(), slots: 1 }).collect();
     let logits = plan.tensor(Category::Scratch, 140, config.vocab_size, DType::F32);
     let mut cpu = Cpu::new(&plan, dtype).unwrap();
     let read = |p: &smolten::config::Parameter, out: &mut [f32]| {
@@ -189,7 +189,7 @@ fn planning_for_inference_changes_no_bit_and_caching_only_rounding() {
             targets: part(&batch.targets),
         };
         model.feed(&mut cpu, &Feed::new(&fed), &mut params).unwrap();
-        model.extend(&mut cpu, past, &caches).unwrap();
+        model.extend(&mut cpu, &[CachedSequence { slot: 0, past }], &caches).unwrap();
         model.logits(&mut cpu, logits.head(piece)).unwrap();
         got.extend(read_floats(&mut cpu, logits.head(piece)).unwrap());
         past += piece;

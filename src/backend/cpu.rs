@@ -302,21 +302,18 @@ impl Backend for Cpu {
     fn attention_cached(
         &mut self,
         heads: Heads,
-        past: usize,
+        sequences: &[CachedSequence],
         qkv: Tensor,
         cache: KvCache,
         out: Tensor,
     ) -> Result<()> {
         let (qkv, out) = (self.active(qkv), self.active(out));
         qkv.expect("attention_cached", "qkv", [out.rows, heads.qkv_width()])?;
-        if past + qkv.rows > cache.keys.rows {
-            let (dim, got) = ("positions", (past + qkv.rows).to_string());
-            let rule = "no more positions than the cache was planned for";
-            return Err(Error::Unsupported { op: "attention_cached", dim, got, rule });
-        }
+        cache.expect(qkv.rows, sequences)?;
         let ([input], [keys, values, output]) = self.memory.lend([qkv], [cache.keys, cache.values, out]);
         with_element!(qkv.dtype, E => {
-            attention::cached::<E>(input.get(), heads, past, keys.get(), values.get(), output.get());
+            let (qkv, keys, values) = (input.get::<E>(), keys.get(), values.get());
+            attention::cached(qkv, heads, sequences, cache.positions(), keys, values, output.get());
         });
         Ok(())
     }

@@ -250,19 +250,20 @@ impl Backend for CudaEngine {
     fn attention_cached(
         &mut self,
         heads: Heads,
-        past: usize,
+        sequences: &[CachedSequence],
         qkv: Tensor,
         cache: KvCache,
         out: Tensor,
     ) -> Result<()> {
         let _range = range(format_args!("attention_cached"));
-        let (qkv, out) = (qkv.head(self.tokens), out.head(self.tokens));
-        if past + self.tokens > cache.keys.rows {
-            let (dim, got) = ("positions", (past + self.tokens).to_string());
-            let rule = "no more positions than the cache was planned for";
-            return Err(Error::Unsupported { op: "attention_cached", dim, got, rule });
+        cache.expect(self.tokens, sequences)?;
+        let (each, positions) = (self.tokens / sequences.len(), cache.positions());
+        for (i, &CachedSequence { slot, past }) in sequences.iter().enumerate() {
+            let [qkv, out] = [qkv, out].map(|t| t.rows(i * each, each));
+            let cache = [cache.keys, cache.values].map(|t| t.rows(slot * positions, positions));
+            attention_launch::cached(&self.device, self.rung, heads, past, qkv, cache, out)?;
         }
-        attention_launch::cached(&self.device, self.rung, heads, past, qkv, [cache.keys, cache.values], out)
+        Ok(())
     }
     fn linear_swiglu(&mut self, x: Tensor, w: Projection, gate_up: Tensor, act: Tensor) -> Result<()> {
         let _range = range(format_args!("linear_swiglu"));

@@ -13,6 +13,7 @@ mod cpu;
 mod cuda;
 
 pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
+pub use crate::ops::attention::CachedSequence;
 pub use crate::ops::attention_launch::AttentionBackward;
 pub use crate::ops::cross_entropy::{HeadGradients, LinearCrossEntropy};
 pub use crate::ops::linear::Projection;
@@ -119,13 +120,46 @@ pub struct SwigluBackward {
     pub dgate_up: Tensor,
 }
 
-/// Keys and values of one layer during generation.
+/// Keys and values of one layer during generation, of one sequence or several.
 #[derive(Clone, Copy, Debug)]
 pub struct KvCache {
-    /// A `[positions, K·D]`, rotated.
+    /// A `[slots · positions, K·D]`, rotated.
     pub keys: Tensor,
-    /// A `[positions, K·D]`.
+    /// A `[slots · positions, K·D]`.
     pub values: Tensor,
+    /// Sequences it has room for.
+    pub slots: usize,
+}
+
+impl KvCache {
+    /// Tokens it has room for of each sequence.
+    pub fn positions(&self) -> usize {
+        self.keys.rows / self.slots
+    }
+
+    /// Checks that `tokens` new tokens of these sequences, as many of each, have a place: for every backend.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming what does not fit.
+    pub fn expect(&self, tokens: usize, sequences: &[CachedSequence]) -> Result<()> {
+        let unsupported = |dim, got: usize, rule| {
+            Err(Error::Unsupported { op: "attention_cached", dim, got: got.to_string(), rule })
+        };
+        if sequences.is_empty() || !tokens.is_multiple_of(sequences.len()) {
+            return unsupported("sequences", sequences.len(), "as many tokens of each");
+        }
+        let each = tokens / sequences.len();
+        for sequence in sequences {
+            if sequence.slot >= self.slots {
+                return unsupported("slot", sequence.slot, "a slot that the cache was planned with");
+            }
+            if sequence.past + each > self.positions() {
+                let rule = "no more positions than the cache was planned for";
+                return unsupported("positions", sequence.past + each, rule);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A part of the training step that is the same list of operations every time.
@@ -220,11 +254,12 @@ pub trait Backend {
         rope: RopeTable,
         args: AttentionBackward,
     ) -> Result<()>;
-    /// Appends the tokens' keys and values to the cache behind `past` positions, and attends to all of them.
+    /// Appends the tokens' keys and values, as many tokens of each sequence in turn, to what the cache holds of their
+    /// sequence, and attends to all of that.
     fn attention_cached(
         &mut self,
         heads: Heads,
-        past: usize,
+        sequences: &[CachedSequence],
         qkv: Tensor,
         cache: KvCache,
         out: Tensor,

@@ -2,8 +2,8 @@
 
 use crate::arena::Tensor;
 use crate::backend::{
-    AttentionBackward, Backend, BatchBuffers, KvCache, LinearCrossEntropy, LossScale, Part, Projection,
-    RmsNormBackward, RopeTable, StepOutput, StepParams, SwigluBackward, Trainable, UpdateRule,
+    AttentionBackward, Backend, BatchBuffers, CachedSequence, KvCache, LinearCrossEntropy, LossScale, Part,
+    Projection, RmsNormBackward, RopeTable, StepOutput, StepParams, SwigluBackward, Trainable, UpdateRule,
 };
 use crate::dtype::DType;
 use crate::error::Result;
@@ -83,7 +83,9 @@ impl<B: Backend> Backend for Timed<B> {
         attention_backward(
             batch: &BatchBuffers, heads: Heads, rope: RopeTable, args: AttentionBackward
         ) -> Result<()>;
-        attention_cached(heads: Heads, past: usize, qkv: Tensor, cache: KvCache, out: Tensor) -> Result<()>;
+        attention_cached(
+            heads: Heads, sequences: &[CachedSequence], qkv: Tensor, cache: KvCache, out: Tensor
+        ) -> Result<()>;
         linear_swiglu(x: Tensor, w: Projection, gate_up: Tensor, act: Tensor) -> Result<()>;
         linear_swiglu_backward(args: SwigluBackward) -> Result<()>;
         linear_cross_entropy(batch: &BatchBuffers, args: LinearCrossEntropy) -> Result<()>;

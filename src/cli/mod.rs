@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod answers;
 mod bench;
 mod compare;
 mod decoding;

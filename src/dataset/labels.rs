@@ -61,15 +61,9 @@ impl Encoder<'_> {
     }
 
     fn conversation(&self, prompt: &[Message], completion: &[Message], check: bool) -> Result<Tokenised> {
-        let mut turns: Vec<Message> = Vec::with_capacity(prompt.len() + completion.len() + 1);
-        let first = prompt.first().or(completion.first());
-        if let Some(system) = self.system
-            && first.is_none_or(|m| m.role != "system")
-        {
-            turns.push(Message::new("system", system));
-        }
-        let prompt_turns = turns.len() + prompt.len();
-        turns.extend(prompt.iter().chain(completion).map(|m| self.stripped(m)));
+        let all: Vec<Message> = prompt.iter().chain(completion).cloned().collect();
+        let turns = self.turns(&all);
+        let prompt_turns = turns.len() - completion.len();
 
         let tagged = self.loss_on == LossOn::Assistant && self.template.marks_generation();
         let (text, parts) = match tagged {
@@ -93,6 +87,13 @@ impl Encoder<'_> {
         };
         tokenised.round_trip = round_trip;
         Ok(tokenised)
+    }
+
+    /// The turns as the model sees them: behind the system turn, where they bring none of their own.
+    pub(super) fn turns(&self, turns: &[Message]) -> Vec<Message> {
+        let own = turns.first().is_some_and(|m| m.role == "system");
+        let system = self.system.filter(|_| !own).map(|text| Message::new("system", text));
+        system.into_iter().chain(turns.iter().map(|m| self.stripped(m))).collect()
     }
 
     /// Contents without white space around them, as Python's `str.strip` takes it off, where that is asked for.

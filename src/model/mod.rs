@@ -34,6 +34,17 @@ pub struct Capacity {
     pub positions: usize,
 }
 
+impl Capacity {
+    /// Room for what either has room for.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens.max(other.tokens),
+            sequences: self.sequences.max(other.sequences),
+            positions: self.positions.max(other.positions),
+        }
+    }
+}
+
 /// One weight: its name, its values, its gradient.
 #[derive(Clone, Debug)]
 pub struct Weight {
@@ -301,12 +312,12 @@ impl Model {
         }
     }
 
-    /// Room for keys and values of every layer, for `positions` tokens.
-    pub fn plan_cache(&self, plan: &mut Plan, positions: usize) -> Vec<KvCache> {
+    /// Room for keys and values of every layer, for `slots` sequences of `positions` tokens each.
+    pub fn plan_cache(&self, plan: &mut Plan, positions: usize, slots: usize) -> Vec<KvCache> {
         let width = self.config.num_key_value_heads * self.config.head_dim;
         let dtype = self.scratch.norm.dtype;
-        let mut one = || plan.tensor(Category::KvCache, positions, width, dtype);
-        self.layers.iter().map(|_| KvCache { keys: one(), values: one() }).collect()
+        let mut one = || plan.tensor(Category::KvCache, slots * positions, width, dtype);
+        self.layers.iter().map(|_| KvCache { keys: one(), values: one(), slots }).collect()
     }
 
     fn cross_entropy(&self, training: bool) -> LinearCrossEntropy {

@@ -2,7 +2,7 @@
 
 use super::{Fused, Layer, Model};
 use crate::arena::Tensor;
-use crate::backend::{AttentionBackward, Backend, KvCache, RmsNormBackward, SwigluBackward};
+use crate::backend::{AttentionBackward, Backend, CachedSequence, KvCache, RmsNormBackward, SwigluBackward};
 use crate::cuda::range;
 use crate::error::Result;
 
@@ -11,8 +11,8 @@ use crate::error::Result;
 enum Attend<'a> {
     /// The sequences of the micro-batch.
     Batch,
-    /// One sequence, of which `past` tokens are in the caches.
-    Cached { past: usize, caches: &'a [KvCache] },
+    /// Sequences of which tokens are in the caches, one a layer.
+    Cached { sequences: &'a [CachedSequence], caches: &'a [KvCache] },
 }
 
 impl Model {
@@ -38,12 +38,17 @@ impl Model {
         self.backward(b)
     }
 
-    /// Runs new tokens of one sequence of which `past` are cached.
+    /// Runs new tokens, as many of each of these sequences, that the caches, one a layer, hold the beginning of.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn extend(&self, b: &mut dyn Backend, past: usize, caches: &[KvCache]) -> Result<()> {
-        self.forward(b, Attend::Cached { past, caches })
+    pub fn extend(
+        &self,
+        b: &mut dyn Backend,
+        sequences: &[CachedSequence],
+        caches: &[KvCache],
+    ) -> Result<()> {
+        self.forward(b, Attend::Cached { sequences, caches })
     }
 
     /// Logits of the last `logits.rows` tokens of the last pass, f32.
@@ -52,6 +57,11 @@ impl Model {
     /// Those of the backend.
     pub fn logits(&self, b: &mut dyn Backend, logits: Tensor) -> Result<()> {
         b.logits(self.scratch.norm, self.head.w, logits)
+    }
+
+    /// Losses of the first `n` supervised tokens of the last pass, in their order, f32.
+    pub(crate) fn token_losses(&self, n: usize) -> Tensor {
+        Tensor { cols: n, ..self.scratch.losses }
     }
 
     /// Residual stream after block `l`.
@@ -77,8 +87,8 @@ impl Model {
         b.linear_rope(&self.batch, heads, self.rope, k.norm1, layer.qkv.projection(), k.qkv)?;
         match attend {
             Attend::Batch => b.attention_forward(&self.batch, heads, k.qkv, k.attention, k.lse)?,
-            Attend::Cached { past, caches } => {
-                b.attention_cached(heads, past, k.qkv, caches[l], k.attention)?;
+            Attend::Cached { sequences, caches } => {
+                b.attention_cached(heads, sequences, k.qkv, caches[l], k.attention)?;
             }
         }
         b.linear_residual(k.attention, layer.o.projection(), k.x, k.mid)?;

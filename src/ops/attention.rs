@@ -10,7 +10,7 @@
 mod cached;
 pub mod tiled;
 
-pub use cached::cached;
+pub use cached::{CachedSequence, cached};
 
 use super::convert::{rounding, widen};
 use super::math::{exp, max, rounded, simd, sum, sum_products};

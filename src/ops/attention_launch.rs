@@ -144,10 +144,11 @@ pub fn backward(
     launch(OP, device, keys, grid(OP, rung, t, sequences, heads.kv_heads)?, args)
 }
 
-/// Appends the tokens' keys and values to the cache behind `past` positions, and attends to all of them. `qkv` A
-/// `[T, (H + 2K)·D]`, `keys` and `values` A `[positions, K·D]`, `out` A `[T, H·D]`.
+/// Appends the tokens' keys and values to the cache of one sequence behind `past` positions, and attends to all of them.
+/// `qkv` A `[T, (H + 2K)·D]`, `keys` and `values` A `[positions, K·D]`, `out` A `[T, H·D]`.
 ///
-/// Tokens in use that have no place in the cache are left out; the caller knows how many there are.
+/// Tokens in use that have no place in the cache are left out; the caller knows how many there are. So are those beyond
+/// `qkv`, which another sequence has.
 pub fn cached(
     device: &Cuda,
     rung: Rung,
@@ -177,7 +178,7 @@ pub fn cached(
         keys: device.address(keys),
         values: device.address(values),
         past: dim_i32(OP, "past", past)?,
-        capacity: dim_i32(OP, "positions", keys.rows)?,
+        capacity: dim_i32(OP, "positions", keys.rows.min(past + t))?,
         ..args(OP, device, heads)?
     };
     let tokens = dim_u32(OP, "T", t)?;

@@ -14,7 +14,7 @@ mod step;
 
 pub use folder::{Resumed, RunFolder};
 pub use prepare::{Run, Sample};
-pub use rows::{Rows, Sources, load_dataset};
+pub use rows::{Rows, Sources, load_dataset, load_questions};
 pub use state::State;
 pub use step::{Trained, peak_memory};
 

@@ -1,7 +1,7 @@
 //! The rows of a run: which are trained on, and which are held out.
 
-use crate::batch::{Examples, Order, split};
-use crate::dataset::{DataSource, Dataset, Encoder, FieldNames, cache_folder, load};
+use crate::batch::{Examples, Order, Origin, split};
+use crate::dataset::{DataSource, Dataset, Encoder, FieldNames, Question, cache_folder, load, questions};
 use crate::error::Result;
 use crate::pretrained::Pretrained;
 use crate::recipe::{Compat, Recipe};
@@ -93,6 +93,21 @@ pub fn load_dataset(
 ) -> Result<Dataset> {
     let encoder = Encoder { template, ..Encoder::new(recipe, pretrained) };
     load(source, &encoder, &FieldNames::new(recipe), cache_folder().as_deref())
+}
+
+/// Examples of such a data set as questions, of the rows that ask something.
+///
+/// # Errors
+/// As [`questions`].
+pub fn load_questions(
+    recipe: &Recipe,
+    source: &DataSource,
+    pretrained: &Pretrained,
+    template: &ChatTemplate,
+    origins: &[Origin],
+) -> Result<Vec<Question>> {
+    let encoder = Encoder { template, ..Encoder::new(recipe, pretrained) };
+    questions(source, &encoder, &FieldNames::new(recipe), origins)
 }
 
 /// The order of the rows in each epoch.

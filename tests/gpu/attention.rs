@@ -11,10 +11,10 @@ use super::linear::has_tensor_cores;
 use super::{common, open, read, set_params};
 use common::real::{Real, assert_allowed, assert_within};
 use half::{bf16, f16};
-use host::{Buffers, Forward, Host, POSITIONS, Shape, read_used, sentinels, step, write_used};
+use host::{Buffers, Forward, Host, POSITIONS, SENTINEL, Shape, read_used, sentinels, step, write_used};
 use reference::{reference, reference_gradient};
 use smolten::arena::{Category, Plan, Tensor};
-use smolten::backend::{Backend, BatchBuffers, KvCache, Part, RopeTable};
+use smolten::backend::{Backend, BatchBuffers, CachedSequence, KvCache, Part, RopeTable};
 use smolten::cuda::{Cuda, Rung};
 use smolten::dtype::{DType, Element};
 use smolten::error::{Error, Result};
@@ -244,12 +244,47 @@ fn a_full_cache_is_refused() {
     let mut of = |rows, cols| plan.tensor(Category::Activations, rows, cols, DType::F16);
     let heads = Heads { heads: 2, kv_heads: 1, head_dim: 16 };
     let (qkv, out) = (of(4, heads.qkv_width()), of(4, heads.width()));
-    let cache = KvCache { keys: of(8, 16), values: of(8, 16) };
+    let cache = KvCache { keys: of(16, 16), values: of(16, 16), slots: 2 };
     let mut engine = super::engine(&plan, DType::F16, Rung::Production);
     engine.set_params(&step(3, 1)).unwrap();
-    engine.attention_cached(heads, 5, qkv, cache, out).unwrap();
-    let refused = engine.attention_cached(heads, 6, qkv, cache, out).unwrap_err();
-    assert!(matches!(refused, Error::Unsupported { dim: "positions", .. }), "{refused}");
+    let mut attend = |sequences: &[(usize, usize)]| {
+        let sequences: Vec<_> = sequences.iter().map(|&(slot, past)| CachedSequence { slot, past }).collect();
+        match engine.attention_cached(heads, &sequences, qkv, cache, out) {
+            Ok(()) => "",
+            Err(Error::Unsupported { dim, .. }) => dim,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(attend(&[(1, 5)]), "");
+    assert_eq!(attend(&[(1, 6)]), "positions");
+    assert_eq!(attend(&[(2, 0)]), "slot");
+    assert_eq!(attend(&[(0, 0), (1, 0)]), "sequences");
+    assert_eq!(attend(&[]), "sequences");
+}
+
+/// A call for one token of several, as when each is of another sequence, leaves what the others have alone. Three heads do not
+/// fill the naive rung's block.
+#[test]
+fn a_call_for_one_token_touches_no_other() {
+    let host = Host::<f16>::new((3, 1, 64, &[3]));
+    let mut plan = Plan::default();
+    let b = Buffers::new(&mut plan, &host);
+    let mut cuda = open(&plan, DType::F16);
+    for rung in super::RUNGS {
+        host.upload(&mut cuda, &b);
+        b.cache.into_iter().for_each(|t| write_used::<f16>(&mut cuda, t, &[]));
+        sentinels::<f16>(&mut cuda, b.of.out);
+        let [qkv, out] = [b.of.qkv, b.of.out].map(|t| t.rows(1, 1));
+        attention_launch::cached(&cuda, rung, host.heads, 0, qkv, b.cache, out).unwrap();
+        let out = read::<f16>(&cuda, b.of.out);
+        let untouched = |row: &[f16]| row.iter().all(|&x| x == f16::from_f32(SENTINEL));
+        let rows: Vec<bool> = out.chunks(b.of.out.cols).map(untouched).collect();
+        assert_eq!(rows[..3], [true, false, true], "{rung:?}");
+        for cache in b.cache {
+            let rest = &read::<f16>(&cuda, cache)[cache.cols..];
+            assert!(rest.iter().all(|x| x.is_nan()), "{rung:?}: written behind the token");
+        }
+    }
 }
 
 /// Attention captured once and replayed for micro-batches of other lengths: nothing in the launches knows them.

@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/decoding.rs"]
+mod decoding;
 #[allow(dead_code, reason = "only dry runs here")]
 #[path = "../common/runs.rs"]
 mod runs;
@@ -18,6 +20,7 @@ macro_rules! in_each_type {
 mod attention;
 mod bench;
 mod bias;
+mod decode;
 mod embedding;
 mod fused;
 mod head;

@@ -101,7 +101,7 @@ fn fused_is_in_turn<E: Operand>() {
     for t in 1..=MOST_ROWS {
         let x = values::<E>(t * inputs, 1.0, 1);
         let (w, bias) = (values::<E>(width * inputs, 0.5, 2), values::<f32>(width, 1.0, 3));
-        let positions = [8, 0, 3, 5][..t].to_vec();
+        let positions = [8, 0, 3, 5, 1, 7, 2, 8][..t].to_vec();
         let mut sums = vec![f32::NAN; t * width];
         forward_f32(level(), &x, Weight::Plain(&w), &mut sums, inputs);
         sums.chunks_mut(width).for_each(|row| row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b));
@@ -145,7 +145,7 @@ fn threads_and_rows<E: Operand>() {
         bits(&y)
     };
     let want = run(1, t);
-    for (threads, rows) in [(1, 1), (2, t), (2, 1), (3, t), (3, 3)] {
+    for (threads, rows) in [(1, 1), (2, t), (2, 1), (3, t), (3, 3), (1, 5), (1, 6)] {
         assert!(run(threads, rows) == want, "{threads} threads, {rows} rows at a time");
     }
 }

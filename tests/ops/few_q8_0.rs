@@ -146,7 +146,7 @@ fn fused_is_in_turn<E: Operand>() {
     for t in [1, MOST_ROWS] {
         let x = values::<E>(t * inputs, 1.0, 1);
         let (w, bias) = (blocks(width * per_row, 2), values::<f32>(width, 1.0, 3));
-        let positions = [8, 0, 3, 5][..t].to_vec();
+        let positions = [8, 0, 3, 5, 1, 7, 2, 8][..t].to_vec();
         let mut sums = vec![f32::NAN; t * width];
         forward_f32(level(), &x, Weight::Q8_0(&w), &mut sums, inputs);
         sums.chunks_mut(width).for_each(|row| row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b));

@@ -1,10 +1,11 @@
 //! Rows that the tuned model was not trained on.
 
-use crate::cli::fetch;
+use crate::cli::{answers, fetch};
 use serde_json::{Value, json};
 use smolten::batch::{Examples, split};
 use smolten::dataset::content_hash;
 use smolten::error::{Error, Result};
+use smolten::eval::Exam;
 use smolten::pretrained::Pretrained;
 use smolten::recipe::{Recipe, RecipeOverrides};
 use smolten::trainer::load_dataset;
@@ -84,6 +85,18 @@ impl HeldOut {
             None => format!("all rows of {file}, the run's evaluation set"),
         };
         Ok(Self { source, recipe: record.recipe.clone(), data: file.to_owned(), split_rows })
+    }
+
+    /// The first `most` of these rows as questions, in the tokens of `pretrained` and the template of `tuned`.
+    pub fn exam(
+        &self,
+        pretrained: &Pretrained,
+        tuned: &Pretrained,
+        (examples, indices): &(Examples, Vec<usize>),
+        most: usize,
+    ) -> Result<Exam> {
+        let source = fetch::data(&self.data)?;
+        answers::exam(&self.recipe, &source, pretrained, &tuned.template, (examples, indices), most)
     }
 
     /// The rows as tokens of `pretrained`, in the template of `tuned`: a store, and which of it were held out.

@@ -1,8 +1,12 @@
 //! The comparison for people, and as JSON.
 
+use super::difference::{Difference, Differences};
 use super::side::Side;
 use super::{Matched, page};
+use crate::cli::answers;
 use serde_json::{Value, json};
+use smolten::dataset::Question;
+use smolten::eval::{Exam, FinalAnswer};
 use smolten::generate::StopReason;
 
 /// What both models are given, one line each.
@@ -42,9 +46,10 @@ pub fn page(matched: &Matched, base: &Side, tuned: &Side, width: usize) -> Strin
         page += &page::pair((&left, &base.texts[i]), (&right, &tuned.texts[i]), width);
     }
     page += "\n";
-    page += &table(matched, base, tuned);
+    let differences = Differences::new(matched, base, tuned);
+    page += &table(matched, &differences, base, tuned);
     page += "\n";
-    for note in notes(matched, base, tuned) {
+    for note in notes(matched, &differences, base, tuned) {
         page += &(page::wrap(&note, width).join("\n") + "\n");
     }
     page.trim_end().to_owned()
@@ -70,10 +75,12 @@ impl Line {
     }
 }
 
-fn lines(matched: &Matched, base: &Side, tuned: &Side) -> Vec<Line> {
-    let (a, b, n) = (&base.figures, &tuned.figures, matched.prompts.len());
+fn lines(matched: &Matched, differences: &Differences, base: &Side, tuned: &Side) -> Vec<Line> {
+    let (a, b) = (&base.figures, &tuned.figures);
+    let n = matched.prompts.len() + base.answered.as_ref().map_or(0, |answered| answered.accuracy.rows);
     let share = |s: Option<f64>| s.map_or("-".to_owned(), |s| format!("{:.1} %", 100.0 * s));
     let ended = |rate: f64| format!("{:.0} of {n}", rate * n as f64);
+    let seen = |difference: &Option<Difference>| difference.as_ref().is_some_and(|d| !d.is_null());
     let mut lines = vec![
         Line {
             what: "ended the turn",
@@ -94,13 +101,13 @@ fn lines(matched: &Matched, base: &Side, tuned: &Side) -> Vec<Line> {
             wanted: a.repetition.zip(b.repetition),
         },
     ];
-    if let (Some(a), Some(b)) = (base.held_out, tuned.held_out) {
-        let comparable = matched.same_tokens;
+    if let (Some(a), Some(b)) = (&base.held_out, &tuned.held_out) {
+        let (a, b) = (&a.evaluation, &b.evaluation);
         lines.push(Line {
             what: "held-out loss",
             base: format!("{:.4}", a.loss),
             tuned: format!("{:.4}", b.loss),
-            wanted: comparable.then_some((a.loss, b.loss)),
+            wanted: seen(&differences.loss).then_some((a.loss, b.loss)),
         });
         lines.push(Line {
             what: "held-out perplexity",
@@ -112,15 +119,24 @@ fn lines(matched: &Matched, base: &Side, tuned: &Side) -> Vec<Line> {
             what: "held-out accuracy",
             base: share(Some(a.mean_token_accuracy)),
             tuned: share(Some(b.mean_token_accuracy)),
-            wanted: comparable.then_some((-a.mean_token_accuracy, -b.mean_token_accuracy)),
+            wanted: matched.same_tokens.then_some((-a.mean_token_accuracy, -b.mean_token_accuracy)),
+        });
+    }
+    if let (Some(a), Some(b)) = (&base.answered, &tuned.answered) {
+        let (a, b) = (&a.accuracy, &b.accuracy);
+        lines.push(Line {
+            what: "right answers",
+            base: format!("{} of {}", a.right, a.rows),
+            tuned: format!("{} of {}", b.right, b.rows),
+            wanted: seen(&differences.accuracy).then_some((-a.accuracy, -b.accuracy)),
         });
     }
     lines
 }
 
-fn table(matched: &Matched, base: &Side, tuned: &Side) -> String {
+fn table(matched: &Matched, differences: &Differences, base: &Side, tuned: &Side) -> String {
     let mut text = format!("{:<20} {:>10}   {:>10}\n", "", "base", "tuned");
-    for line in lines(matched, base, tuned) {
+    for line in lines(matched, differences, base, tuned) {
         let (left, right) = line.marks();
         let row = format!("{:<20} {:>10}{left:<2} {:>10}{right}", line.what, line.base, line.tuned);
         text += &(row.trim_end().to_owned() + "\n");
@@ -129,33 +145,27 @@ fn table(matched: &Matched, base: &Side, tuned: &Side) -> String {
 }
 
 /// What the table says, and how little.
-fn notes(matched: &Matched, base: &Side, tuned: &Side) -> Vec<String> {
+fn notes(matched: &Matched, differences: &Differences, base: &Side, tuned: &Side) -> Vec<String> {
     let n = matched.prompts.len();
     let mut notes = vec![format!(
         "* the better of the two in this line alone. {n} prompts show a direction, not its size; and longer answers \
          repeat more."
     )];
-    let (Some(a), Some(b)) = (base.held_out, tuned.held_out) else { return notes };
-    let tokens = b.supervised_tokens;
-    notes.push(if !matched.same_tokens {
-        "Held-out loss is a mean over tokens, and the two models' tokens differ: these losses cannot be compared."
-            .to_owned()
-    } else if b.loss < a.loss {
-        format!("Held-out loss fell by {:.4}, over {tokens} tokens that were not trained on.", a.loss - b.loss)
-    } else if b.loss > a.loss {
-        format!(
-            "Held-out loss ROSE by {:.4}, over {tokens} tokens that were not trained on: there the tuned model is the \
-             worse one, whatever its answers look like. Fewer steps or a smaller --lr may help.",
-            b.loss - a.loss
-        )
-    } else {
-        format!("Held-out loss is the same, over {tokens} tokens.")
-    });
+    if !matched.same_tokens && base.held_out.is_some() {
+        let why = "Held-out loss is a mean over tokens, and the two models' tokens differ: these losses cannot be \
+                   compared.";
+        notes.push(why.to_owned());
+    }
+    notes.extend(differences.says(base));
+    for (name, side) in [("base", base), ("tuned", tuned)] {
+        let Some(answered) = &side.answered else { continue };
+        notes.push(format!("{name}: {}", answers::lines(&answered.accuracy, &answered.figures()).join("\n")));
+    }
     notes
 }
 
 /// The whole comparison as one JSON object.
-pub fn document(matched: &Matched, base: &Side, tuned: &Side) -> Value {
+pub fn document(matched: &Matched, exam: Option<&Exam>, base: &Side, tuned: &Side) -> Value {
     let side = |side: &Side| {
         let answers: Vec<Value> = side
             .answers
@@ -172,6 +182,7 @@ pub fn document(matched: &Matched, base: &Side, tuned: &Side) -> Value {
             "mean_new_tokens": side.figures.mean_new_tokens,
             "repetition": side.figures.repetition,
             "held_out": side.held_out,
+            "accuracy": side.answered.as_ref().map(|answered| &answered.accuracy),
         })
     };
     json!({
@@ -183,5 +194,21 @@ pub fn document(matched: &Matched, base: &Side, tuned: &Side) -> Value {
         "held_out_rows": matched.held_out.as_ref().ok().map(|rows| &rows.source),
         "base": side(base),
         "tuned": side(tuned),
+        "difference": Differences::new(matched, base, tuned).document(),
+        "questions": exam.map(|exam| questions(exam, base, tuned)),
     })
+}
+
+/// What each model made of each question.
+fn questions(exam: &Exam, base: &Side, tuned: &Side) -> Vec<Value> {
+    let of = |side: &Side, i| side.answered.as_ref().map(|answered| answered.document(i));
+    let one = |(i, (question, reference)): (usize, &(Question, FinalAnswer))| {
+        json!({
+            "place": question.place,
+            "reference": answers::found(Some(reference)),
+            "base": of(base, i),
+            "tuned": of(tuned, i),
+        })
+    };
+    exam.questions.iter().enumerate().map(one).collect()
 }

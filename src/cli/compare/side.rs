@@ -1,28 +1,27 @@
 //! One of the two models: what it is given, and what it makes of it.
 
 use super::Matched;
+use crate::cli::answers::{self, Answered};
 use crate::cli::decoding::DecodingArguments;
-use crate::cli::eval::token_bar;
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::cli::eval::losses;
 use smolten::arena::Plan;
-use smolten::backend::{self, Backend};
+use smolten::backend;
 use smolten::batch::Examples;
 use smolten::error::{Error, Result};
-use smolten::eval::{self, Answer, AnswerFigures, Evaluation};
-use smolten::generate::Decoder;
-use smolten::model::{Capacity, Model, Purpose};
+use smolten::eval::{self, AnswerFigures, Exam, Rows};
+use smolten::generate::{Answer, BatchDecoder};
+use smolten::model::{Model, Purpose};
 use smolten::pretrained::Pretrained;
 use smolten::recipe::EngineChoice;
 use smolten::template::Message;
-
-/// Tokens of a prompt that go through a model together.
-const PREFILL: usize = 256;
 
 /// Prompts and held-out rows in the tokens of one model.
 pub struct Input {
     prompts: Vec<Vec<u32>>,
     /// A store of rows, and which of them were held out.
     held_out: Option<(Examples, Vec<usize>)>,
+    /// Rows to answer.
+    pub exam: Option<Exam>,
     /// Ends of a turn for either model, as this one has them.
     stop_ids: Vec<u32>,
 }
@@ -52,20 +51,13 @@ impl Input {
         let spelt = |id: &u32| own.tokenizer.id(&other.tokenizer.token(*id)?);
         let mut stop_ids = own.stop_ids.clone();
         stop_ids.extend(other.stop_ids.iter().filter_map(spelt));
-        Ok(Self { prompts, held_out, stop_ids })
-    }
-
-    /// Room for the longest prompt and its answer, and for the held-out rows.
-    fn capacity(&self, max_new_tokens: usize, limit: usize) -> Capacity {
-        let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let positions = limit.min(longest.saturating_add(max_new_tokens));
-        let rows = self.held_out.as_ref().map(|(examples, indices)| eval::capacity(examples, indices));
-        let rows = rows.unwrap_or(Capacity { tokens: 0, sequences: 0, positions: 0 });
-        Capacity {
-            tokens: PREFILL.min(positions).max(rows.tokens),
-            sequences: rows.sequences.max(1),
-            positions: positions.max(rows.positions),
-        }
+        let exam = match (&matched.held_out, &held_out, matched.questions) {
+            (_, _, 0) => None,
+            (Ok(rows), Some(encoded), most) => Some(rows.exam(own, tuned, encoded, most)?),
+            (Err(why), ..) => return Err(Error::input("--answers", why, "name rows with --data")),
+            (Ok(_), None, _) => None,
+        };
+        Ok(Self { prompts, held_out, exam, stop_ids })
     }
 }
 
@@ -77,10 +69,12 @@ pub struct Side {
     pub texts: Vec<String>,
     /// The same as tokens.
     pub answers: Vec<Answer>,
-    /// Figures about them.
+    /// Figures about them, and the answers to questions.
     pub figures: AnswerFigures,
     /// Cost of the held-out rows.
-    pub held_out: Option<Evaluation>,
+    pub held_out: Option<Rows>,
+    /// Answers to questions.
+    pub answered: Option<Answered>,
 }
 
 impl Side {
@@ -95,54 +89,31 @@ impl Side {
     ) -> Result<Self> {
         let config = &pretrained.config;
         let dtype = backend::precision(choice.device, choice.precision, config)?;
-        let capacity = input.capacity(decoding.max_new_tokens, config.max_position_embeddings);
+        let questions = input.exam.as_ref().map(answers::prompts).unwrap_or_default();
+        let prompts = [&input.prompts[..], &questions].concat();
+        let limit = config.max_position_embeddings;
+        let room = BatchDecoder::capacity(&prompts, decoding.max_new_tokens, limit);
+        let rows = input.held_out.as_ref().map(|(examples, indices)| eval::capacity(examples, indices));
+        let capacity = rows.map_or(room, |rows| rows.max(room));
         let mut plan = Plan::default();
         let engine = Model::plan(&mut plan, config, dtype, capacity, Purpose::Inference);
-        // Each answer ends where the context does, whatever room the rows asked for.
-        let decoder = Decoder::plan(&mut plan, &engine, config.max_position_embeddings);
+        let decoder = BatchDecoder::plan(&mut plan, &engine, room);
         let mut backend = backend::open(choice.device, &plan, dtype)?;
         engine.load(&mut *backend, |parameter, out| pretrained.weights.read(parameter, out))?;
 
-        let answers = answer(&engine, &mut *backend, decoder, name, input, decoding)?;
-        let held_out = match &input.held_out {
-            Some((examples, indices)) => {
-                let bar = token_bar(indices.iter().map(|&i| examples.tokens_of(i)).sum());
-                let batches = eval::micro_batches(examples, indices, capacity.tokens);
-                let batches = batches.inspect(|batch| bar.inc(batch.tokens() as u64));
-                let evaluation = eval::evaluate(&engine, &mut *backend, batches)?;
-                bar.finish_and_clear();
-                Some(evaluation)
-            }
-            None => None,
-        };
+        let how = decoding.continuation(&input.stop_ids);
+        let mut answers = answers::all(&engine, &mut *backend, &decoder, &prompts, &how, name)?;
+        let held_out = input
+            .held_out
+            .as_ref()
+            .map(|(examples, indices)| losses(&engine, &mut *backend, examples, indices, capacity));
+        let held_out = held_out.transpose()?;
+        let figures = AnswerFigures::new(&answers);
+        let to_questions = answers.split_off(input.prompts.len());
+        let answered =
+            input.exam.as_ref().map(|exam| Answered::new(exam, to_questions, pretrained)).transpose()?;
         let texts = answers.iter().map(|a| pretrained.tokenizer.decode(&a.ids, true));
         let texts = texts.collect::<Result<_>>()?;
-        let figures = AnswerFigures::new(&answers);
-        Ok(Self { model: model.to_owned(), texts, answers, figures, held_out })
+        Ok(Self { model: model.to_owned(), texts, answers, figures, held_out, answered })
     }
-}
-
-/// The answer to every prompt, each from the same seed.
-fn answer(
-    model: &Model,
-    backend: &mut dyn Backend,
-    mut decoder: Decoder,
-    name: &str,
-    input: &Input,
-    decoding: &DecodingArguments,
-) -> Result<Vec<Answer>> {
-    let style = ProgressStyle::with_template("{msg}: {pos} tokens, {per_sec}").expect("well formed");
-    let how = decoding.continuation(&input.stop_ids);
-    let mut answers = Vec::new();
-    for (i, prompt) in input.prompts.iter().enumerate() {
-        let bar = ProgressBar::no_length().with_style(style.clone());
-        bar.set_message(format!("{name}: answer {} of {}", i + 1, input.prompts.len()));
-        let (ids, stop_reason) = decoder.generate(model, backend, prompt, &how, |_| {
-            bar.inc(1);
-            Ok(())
-        })?;
-        bar.finish_and_clear();
-        answers.push(Answer { ids, stop_reason });
-    }
-    Ok(answers)
 }

@@ -8,36 +8,58 @@ use rayon::prelude::*;
 /// Multiplications of queries and keys below which another thread is not worth calling.
 const MIN_SHARED: usize = 1 << 15;
 
-/// Attention of `t` new tokens over `past` cached positions and themselves. The new keys and values are appended.
+/// A sequence whose keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachedSequence {
+    /// Which of the places for a sequence that the cache has.
+    pub slot: usize,
+    /// Its tokens that are in the cache.
+    pub past: usize,
+}
+
+/// Attention of new tokens, as many of each sequence in turn, over what is cached of their sequence and themselves. The
+/// new keys and values are appended. A token's arithmetic is the same whatever other sequences there are.
 ///
-/// `qkv` A `[t, (H + 2K)·D]`, rotated; `keys`, `values` A `[positions, K·D]`; `out` A `[t, H·D]`.
+/// `qkv` A `[t, (H + 2K)·D]`, rotated; `keys`, `values` A `[slots · positions, K·D]`; `out` A `[t, H·D]`.
 pub fn cached<E: Element>(
     qkv: &[E],
     heads: Heads,
-    past: usize,
+    sequences: &[CachedSequence],
+    positions: usize,
     keys: &mut [E],
     values: &mut [E],
     out: &mut [E],
 ) {
     let (d, width, kv_width) = (heads.head_dim, heads.qkv_width(), heads.kv_heads * heads.head_dim);
+    let tokens = qkv.len() / width;
+    let each = tokens / sequences.len();
+    // First row of its sequence in the cache, and its own place in the sequence.
+    let place = |t: usize| {
+        let CachedSequence { slot, past } = sequences[t / each];
+        (slot * positions, past + t % each)
+    };
     for (t, row) in qkv.chunks_exact(width).enumerate() {
-        let at = (past + t) * kv_width;
+        let (first, position) = place(t);
+        let at = (first + position) * kv_width;
         let (k, v) = row[heads.width()..].split_at(kv_width);
         keys[at..][..kv_width].copy_from_slice(k);
         values[at..][..kv_width].copy_from_slice(v);
     }
-    let past_rows = Cached { keys, values, kv_width, d };
+    let (keys, values): (&[E], &[E]) = (keys, values);
     let (scale, group) = (scale(heads), heads.group());
     let head = |(task, out): (usize, &mut [E])| {
         let (t, h) = (task / heads.heads, task % heads.heads);
         let q = &qkv[t * width + h * d..][..d];
+        let (first, position) = place(t);
+        let from = first * kv_width;
+        let past_rows = Cached { keys: &keys[from..], values: &values[from..], kv_width, d };
         simd(
             #[inline(always)]
-            || past_rows.attend(q, past + t + 1, h / group * d, scale, out),
+            || past_rows.attend(q, position + 1, h / group * d, scale, out),
         );
     };
-    let tokens = qkv.len() / width;
-    if tokens * heads.width() * (past + tokens) < MIN_SHARED {
+    let seen: usize = sequences.iter().map(|s| each * (s.past + each)).sum();
+    if seen * heads.width() < MIN_SHARED {
         out.chunks_exact_mut(d).enumerate().for_each(head);
     } else {
         out.par_chunks_exact_mut(d).enumerate().for_each(head);

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows up to which the weight is not packed for the matrix unit.
-pub const MOST_ROWS: usize = 4;
+pub const MOST_ROWS: usize = 8;
 
 /// Bytes of a weight that are worth a thread.
 const MIN_SHARE: usize = 1 << 17;
@@ -74,15 +74,15 @@ impl<E: Element> Operands<'_, E> {
     /// The 32 columns of panel `p`, for all rows.
     fn panel(&self, pairing: Pairing, p: usize, epilogue: &impl Epilogue) {
         let firsts = pairing.firsts(p);
-        let mut sums = Block::ZERO;
-        for (row, x) in self.x.chunks_exact(self.inputs).enumerate() {
-            for (first, sums) in firsts.into_iter().zip(sums.0[row].as_chunks_mut().0) {
-                // Half a panel may lie beyond the weight.
-                let until = self.outputs.min(first + HALF);
-                if first < until {
-                    self.w.dots(first..until, x, sums);
-                }
+        let (mut sums, rows) = (Block::ZERO, self.x.len() / self.inputs);
+        for (half, first) in firsts.into_iter().enumerate() {
+            // Half a panel may lie beyond the weight.
+            let until = self.outputs.min(first + HALF);
+            if first < until {
+                self.w.dots(first..until, self.x, self.inputs, half, &mut sums.0[..rows]);
             }
+        }
+        for row in 0..rows {
             let strip = Strip { row, firsts: &[firsts], blocks: std::slice::from_ref(&sums), line: row };
             simd(
                 #[inline(always)]
@@ -93,8 +93,44 @@ impl<E: Element> Operands<'_, E> {
 }
 
 impl<E: Element> Weight<'_, E> {
+    /// Sums of rows `rows`, at most 16, with each row of `x`, of `inputs` elements, into that half of its line.
+    fn dots(self, rows: Range<usize>, x: &[f32], inputs: usize, half: usize, lines: &mut [[f32; SIDE]]) {
+        #[cfg(target_arch = "x86_64")]
+        if lines.len() > 1
+            && Level::best() >= Level::Avx512
+            && self.dots_of_rows_avx512(rows.clone(), x, inputs, half, lines)
+        {
+            return;
+        }
+        for (x, line) in x.chunks_exact(inputs).zip(lines) {
+            self.dots_of_row(rows.clone(), x, &mut line.as_chunks_mut().0[half]);
+        }
+    }
+
+    /// As [`Weight::dots_avx512`], of several rows of `x`.
+    #[cfg(target_arch = "x86_64")]
+    fn dots_of_rows_avx512(
+        self,
+        rows: Range<usize>,
+        x: &[f32],
+        inputs: usize,
+        half: usize,
+        lines: &mut [[f32; SIDE]],
+    ) -> bool {
+        let Self::Plain(w) = self else { return false };
+        let (w, columns) = (&w[rows.start * inputs..rows.end * inputs], half * HALF);
+        match E::DTYPE {
+            // SAFETY: the level has AVX-512.
+            DType::F32 => unsafe { avx512::rows_f32(bytemuck::cast_slice(w), x, inputs, lines, columns) },
+            // SAFETY: as above.
+            DType::BF16 => unsafe { avx512::rows_bf16(bytemuck::cast_slice(w), x, inputs, lines, columns) },
+            _ => return false,
+        }
+        true
+    }
+
     /// Sums of rows `rows`, at most 16, of the length of `x` each.
-    fn dots(self, rows: Range<usize>, x: &[f32], sums: &mut [f32; HALF]) {
+    fn dots_of_row(self, rows: Range<usize>, x: &[f32], sums: &mut [f32; HALF]) {
         #[cfg(target_arch = "x86_64")]
         {
             if Level::best() >= Level::Avx512 && self.dots_avx512(rows.clone(), x, sums) {

@@ -5,7 +5,7 @@
 use super::prefetch;
 use crate::dtype::{Element, Q8_0};
 use crate::ops::math::{LANES, finish};
-use crate::ops::tile::HALF;
+use crate::ops::tile::{HALF, SIDE};
 use half::bf16;
 use std::arch::x86_64::*;
 
@@ -144,3 +144,72 @@ macro_rules! rows {
 rows!(dots_f32, dot_f32, f32, 1);
 rows!(dots_bf16, dot_bf16, bf16, 1);
 rows!(dots_q8_0, dot_q8_0, Q8_0, Q8_0::LEN);
+
+/// Rows of `x` that what is loaded of a weight serves: their sums and the weight fit into registers.
+const TOGETHER: usize = 4;
+
+/// `lanes + w·x`, each product and each sum rounded.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_all(lanes: Lanes, w: Lanes, x: &[f32; 2 * LANES]) -> Lanes {
+    [add(lanes[0], w[0], first(x)), add(lanes[1], w[1], second(x))]
+}
+
+#[inline(always)]
+fn row(x: &[f32], inputs: usize, t: usize) -> &[f32] {
+    &x[t * inputs..][..inputs]
+}
+
+/// A function that multiplies with several rows of `x`: of each the sums of `$dot`, in its order.
+macro_rules! several {
+    ($name:ident, $together:ident, $dot:ident, $element:ty, $wide:ident) => {
+        /// As `$dot`, of four rows. No closure: one would have no AVX-512, and what is called around it would not be
+        /// compiled into this.
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        fn $together(w: &[$element], [a, b, c, d]: [&[f32]; TOGETHER]) -> [f32; TOGETHER] {
+            let (w, w_rest) = w.as_chunks::<{ 2 * LANES }>();
+            let ((a, a_rest), (b, b_rest)) = (a.as_chunks(), b.as_chunks());
+            let ((c, c_rest), (d, d_rest)) = (c.as_chunks(), d.as_chunks());
+            let (mut lanes, mut i, n) = ([[_mm512_setzero_ps(); 2]; TOGETHER], 0, w.len());
+            let (a, b, c, d) = (&a[..n], &b[..n], &c[..n], &d[..n]);
+            while i < n {
+                prefetch(&raw const w[i], size_of_val(&w[i]));
+                let wide = [$wide(first(&w[i])), $wide(second(&w[i]))];
+                lanes[0] = add_all(lanes[0], wide, &a[i]);
+                lanes[1] = add_all(lanes[1], wide, &b[i]);
+                lanes[2] = add_all(lanes[2], wide, &c[i]);
+                lanes[3] = add_all(lanes[3], wide, &d[i]);
+                i += 1;
+            }
+            let [p, q, r, s] = lanes;
+            [end(p, w_rest, a_rest), end(q, w_rest, b_rest), end(r, w_rest, c_rest), end(s, w_rest, d_rest)]
+        }
+
+        /// `lines[t][first + i] = w[i]·x[t]` for as many rows of `w` and of `x`, of `inputs` elements, as there are.
+        #[target_feature(enable = "avx512f")]
+        pub fn $name(w: &[$element], x: &[f32], inputs: usize, lines: &mut [[f32; SIDE]], first: usize) {
+            for (i, w) in w.chunks_exact(inputs).enumerate() {
+                for (x, lines) in x.chunks(TOGETHER * inputs).zip(lines.chunks_mut(TOGETHER)) {
+                    let last = lines.len() - 1;
+                    if last == 0 {
+                        lines[0][first + i] = $dot(w, x);
+                        continue;
+                    }
+                    // Where there are less than four, the last stands in.
+                    let [a, b, c, d] = [0, 1, 2.min(last), 3.min(last)];
+                    let x = [row(x, inputs, a), row(x, inputs, b), row(x, inputs, c), row(x, inputs, d)];
+                    let sums = $together(w, x);
+                    let mut t = 0;
+                    while t <= last {
+                        lines[t][first + i] = sums[t];
+                        t += 1;
+                    }
+                }
+            }
+        }
+    };
+}
+
+several!(rows_f32, four_f32, dot_f32, f32, load);
+several!(rows_bf16, four_bf16, dot_bf16, bf16, widen);
