@@ -239,12 +239,11 @@ fn the_version_says_what_it_was_built_from_and_what_it_would_use() {
         lines[1].starts_with("processor: ") && lines[1].ends_with(&format!("computes with {level}")),
         "{long}"
     );
-    let kernels = if smolten::cuda::Images::of_this_binary().is_some() {
-        "kernels: machine code"
-    } else {
-        "kernels: none"
+    let wanted = match smolten::cuda::Images::of_this_binary() {
+        Some(_) => "PTX for compute capability 7.5 and newer",
+        None => "kernels: none",
     };
-    assert!(lines[2].starts_with(kernels), "{long}");
+    assert!(lines[2].starts_with("kernels: ") && lines[2].contains(wanted), "{long}");
 }
 
 /// In a bash of its own: what a user gets for the words typed so far and a press of Tab.

@@ -25,13 +25,15 @@ fn kernels(images: Option<Images>) -> String {
     };
     let list = |list: &[u32]| {
         let list: Vec<String> = list.iter().map(|c| format!("{}.{}", c / 10, c % 10)).collect();
-        if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+        list.join(", ")
     };
-    format!(
-        "kernels: machine code for compute capability {}, PTX for {} and newer (CUDA {major}.{minor})",
-        list(&code),
-        list(&ptx[..ptx.len().min(1)])
-    )
+    let code = if code.is_empty() {
+        "no machine code".to_owned()
+    } else {
+        format!("machine code for {}", list(&code))
+    };
+    let ptx = list(&ptx[..ptx.len().min(1)]);
+    format!("kernels: {code}, PTX for compute capability {ptx} and newer (CUDA {major}.{minor})")
 }
 
 #[cfg(test)]
@@ -42,11 +44,11 @@ mod tests {
     fn kernels_are_named_by_compute_capability() {
         let images = Some(Images { code: vec![75, 80, 120], ptx: vec![75, 80], cuda: (13, 0) });
         let want =
-            "kernels: machine code for compute capability 7.5, 8.0, 12.0, PTX for 7.5 and newer (CUDA 13.0)";
+            "kernels: machine code for 7.5, 8.0, 12.0, PTX for compute capability 7.5 and newer (CUDA 13.0)";
         assert_eq!(kernels(images), want);
         assert!(
             kernels(Some(Images { code: vec![], ptx: vec![75], cuda: (12, 8) }))
-                .contains("compute capability none, PTX for 7.5")
+                .contains("no machine code, PTX for")
         );
         assert!(kernels(None).starts_with("kernels: none"));
     }
