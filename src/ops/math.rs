@@ -4,9 +4,6 @@
 //! three contracts a product and a sum, and sums go through [`LANES`] accumulators whatever the vector width, so
 //! all give the same bits.
 
-#[cfg(target_arch = "x86_64")]
-pub(super) mod avx512;
-
 use super::tile::Level;
 use crate::dtype::{Element, Q8_0};
 

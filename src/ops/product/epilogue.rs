@@ -4,7 +4,7 @@ use super::output::{Lanes, Output, load};
 use super::{Epilogue, Strip};
 use crate::dtype::{DType, Element};
 use crate::ops::attention::Heads;
-use crate::ops::math;
+use crate::ops::math::sigmoid;
 use crate::ops::rope::Table;
 use crate::ops::tile::HALF;
 use half::bf16;
@@ -36,21 +36,6 @@ fn native(x: Lanes<f32>) -> Lanes<bf16> {
     let narrow = _mm512_cvtneps_pbh(wide);
     // SAFETY: both are 32 bytes without padding, and every bit pattern is a value.
     unsafe { std::mem::transmute(narrow) }
-}
-
-/// Of each. `NATIVE`: see [`round`].
-#[inline(always)]
-fn sigmoids<const NATIVE: bool>(x: &Lanes<f32>) -> Lanes<f32> {
-    #[cfg(target_arch = "x86_64")]
-    if NATIVE {
-        // SAFETY: asked for by code that is compiled for processors with AVX-512.
-        return unsafe { math::avx512::sigmoid(x) };
-    }
-    let mut y = [0.0; HALF];
-    for i in 0..HALF {
-        y[i] = math::sigmoid(x[i]);
-    }
-    y
 }
 
 #[inline(always)]
@@ -233,9 +218,9 @@ impl<T: Element> Epilogue for Swiglu<'_, T> {
             let gate = round::<NATIVE, T>(biased(self.bias, first, gate));
             let up = round::<NATIVE, T>(biased(self.bias, second, up));
             let (g, u) = (widen(gate), widen(up));
-            let (s, mut act) = (sigmoids::<NATIVE>(&g), [0.0; HALF]);
+            let mut act = [0.0; HALF];
             for i in 0..HALF {
-                act[i] = g[i] * s[i] * u[i];
+                act[i] = g[i] * sigmoid(g[i]) * u[i];
             }
             // SAFETY: every element of the result is handed over once.
             unsafe { gate_up.put(first, gate) };
@@ -272,12 +257,12 @@ impl<T: Element> Epilogue for SwigluGradient<'_, T> {
                 let (first, sums) = (firsts[half], halves[half]);
                 let (g, u) = (widen(load(gate, first)), widen(load(up, first)));
                 let d = widen(round::<NATIVE, T>(*sums));
-                let s = sigmoids::<NATIVE>(&g);
                 let (mut act, mut dgate, mut dup) = ([0.0; HALF], [0.0; HALF], [0.0; HALF]);
                 for i in 0..HALF {
-                    let silu = g[i] * s[i];
+                    let s = sigmoid(g[i]);
+                    let silu = g[i] * s;
                     act[i] = silu * u[i];
-                    dgate[i] = d[i] * u[i] * (s[i] + silu * (1.0 - s[i]));
+                    dgate[i] = d[i] * u[i] * (s + silu * (1.0 - s));
                     dup[i] = d[i] * silu;
                 }
                 // SAFETY: every element of the result is handed over once, and with it the two gradients.
