@@ -3,6 +3,7 @@
 mod audit;
 mod cache;
 mod cell;
+mod counts;
 mod encode;
 mod files;
 mod findings;
@@ -14,6 +15,7 @@ mod source;
 mod utf8;
 
 pub use audit::{Audit, LengthBin};
+pub use counts::{Count, Lengths};
 pub use encode::{Encoder, Label, LabelledToken};
 pub use load::{Dataset, cache_folder, load};
 pub use read::{PlacedRow, Rows, read_batches, read_row, read_rows};
