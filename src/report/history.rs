@@ -154,7 +154,8 @@ impl History {
         self.steps = step;
         self.epoch = of("epoch")?;
         self.loss.push(step, loss);
-        self.smoothed.push(step, self.smooth(loss));
+        let smoothed = self.smooth(loss);
+        self.smoothed.push(step, smoothed);
         self.learning_rate.push(step, of("learning_rate")?);
         let norm = of("grad_norm")?;
         self.skipped += usize::from(!norm.is_finite());

@@ -15,7 +15,7 @@ mod series;
 mod words;
 
 pub use history::{History, Sample};
-pub use overlay::{RunRecord, differences, is_ours, overlay};
+pub use overlay::{FIGURES, RunRecord, differences, is_ours, overlay};
 pub use record::{DataRecord, ModelRecord, Record};
 pub use series::{Bucket, Series};
 pub use words::{duration, figure, grouped, loss, mib, verdict};

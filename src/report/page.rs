@@ -44,7 +44,10 @@ pub fn render(name: &str, charts: &[Chart], of_page: Value) -> Result<String> {
     for (name, source) in PAGES {
         environment.add_template(name, source).map_err(bug)?;
     }
-    environment.get_template(name).and_then(|page| page.render(context)).map_err(bug)
+    environment
+        .get_template(name)
+        .and_then(|page| page.render(minijinja::value::Serde(&context)))
+        .map_err(bug)
 }
 
 fn bug(error: minijinja::Error) -> Error {
