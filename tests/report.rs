@@ -91,7 +91,7 @@ fn page(
 /// No address, and no number that is none.
 fn assert_self_contained(page: &str) {
     for address in
-        ["http://", "https://", "src=", "url(", "@import", "<iframe", "<object", "fetch(", "XMLHttp"]
+        ["http://", "https://", "src=\"", "url(", "@import", "<iframe", "<object", "fetch(", "XMLHttp"]
     {
         assert!(!page.contains(address), "{address}");
     }

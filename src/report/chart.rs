@@ -3,19 +3,23 @@
 
 use super::scale::{From, Scale, Tick};
 use super::series::Series;
-use super::words::figure;
+use super::words::{figure, grouped};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 const SIDE: f64 = 1000.0;
+/// Values that have a dot each, at most.
+const DOTS: usize = 60;
 /// Distance of two labels at the right end, in percent of the height.
 const LABEL_GAP: f64 = 10.0;
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// A thin line through every value.
+    /// A line through every value.
+    Plain,
+    /// The same, behind others.
     Thin,
     /// A line through the means.
     Strong,
@@ -112,7 +116,7 @@ impl Chart {
             latest: String::new(),
             notes: Vec::new(),
             x: steps.step_ticks(axis.ticks),
-            y: scale.ticks(4),
+            y: scale.ticks(axis.ticks),
             x_ends: steps.ends(),
             shapes: Vec::new(),
             labels: Vec::new(),
@@ -122,7 +126,11 @@ impl Chart {
             values: lines.iter().map(|line| values(line)).collect(),
         };
         if let Some((step, value)) = spike {
-            chart.notes.push(format!("beyond the picture: up to {} at step {step}", figure(value)));
+            chart.notes.push(format!(
+                "beyond the picture: up to {} at step {}",
+                figure(value),
+                grouped(step as u64)
+            ));
         }
         for line in lines {
             chart.draw(line);
@@ -135,6 +143,7 @@ impl Chart {
         let Line { colour, style, series, .. } = line;
         let (path, dots) = self.path(series, *style);
         let class = match style {
+            Style::Plain => "plain",
             Style::Thin => "thin",
             Style::Strong | Style::Dots => "strong",
         };
@@ -171,7 +180,7 @@ impl Chart {
                 let (x, y) = (SIDE * self.steps.share(step as f64), SIDE * (1.0 - self.scale.share(value)));
                 let letter = if i == 0 { 'M' } else { 'L' };
                 write!(path, "{letter}{x:.1} {y:.1}").expect("text takes text");
-                if style == Style::Dots || points.len() == 1 {
+                if points.len() == 1 || (style == Style::Dots && series.buckets().len() <= DOTS) {
                     // A stroke without length, whose round ends keep their form when the picture is stretched.
                     write!(dots, "M{x:.1} {y:.1}h0").expect("text takes text");
                 }

@@ -77,9 +77,9 @@ pub fn differences(runs: &[RunRecord]) -> Vec<(String, Vec<String>)> {
     let others = [
         hash("precision of the step", |r| r.precision.clone()),
         hash("device that computed", |r| r.device.clone()),
-        hash("sha256 of the data", |r| brief(&r.data.sha256)),
+        hash("sha256 of the data", |r| brief(&r.data.sha256.concat())),
         hash("sha256 of the held-out data", |r| {
-            r.eval_data.as_ref().map(|d| brief(&d.sha256)).unwrap_or_default()
+            r.eval_data.as_ref().map(|d| brief(&d.sha256.concat())).unwrap_or_default()
         }),
         hash("sha256 of the model", |r| {
             r.model.sha256.values().map(|v| brief(&text(v))).collect::<Vec<_>>().join(" ")
@@ -197,9 +197,9 @@ fn charts(runs: &[RunRecord]) -> Vec<Chart> {
         of("held_out", "Held-out loss", Style::Dots, From::Data, true, |h| &h.held_out),
         of("loss", "Training loss, smoothed", Style::Strong, From::Data, true, |h| &h.smoothed),
         of("rate", "Learning rate", Style::Strong, From::Zero, false, |h| &h.learning_rate),
-        of("norm", "Gradient norm", Style::Thin, From::Wide, false, |h| &h.grad_norm),
-        of("speed", "Tokens per second", Style::Thin, From::Zero, false, |h| &h.tokens_per_second),
-        of("seconds", "Seconds of a step", Style::Thin, From::Zero, false, |h| &h.seconds),
+        of("norm", "Gradient norm", Style::Plain, From::Wide, false, |h| &h.grad_norm),
+        of("speed", "Tokens per second", Style::Plain, From::Zero, false, |h| &h.tokens_per_second),
+        of("seconds", "Seconds of a step", Style::Plain, From::Zero, false, |h| &h.seconds),
     ]
 }
 

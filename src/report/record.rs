@@ -40,8 +40,8 @@ pub struct Record {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct DataRecord {
-    /// Hash of its rows.
-    pub sha256: String,
+    /// Hash of each file.
+    pub sha256: Vec<String>,
     /// What became of them.
     pub audit: Option<Audit>,
     /// Rows of it that were held out.

@@ -62,7 +62,8 @@ impl Scale {
         }
         let usual = usual(buckets());
         let spikes = usual.is_some_and(|usual| largest.1 - usual > SPIKE * (usual - low));
-        let high = if spikes { usual.map_or(largest.1, |usual| usual + (usual - low)) } else { largest.1 };
+        let high =
+            if spikes { usual.map_or(largest.1, |usual| usual + 0.25 * (usual - low)) } else { largest.1 };
         let low = if from == From::Zero { low.min(0.0) } else { low };
         // One value, or many that are the same, lie in the middle.
         let room = if high > low { 0.05 * (high - low) } else { (0.05 * high.abs()).max(f64::MIN_POSITIVE) };
@@ -192,7 +193,7 @@ mod tests {
         values[100] = 1e6;
         let (scale, spike) = Scale::values(&[&series(values)], From::Data);
         assert_eq!(spike, Some((101, 1e6)));
-        assert!(scale.share(2.2) > 0.4 && scale.share(1e6) == 2.0);
+        assert!(scale.share(2.2) > 0.7 && scale.share(1e6) == 2.0);
     }
 
     #[test]

@@ -29,9 +29,9 @@ pub fn figures(history: &History, record: &Record) -> Vec<Figure> {
         Figure { what, value: value.unwrap_or_else(|| "–".to_owned()), unit, more }
     };
     let h = history;
-    let best = h
-        .best
-        .map_or(String::new(), |(step, loss)| format!("; lowest {} after step {step}", words::loss(loss)));
+    let best = h.best.map_or(String::new(), |(step, loss)| {
+        format!("; lowest {} after step {}", words::loss(loss), grouped(step as u64))
+    });
     let held_out = match h.held_out_ends() {
         Some((before, _)) => format!("{} before{best}", words::loss(before)),
         None if h.held_out.last().is_some() => "before the first step".to_owned(),
@@ -103,7 +103,7 @@ pub fn charts(history: &History, record: &Record) -> Vec<Chart> {
         loss.notes.push(format!("{} {steps} skipped, the gradient not being finite (red marks)", h.skipped));
     }
     let one = |id, title, series, from, unit: &str| {
-        let mut chart = Chart::new(id, title, &[line(title, 0, Style::Thin, false, series)], from, axis(4));
+        let mut chart = Chart::new(id, title, &[line(title, 0, Style::Plain, false, series)], from, axis(4));
         chart.latest = series.last().map_or(String::new(), |(_, value)| format!("{}{unit}", figure(value)));
         chart
     };
@@ -350,10 +350,13 @@ pub fn recipe(record: &Record) -> Keys {
 
 /// Hashes of data and model.
 pub fn hashes(record: &Record) -> Vec<(String, String)> {
-    let mut hashes = vec![(record.key("data"), record.data.sha256.clone())];
-    hashes.extend(record.eval_data.as_ref().map(|data| (record.key("eval_data"), data.sha256.clone())));
+    let of = |key: &str, data: &DataRecord| {
+        let name = record.key(key);
+        data.sha256.iter().map(|hash| (name.clone(), hash.clone())).collect::<Vec<_>>()
+    };
+    let mut hashes = of("data", &record.data);
+    hashes.extend(record.eval_data.iter().flat_map(|data| of("eval_data", data)));
     hashes.extend(record.model.sha256.iter().map(|(file, hash)| (file.clone(), text(hash))));
-    hashes.retain(|(_, hash)| !hash.is_empty());
     hashes
 }
 
