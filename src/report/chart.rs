@@ -142,12 +142,19 @@ impl Chart {
     fn draw(&mut self, line: &Line<'_>) {
         let Line { colour, style, series, .. } = line;
         let (path, dots) = self.path(series, *style);
+        // Of values that were joined the mean is a line of its own.
+        let behind = *style == Style::Plain && !series.is_whole();
         let class = match style {
+            Style::Plain if behind => "thin",
             Style::Plain => "plain",
             Style::Thin => "thin",
             Style::Strong | Style::Dots => "strong",
         };
         self.shapes.push(Shape { class: format!("{class} c{colour}"), d: path });
+        if behind {
+            let (means, _) = self.path(series, Style::Strong);
+            self.shapes.push(Shape { class: format!("plain c{colour}"), d: means });
+        }
         if !dots.is_empty() {
             self.shapes.push(Shape { class: format!("dots c{colour}"), d: dots });
         }

@@ -149,6 +149,9 @@ fn label(value: f64, unit: f64) -> String {
         let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
         return format!("{}e{power}", digits.trim_end_matches('0').trim_end_matches('.'));
     }
+    if value >= 1e4 && unit >= 1e3 {
+        return format!("{}k", grouped(whole(value / 1e3)));
+    }
     if !unit.is_finite() {
         return figure(value);
     }
@@ -177,6 +180,8 @@ mod tests {
         assert_eq!((labels(&scale.ticks(4)), spike), (vec!["1", "2", "3"], None));
         let (scale, _) = Scale::values(&[&series([0.0, 2e-4])], From::Zero);
         assert_eq!(labels(&scale.ticks(4)), ["0", "1e-4", "2e-4"]);
+        let (scale, _) = Scale::values(&[&series([0.0, 25_000.0])], From::Zero);
+        assert_eq!(labels(&scale.ticks(3)), ["0", "10k", "20k"]);
         let (scale, _) = Scale::values(&[&series([0.71, 0.74])], From::Data);
         assert_eq!(labels(&scale.ticks(3)), ["0.71", "0.72", "0.73", "0.74"]);
         assert_eq!(labels(&Scale::steps(0, 20).step_ticks(4)), ["0", "5", "10", "15", "20"]);

@@ -65,16 +65,24 @@ fn number_of_mib(bytes: u64) -> String {
     grouped(bytes.div_ceil(1 << 20))
 }
 
-/// What the losses say, in a sentence.
+/// What the losses say, in a few sentences.
 pub fn loss_said(history: &History) -> String {
     let smoothed = format!("The strong line is smoothed over about {} steps.", history.span);
-    match history.held_out_ends() {
-        Some((before, after)) => {
-            let (verdict, ends) = (words::verdict(before, after), [before, after].map(words::loss));
-            format!("Held-out loss: {} before, {} now, {verdict}. {smoothed}", ends[0], ends[1])
+    let Some((before, after)) = history.held_out_ends() else {
+        return format!("In nats, a mean over the tokens that are learnt. {smoothed}");
+    };
+    let risen = match history.best {
+        Some((step, best)) if best < after => {
+            format!(
+                " It was lowest after step {}, {}, and has risen since.",
+                grouped(step as u64),
+                words::loss(best)
+            )
         }
-        None => format!("In nats, a mean over the tokens that are learnt. {smoothed}"),
-    }
+        _ => String::new(),
+    };
+    let (verdict, ends) = (words::verdict(before, after), [before, after].map(words::loss));
+    format!("Held-out loss: {} before, {} now, {verdict}.{risen} {smoothed}", ends[0], ends[1])
 }
 
 /// The charts; the first is of the losses.

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-/// `1 min 20 s`, `45 s`, `2 h 5 min`.
+/// `1 min 20 s`, `45 s`, `2 h 5 min`; a dash for what is no number.
 pub fn duration(seconds: f64) -> String {
+    if seconds.is_nan() {
+        return "–".to_owned();
+    }
     let d = Duration::from_secs_f64(seconds.clamp(0.0, 1e9));
     let s = d.as_secs();
     match s {
@@ -86,7 +89,8 @@ mod tests {
 
     #[test]
     fn durations_read_well() {
-        assert_eq!([0.2, 59.9, 61.0, 7500.0].map(duration), ["1 s", "59 s", "1 min 1 s", "2 h 5 min"]);
+        let words = ["1 s", "59 s", "1 min 1 s", "2 h 5 min", "–"];
+        assert_eq!([0.2, 59.9, 61.0, 7500.0, f64::NAN].map(duration), words);
     }
 
     #[test]
