@@ -183,7 +183,7 @@ mod tests {
         let (scale, _) = Scale::values(&[&series([0.0, 25_000.0])], From::Zero);
         assert_eq!(labels(&scale.ticks(3)), ["0", "10k", "20k"]);
         let (scale, _) = Scale::values(&[&series([0.71, 0.74])], From::Data);
-        assert_eq!(labels(&scale.ticks(3)), ["0.71", "0.72", "0.73", "0.74"]);
+        assert_eq!(labels(&scale.ticks(4)), ["0.71", "0.72", "0.73", "0.74"]);
         assert_eq!(labels(&Scale::steps(0, 20).step_ticks(4)), ["0", "5", "10", "15", "20"]);
         assert_eq!(labels(&Scale::steps(0, 1).step_ticks(5)), ["0", "1"]);
         assert_eq!(labels(&Scale::steps(0, 100_000).step_ticks(5))[1], "20,000");
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_wide_spread_has_powers_of_ten() {
         let (scale, spike) = Scale::values(&[&series([0.5, 3.0, 900.0])], From::Wide);
-        assert_eq!((labels(&scale.ticks(4)), spike), (vec!["1", "10", "100"], None));
+        assert_eq!((labels(&scale.ticks(4)), spike), (vec!["1", "10", "100", "1,000"], None));
         assert!(scale.share(0.0) == -1.0 && scale.share(-1.0) == -1.0);
     }
 

@@ -51,10 +51,10 @@ pub fn figure(x: f64) -> String {
         0.0 => "0".to_owned(),
         1e7.. | ..1e-2 => format!("{x:.2e}"),
         1e3.. => format!("{}{}", if x < 0.0 { "-" } else { "" }, grouped(whole(size))),
-        _ => {
-            let before_point = size.log10().floor();
-            format!("{x:.*}", usize::from(before_point < 0.0) + [3, 2, 1][before_point.max(0.0) as usize])
-        }
+        ..1.0 => format!("{x:.4}"),
+        ..10.0 => format!("{x:.3}"),
+        ..100.0 => format!("{x:.2}"),
+        _ => format!("{x:.1}"),
     }
 }
 

@@ -67,7 +67,7 @@ def check_pointer(page, path):
             continue
         plot.scroll_into_view_if_needed()
         box, before = plot.bounding_box(), readout.text_content()
-        page.mouse.move(box["x"] + box["width"] - 1, box["y"] + box["height"] / 2)
+        page.mouse.move(box["x"] + box["width"] - 0.01, box["y"] + box["height"] / 2)
         values = json.loads(page.text_content("#values"))[figure.get_attribute("id")]
         if any(line["steps"] for line in values):
             assert "step" in readout.text_content(), f"{path.name}: {readout.text_content()}"
