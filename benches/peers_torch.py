@@ -60,25 +60,65 @@ def step(size, precision, rows, length, warmup, steps, threads):
                 parameters=sum(p.numel() for p in model.parameters()), versions=versions(torch, transformers))  # fmt: skip
 
 
-def products(shapes, precision, repeats, flush_bytes, threads):
-    """Median microseconds of torch.mm for each [layout, m, n, k], after writing `flush_bytes`, as smolten's bench does."""
+def fused(operation, m, n, k, dtype):
+    """What PyTorch does after the product for what smolten's operation of that name has in it; None where that is nothing."""
+    import torch
+    from torch.nn.functional import silu
+
+    def halves(x):
+        return x.view(m, -1, 2, 32).unbind(2)
+
+    if operation == "linear_residual":
+        residual = torch.randn(m, n).to(dtype)
+        return lambda y: residual + y
+    if operation == "linear_swiglu":
+        return lambda y: silu(y[:, : n // 2]) * y[:, n // 2 :]
+    if operation == "linear_swiglu_backward":
+        gate, up = torch.randn(m, n).to(dtype), torch.randn(m, n).to(dtype)
+        return lambda y: (torch.ops.aten.silu_backward(y * up, gate), y * silu(gate))
+    if operation == "linear_rope":
+        cos, sin = torch.rand(2, m, 1, 64).to(dtype)
+        rotated = k + (n - k) // 2  # queries, as wide as the model, and keys, as wide as values
+
+        def rotate(y):
+            x = y[:, :rotated].reshape(m, -1, 64)
+            a, b = halves(x.flatten(1))
+            turned = torch.cat([-b, a], -1).view(x.shape)
+            return x * cos + turned * sin
+
+        return rotate
+    if operation == "linear_wide":
+        return lambda y: y.float()
+    return None
+
+
+def products(shapes, operations, precision, repeats, flush_bytes, threads):
+    """Median microseconds of torch.mm for each [layout, m, n, k], alone and with what else is in smolten's operation, after
+    writing `flush_bytes`, as smolten's bench does."""
     import torch
 
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    flush, medians = torch.zeros(flush_bytes, dtype=torch.uint8), []
-    for layout, m, n, k in shapes:
-        a = torch.randn(k, m).t() if layout == "tn" else torch.randn(m, k)
-        b = torch.randn(n, k).t() if layout == "nt" else torch.randn(k, n)
-        a, b, out = a.to(dtype), b.to(dtype), torch.empty(m, n, dtype=dtype)
+    flush = torch.zeros(flush_bytes, dtype=torch.uint8)
+
+    def median(run):
         times = []
         for i in range(2 + repeats):
             flush.fill_(i)
             start = time.perf_counter()
-            torch.mm(a, b, out=out)
+            run()
             times.append(1e6 * (time.perf_counter() - start))
-        medians.append(statistics.median(times[2:]))
-    return dict(median_us=medians, versions=versions(torch))
+        return statistics.median(times[2:])
+
+    alone, same = [], []
+    for (layout, m, n, k), operation in zip(shapes, operations):
+        a = torch.randn(k, m).t() if layout == "tn" else torch.randn(m, k)
+        b = torch.randn(n, k).t() if layout == "nt" else torch.randn(k, n)
+        a, b, out = a.to(dtype), b.to(dtype), torch.empty(m, n, dtype=dtype)
+        alone.append(median(lambda: torch.mm(a, b, out=out)))
+        after = fused(operation, m, n, k, dtype)
+        same.append(median(lambda: after(torch.mm(a, b, out=out))) if after else alone[-1])
+    return dict(median_us=alone, same_us=same, versions=versions(torch))
 
 
 def trl(model, data, rows, grad_accum, length, warmup, steps, threads, autocast=True, optim="adamw_8bit"):

@@ -1,6 +1,5 @@
 //! Text from a model, token by token, with a cache of keys and values.
 
-mod awake;
 mod sampling;
 
 pub use sampling::Sampling;
@@ -12,8 +11,8 @@ use crate::config::{ModelConfig, Parameter};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::{Capacity, Feed, Model, Purpose, read_floats};
+use crate::ops::awake::awake;
 use crate::weights::Weights;
-use awake::awake;
 use sampling::Sampler;
 
 /// Prompt tokens that go through the model together.

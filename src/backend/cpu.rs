@@ -7,6 +7,7 @@ use super::*;
 use crate::arena::{Memory, Plan};
 use crate::dtype::{Element, with_element};
 use crate::ops::attention::Saved;
+use crate::ops::awake::awake;
 use crate::ops::grad_norm::{self, GradNorm};
 use crate::ops::linear::{Rotation, SwigluBuffers, Weight};
 use crate::ops::{adamw, adamw_8bit, attention, bias, convert, embedding, linear, rmsnorm, rope};
@@ -102,7 +103,7 @@ impl Backend for Cpu {
     }
 
     fn run(&mut self, _: Part, operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>) -> Result<()> {
-        operations(self)
+        awake(|| operations(self))
     }
 
     fn zero(&mut self, t: Tensor) -> Result<()> {

@@ -8,6 +8,7 @@ use crate::backend::{
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::attention::Heads;
+use crate::ops::awake::awake;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,7 @@ impl<B: Backend> Backend for Timed<B> {
         self.inner.device_memory_bytes()
     }
     fn run(&mut self, _: Part, operations: &mut dyn FnMut(&mut dyn Backend) -> Result<()>) -> Result<()> {
-        operations(self)
+        awake(|| operations(self))
     }
     timed! {
         upload(to: Tensor, bytes: &[u8]) -> Result<()>;

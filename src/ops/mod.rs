@@ -6,6 +6,8 @@ pub mod math;
 
 pub mod convert;
 
+pub mod awake;
+
 pub mod rows;
 
 pub mod tile;

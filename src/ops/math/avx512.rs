@@ -29,7 +29,7 @@ pub fn exp2(x: __m512) -> __m512 {
 #[target_feature(enable = "avx512f,avx512dq")]
 pub fn sigmoid(x: &[f32; LANES]) -> [f32; LANES] {
     // And what the constant lacks.
-    const MINUS_LOG2_E: [f32; 2] = [-std::f32::consts::LOG2_E, 1.925_963e-8];
+    const MINUS_LOG2_E: [f32; 2] = [-std::f32::consts::LOG2_E, -1.925_963e-8];
     const BOUND: f32 = 87.0;
     let one = _mm512_set1_ps(1.0);
     // Of a number and none, the second argument is taken.
