@@ -66,6 +66,15 @@ fn runs_are_laid_over_one_another() {
     let held_out = part(&page, "id=\"held_out\"", "</svg>");
     assert!(held_out.contains("strong c0") && held_out.contains("strong c1"));
 
+    // A folder may be called anything that the system lets it.
+    let odd = folder.path().join("<!--<script>alert(1)");
+    std::fs::create_dir(&odd).unwrap();
+    for file in ["run.json", "metrics.jsonl"] {
+        std::fs::copy(runs[0].join(file), odd.join(file)).unwrap();
+    }
+    assert!(compare(&[odd.to_str().unwrap()]).status.success());
+    assert_self_contained(&std::fs::read_to_string(&path).unwrap());
+
     assert!(compare(&[]).status.success(), "what smolten wrote it may write again");
     let other = folder.path().join("mine.html");
     std::fs::write(&other, "<p>mine</p>").unwrap();
