@@ -293,6 +293,20 @@ mod tests {
     }
 
     #[test]
+    fn a_line_never_turns_back() {
+        let mut series = Series::default();
+        // Three times what a series holds one by one, so that low and high are parts of one bucket, in either order.
+        (1..=3072).for_each(|i| series.push(i, [1.0, 2.0, 3.0, 2.0, 0.5][i % 5]));
+        let line =
+            Line { name: "train".into(), colour: 0, style: Style::Thin, labelled: false, series: &series };
+        let chart = Chart::new("loss", "Loss", &[line], From::Data, axis(3072));
+        let points = chart.shapes[0].d.trim_start_matches('M').split('L');
+        let x: Vec<f64> = points.map(|p| p.split(' ').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(x.len(), 2 * series.buckets().len());
+        assert!(x.windows(2).all(|w| w[0] <= w[1]));
+    }
+
+    #[test]
     fn labels_keep_apart_and_inside() {
         let of = |at| Label { colour: 0, at, name: String::new(), value: String::new() };
         let at: Vec<f64> = spread(vec![of(99.0), of(98.0), of(5.0), of(97.0)]).iter().map(|l| l.at).collect();

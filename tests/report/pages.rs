@@ -119,6 +119,16 @@ fn a_finished_run_says_everything() {
 }
 
 #[test]
+fn a_loss_that_rose_is_not_passed_over() {
+    let mut lines = vec![evaluation(0, 2.0)];
+    lines.extend((1..=9).map(|i| step(i, 1.0, 1.0)));
+    lines.extend([evaluation(5, 2.25), evaluation(9, 2.5)]);
+    let page = page("risen", 9, "m", &lines, &Progress::Finished, &[]);
+    assert!(page.contains("2.0000 before, 2.5000 now, not lower: the rows were memorised"));
+    assert!(page.contains("It was lowest after step 5, 2.2500, and has risen since."));
+}
+
+#[test]
 fn every_text_is_escaped() {
     let lines = [
         sample(0, HOSTILE, HOSTILE),
@@ -159,6 +169,8 @@ fn losses_that_are_no_numbers_leave_gaps() {
     assert_eq!(thin.matches('M').count(), 3, "{thin}");
     assert!(gaps.contains("3 steps were skipped"));
     assert_eq!(part(&gaps, "class=\"missing\"", "/>").matches('M').count(), 3);
+    let strong = part(&gaps, "class=\"strong c0\"", "/>");
+    assert!(strong.matches('M').count() == 1 && strong.contains("L1000.0 "), "{strong}");
     let all: Vec<Value> = (1..=5).map(|i| step(i, f64::NAN, f64::NAN)).collect();
     assert!(page("all_gaps", 5, "m", &all, &Progress::Running, &[]).contains("5 steps were skipped"));
 }
@@ -185,4 +197,7 @@ fn a_long_run_keeps_its_spikes_and_stays_small() {
     let rows = part(&page, "training loss by step", "</table>").matches("<tr>").count();
     assert!((21..=41).contains(&rows), "{rows}");
     assert!(page.contains("100,000 of 100,000 steps"));
+    let texts = part(&page, "id=\"h-texts\"", "</section>");
+    assert!(texts.contains("Before the first step") && texts.contains("After 100,000 steps"));
+    assert!((9..=16).contains(&texts.matches("<blockquote").count()), "a few of those between");
 }

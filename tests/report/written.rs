@@ -18,6 +18,17 @@ fn sitting(
     observer: &mut dyn Observer,
     flag: &AtomicBool,
 ) -> smolten::error::Result<Outcome> {
+    sitting_with(&["eval_every=2", "sample_every=3", "save_every=2"], folder, out, observer, flag)
+}
+
+/// The same with other keys.
+fn sitting_with(
+    sets: &[&str],
+    folder: &Path,
+    out: &Path,
+    observer: &mut dyn Observer,
+    flag: &AtomicBool,
+) -> smolten::error::Result<Outcome> {
     let flags = RecipeOverrides {
         data: Some(sums(folder).display().to_string()),
         steps: Some(9),
@@ -26,8 +37,8 @@ fn sitting(
         ..RecipeOverrides::default()
     };
     let model = format!("model={}", tiny_model().display());
-    let sets =
-        [&model, "eval_share=0.2", "eval_every=2", "sample_every=3", "save_every=2"].map(str::to_owned);
+    let sets: Vec<String> =
+        [&[model.as_str(), "eval_share=0.2"], sets].concat().iter().map(|s| s.to_string()).collect();
     let (recipe, run_folder) = if out.join("run.json").exists() {
         let recipe = RunFolder::recipe(out, None, &[], &RecipeOverrides::default()).unwrap();
         (recipe, RunFolder::resume(out.to_owned()).unwrap())
@@ -70,14 +81,16 @@ fn it_is_written_while_the_run_goes_on_and_at_its_end() {
         let page = report(&out);
         assert!(page.contains("<title>tiny-smollm on rows: running"));
         seen.push(page);
-        // Longer than it waits after steps alone.
-        if step == 1 {
-            std::thread::sleep(Duration::from_millis(3100));
-        }
+        // First what came before the steps is shown; then steps alone, which wait longer.
+        let pause = [1000, 0, 3100].get(step - 1).copied().unwrap_or(0);
+        std::thread::sleep(Duration::from_millis(pause));
     });
-    sitting(folder.path(), &out, &mut look, &never).unwrap();
+    let sets = ["eval_every=0", "sample_every=100", "save_every=0"];
+    sitting_with(&sets, folder.path(), &out, &mut look, &never).unwrap();
     assert!(seen[0].contains("0 of 9 steps"), "at the first step nothing but the evaluation had happened");
-    assert!(seen[1].contains("1 of 9 steps"), "after some seconds a step shows");
+    assert!(seen[1].contains("1 of 9 steps") && seen[1].contains("Before the first step"));
+    assert!(seen[2].contains("1 of 9 steps"), "not after every step");
+    assert!(seen[3].contains("3 of 9 steps"), "after some seconds a step shows");
     let page = report(&out);
     assert_self_contained(&page);
     assert!(page.contains(": finished</title>") && page.contains("9 of 9 steps"));
