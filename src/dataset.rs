@@ -3,6 +3,7 @@
 mod audit;
 mod cache;
 mod cell;
+mod counts;
 mod encode;
 mod files;
 mod findings;
@@ -15,6 +16,7 @@ mod source;
 mod utf8;
 
 pub use audit::{Audit, LengthBin};
+pub use counts::{Count, Lengths};
 pub use encode::{Encoder, Label, LabelledToken};
 pub use load::{Dataset, cache_folder, load};
 pub use question::{Question, questions};

@@ -44,6 +44,8 @@ pub mod export;
 
 pub mod metrics;
 
+pub mod report;
+
 pub mod generate;
 
 pub mod eval;

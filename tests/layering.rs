@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     "error",
     "dtype",
     "config",
@@ -24,6 +24,7 @@ const ORDER: [&str; 27] = [
     "checkpoint",
     "export",
     "metrics",
+    "report",
     "generate",
     "eval",
     "trainer",

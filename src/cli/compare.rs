@@ -1,4 +1,4 @@
-//! `smolten compare`: two models, the same prompts, template, decoding and seed.
+//! `smolten compare`: two models, the same prompts, template, decoding and seed; of runs' records see `overlay`.
 
 mod difference;
 mod held_out;
@@ -8,7 +8,7 @@ mod report;
 mod side;
 
 use super::decoding::DecodingArguments;
-use super::{EngineArguments, fetch, with_threads};
+use super::{EngineArguments, fetch, overlay, with_threads};
 use clap::Args;
 use held_out::{HeldOut, Record};
 use prompts::Prompt;
@@ -32,12 +32,19 @@ Differences come with an interval at 95 %, a paired bootstrap over rows; where i
 #[derive(Args)]
 #[command(after_help = FIGURES)]
 pub struct CompareArguments {
+    /// Instead of two models: folders of runs, whose figures, recipes and losses are compared, on the screen and in a
+    /// page
+    #[arg(value_name = "RUN", num_args = 2.., conflicts_with_all = ["base", "tuned", "prompts", "data", "json"])]
+    runs: Vec<PathBuf>,
+    /// Where the page of the runs goes [default: compare.html]
+    #[arg(long, value_name = "FILE", requires = "runs")]
+    out: Option<PathBuf>,
     /// The model before: a Hugging Face folder, a .gguf file, or the id of a model on the hub: org/name[@revision]
-    #[arg(long, value_name = "MODEL")]
-    base: String,
+    #[arg(long, value_name = "MODEL", required_unless_present = "runs")]
+    base: Option<String>,
     /// The model after, named alike; its chat template is used for both
-    #[arg(long, value_name = "MODEL")]
-    tuned: String,
+    #[arg(long, value_name = "MODEL", required_unless_present = "runs")]
+    tuned: Option<String>,
     /// Prompts, one a line, or a .jsonl file with a field "prompt" [default: the bundled ones]
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
@@ -74,12 +81,17 @@ struct Matched {
 
 /// Opens both models and checks everything, then runs one after the other and prints both.
 pub fn run(arguments: &CompareArguments) -> Result<()> {
+    if !arguments.runs.is_empty() {
+        return overlay::run(&arguments.runs, arguments.out.as_deref());
+    }
     let choice = EngineChoice::resolve(&arguments.engine.overrides())?;
     with_threads(choice.threads, || compare(arguments, choice))
 }
 
 fn compare(arguments: &CompareArguments, choice: EngineChoice) -> Result<()> {
-    let CompareArguments { base, tuned, data, .. } = arguments;
+    let CompareArguments { base: Some(base), tuned: Some(tuned), data, .. } = arguments else {
+        unreachable!("the command line asks for both, or for runs");
+    };
     let prompts = prompts::read(arguments.prompts.as_deref())?;
     let places = [fetch::model(base)?, fetch::model(tuned)?];
     let models = [Pretrained::open(&places[0])?, Pretrained::open(&places[1])?];

@@ -3,7 +3,9 @@
 use super::{EngineArguments, fetch, tokens, with_threads};
 use clap::Args;
 use serde_json::json;
-use smolten::dataset::{Audit, Dataset, Encoder, FieldNames, LabelledToken, cache_folder, load, read_row};
+use smolten::dataset::{
+    Audit, Count, Dataset, Encoder, FieldNames, LabelledToken, cache_folder, load, read_row,
+};
 use smolten::error::Result;
 use smolten::pretrained::Pretrained;
 use smolten::recipe::{EngineChoice, Recipe, RecipeOverrides};
@@ -138,34 +140,9 @@ pub(super) fn report(name: &str, dataset: &Dataset) -> String {
 }
 
 fn table(a: &Audit) -> String {
-    let share = |part: usize, of: usize| match of {
-        0 => String::new(),
-        of => format!("{:.1} %", 100.0 * part as f64 / of as f64),
-    };
-    let checked = format!("of {} checked", a.round_trips);
-    let lines = [
-        ("rows", a.rows, String::new(), ""),
-        ("examples", a.examples, share(a.examples, a.rows), ""),
-        ("tokens of the examples", a.tokens, String::new(), ""),
-        ("supervised tokens", a.supervised_tokens, share(a.supervised_tokens, a.tokens), ""),
-        ("longest row", a.longest, "tokens".to_owned(), ""),
-        ("cut to --max-length", a.truncated, share(a.truncated, a.rows), "truncated"),
-        ("lost the end of a turn", a.lost_turn_ends, share(a.lost_turn_ends, a.rows), "lost_turn_ends"),
-        ("learn the end of a turn", a.turn_ends, share(a.turn_ends, a.rows), ""),
-        ("dropped: nothing to learn", a.dropped, share(a.dropped, a.rows), "dropped"),
-        ("duplicates", a.duplicates, share(a.duplicates, a.rows), "duplicates"),
-        (
-            "boundary mismatches",
-            a.boundary_mismatches,
-            share(a.boundary_mismatches, a.rows),
-            "boundary_mismatches",
-        ),
-        ("template round trip fails", a.round_trip_failures, checked, "round_trip_failures"),
-    ];
     let mut text = String::new();
-    for (what, count, note, kind) in lines {
-        let places = a.places.get(kind).map(|p| p.join(", ")).unwrap_or_default();
-        text += format!("  {what:<26}{count:>12}  {note:<12}  {places}").trim_end();
+    for Count { what, count, note, places } in a.counts() {
+        text += format!("  {what:<26}{count:>12}  {note:<12}  {}", places.join(", ")).trim_end();
         text.push('\n');
     }
     text
@@ -173,18 +150,11 @@ fn table(a: &Audit) -> String {
 
 /// A bar for each bin from the first that holds rows to the last.
 fn histogram(a: &Audit) -> String {
-    let most = a.lengths.iter().map(|bin| bin.rows).max().unwrap_or(0).max(1);
-    let holds = |bin: &smolten::dataset::LengthBin| bin.rows > 0;
-    let first = a.lengths.iter().position(holds).unwrap_or(0);
-    let last = a.lengths.iter().rposition(holds).unwrap_or(0);
+    let bins = a.histogram();
+    let most = bins.iter().map(|bin| bin.rows).max().unwrap_or(0).max(1);
     let mut text = String::new();
-    for (i, bin) in a.lengths.iter().enumerate().take(last + 1).skip(first) {
-        let above = i.checked_sub(1).and_then(|i| a.lengths[i].up_to);
-        let range = match (above, bin.up_to) {
-            (above, Some(up_to)) => format!("{} to {up_to}", above.map_or(0, |n| n + 1)),
-            (above, None) => format!("above {}", above.unwrap_or(0)),
-        };
-        text += format!("  {range:>14} {:>8}  {}", bin.rows, bar(bin.rows, most)).trim_end();
+    for bin in bins {
+        text += format!("  {:>14} {:>8}  {}", bin.range, bin.rows, bar(bin.rows, most)).trim_end();
         text.push('\n');
     }
     text

@@ -17,6 +17,7 @@ mod export;
 mod fetch;
 mod generate;
 mod inspect;
+mod overlay;
 mod screen;
 mod tokens;
 mod train;
@@ -46,7 +47,7 @@ enum Command {
     Train(Box<train::TrainArguments>),
     /// Show what a model would learn from: rows token by token, and an audit of the data
     Inspect(inspect::InspectArguments),
-    /// Show two models' answers to the same prompts, with figures
+    /// Show two models' answers to the same prompts, with figures; or lay the records of runs over one another
     Compare(compare::CompareArguments),
     /// Loss, perplexity and token accuracy of a model on rows
     Eval(eval::EvalArguments),

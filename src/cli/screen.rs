@@ -4,6 +4,7 @@ use super::tokens;
 use indicatif::{ProgressBar, ProgressStyle};
 use smolten::dataset::Label;
 use smolten::metrics::{EvalRecord, SampleRecord, StepRecord};
+use smolten::report::duration;
 use smolten::trainer::{Observer, Sample};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -11,17 +12,6 @@ use std::time::{Duration, Instant};
 
 /// Tokens of the sample row that are shown.
 const SAMPLE_TOKENS: usize = 160;
-
-/// `1 min 20 s`, `45 s`, `2 h 5 min`.
-pub fn duration(seconds: f64) -> String {
-    let d = Duration::from_secs_f64(seconds.clamp(0.0, 1e9));
-    let s = d.as_secs();
-    match s {
-        0..60 => format!("{} s", s.max(1)),
-        60..3600 => format!("{} min {} s", s / 60, s % 60),
-        _ => format!("{} h {} min", s / 3600, s / 60 % 60),
-    }
-}
 
 /// One row's tokens, as far as there is room.
 pub fn sample(sample: &Sample) -> String {
@@ -121,11 +111,6 @@ impl Observer for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_read_well() {
-        assert_eq!([0.2, 59.9, 61.0, 7500.0].map(duration), ["1 s", "59 s", "1 min 1 s", "2 h 5 min"]);
-    }
 
     #[test]
     fn a_sample_marks_what_is_learnt() {

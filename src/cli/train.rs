@@ -1,7 +1,7 @@
 //! `smolten train`.
 
 use super::inspect::report;
-use super::screen::{Progress, duration, sample};
+use super::screen::{Progress, sample};
 use super::{Ended, EngineArguments, INTERRUPTED, fetch, with_threads};
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -14,6 +14,7 @@ use smolten::dtype::DType;
 use smolten::error::{Error, Result};
 use smolten::metrics::processor;
 use smolten::recipe::{OptimizerKind, Recipe, RecipeOverrides};
+use smolten::report::{REPORT, duration, verdict};
 use smolten::trainer::{Outcome, Run, RunFolder};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -176,6 +177,7 @@ fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
         say!("resumed: step {} of {} is done", state.step, run.total_steps);
     }
     let planned: usize = run.memory.iter().map(|(_, bytes)| bytes).sum();
+    say!("report: {} (written as the run goes on; open it in a browser)", out.join(REPORT).display());
     let interrupt = interrupt_flag()?;
     let mut progress = Progress::new(run.total_steps);
     let outcome = run.execute(folder, &interrupt, &mut progress);
@@ -327,11 +329,7 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
     let state = &outcome.state;
     say!("training loss: {:.4} at the first step, {:.4} at the last", state.first_loss, state.last_loss);
     if let Some((before, after)) = state.evaluations {
-        let verdict = if after.loss < before.loss {
-            "lower: what was learnt holds for rows not trained on"
-        } else {
-            "not lower: the rows were memorised; fewer steps or a smaller --lr may help"
-        };
+        let verdict = verdict(before.loss, after.loss);
         say!("held-out loss: {:.4} before, {:.4} after ({verdict})", before.loss, after.loss);
     }
     if let (Some((step, loss)), Some(path)) = (state.best, &outcome.best) {
@@ -345,6 +343,10 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
     }
     say!("model: {} (transformers loads this folder)", out.display());
     say!("records: {}, {}", out.join("metrics.jsonl").display(), out.join("run.json").display());
+    match &outcome.unreported {
+        None => say!("report: {}", out.join(REPORT).display()),
+        Some(why) => say!("report: not written to its end: {why}"),
+    }
     match &outcome.card {
         Some(card) => say!("model card: {}", card.display()),
         None => say!("model card: {} was edited, so it stays as it is", out.join("README.md").display()),

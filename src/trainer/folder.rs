@@ -5,6 +5,7 @@ use crate::checkpoint::Checkpoints;
 use crate::error::{Error, Result};
 use crate::metrics::Log;
 use crate::recipe::{Recipe, RecipeOverrides};
+use crate::report::REPORT;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -42,7 +43,7 @@ impl RunFolder {
     /// [`Error::Input`] when it holds a run or cannot be written.
     pub fn create(path: PathBuf) -> Result<Self> {
         if let Some(file) =
-            [RECORD, "metrics.jsonl", MODEL, "checkpoints"].iter().find(|f| path.join(f).exists())
+            [RECORD, "metrics.jsonl", MODEL, "checkpoints", REPORT].iter().find(|f| path.join(f).exists())
         {
             return Err(Error::input(
                 format!("--out {}", path.display()),

@@ -26,7 +26,9 @@ use crate::batch::Window;
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::metrics::{EvalRecord, Log, SampleRecord, StepRecord};
+use crate::report::{Progress, Reporter};
 use save::Saver;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -59,12 +61,15 @@ pub struct Outcome {
     pub card: Option<PathBuf>,
     /// As in [`StepRecord`].
     pub peak_memory_bytes: Option<u64>,
+    /// Why the report does not show how the run ended, where it does not.
+    pub unreported: Option<String>,
 }
 
 /// The parts that change while a run goes on.
 struct Running<'a> {
     backend: &'a mut dyn Backend,
     log: Log,
+    report: Reporter,
     observer: &'a mut dyn Observer,
     saver: Saver<'a>,
     state: State,
@@ -96,23 +101,34 @@ impl Run {
             }
             None => Log::create(&folder.path)?,
         };
+        let report = Reporter::start(&folder.path, &record)?;
         let saver = Saver::new(self, &folder.path);
         backend.set_loss_scale(state.loss_scale)?;
         if !self.recipe.cuda_graph {
             backend.record_nothing();
         }
-        let mut running = Running { backend: &mut *backend, log, observer, saver, state };
-        let interrupted = self.steps(&mut running, interrupt).map_err(|e| running.saver.explain(e))?;
+        let mut running = Running { backend: &mut *backend, log, report, observer, saver, state };
         let mut card = None;
-        if interrupted.is_none() {
-            card = card::write(self, &running.state, &folder.path).map_err(|e| running.saver.explain(e))?;
-            running.saver.finish(running.backend).map_err(|e| running.saver.explain(e))?;
-        }
+        let ended = self.steps(&mut running, interrupt).and_then(|interrupted| match interrupted {
+            None => {
+                card = card::write(self, &running.state, &folder.path)?;
+                running.saver.finish(running.backend).map(|()| None)
+            }
+            checkpoint => Ok(checkpoint),
+        });
+        let ended = ended.map_err(|e| running.saver.explain(e));
+        let progress = match &ended {
+            Ok(None) => Progress::Finished,
+            Ok(Some(_)) => Progress::Interrupted,
+            Err(e) => Progress::Stopped(e.to_string()),
+        };
+        let unreported = running.report.write(&progress).err().map(|e| e.to_string());
+        let interrupted = ended?;
         let Running { saver, state, backend, .. } = running;
         let peak_memory_bytes = peak_memory(backend);
         let best = state.best.filter(|(step, _)| *step < state.step).map(|(step, _)| saver.path(step));
         let best = best.filter(|path| path.is_dir());
-        Ok(Outcome { best, card, state, interrupted, peak_memory_bytes })
+        Ok(Outcome { state, interrupted, best, card, peak_memory_bytes, unreported })
     }
 
     /// The steps that are left; for a run that was interrupted, its last checkpoint.
@@ -121,6 +137,7 @@ impl Run {
         if running.state.step == 0 {
             self.evaluate(running, 0.0)?;
             self.ask(running)?;
+            running.report.update();
             if interrupted() {
                 return Ok(Some(None));
             }
@@ -150,6 +167,7 @@ impl Run {
                     return Ok(Some(Some(path)));
                 }
             }
+            running.report.update();
         }
         Ok(None)
     }
@@ -186,7 +204,7 @@ impl Run {
             peak_memory_bytes: peak_memory(*backend),
         };
         state.stepped(&record, &output);
-        running.log.write(&record)?;
+        running.log(&record)?;
         let rows = window.examples.iter().filter(|_| output.skipped);
         let rows: Vec<String> = rows.map(|&example| self.rows.data.place(example)).collect();
         running.observer.step(&record, self.total_steps, &rows);
@@ -217,7 +235,7 @@ impl Run {
             sample_prompt: self.recipe.sample_prompt.clone(),
             sample: sampler.sample(&self.trained.model, running.backend, &self.pretrained)?,
         };
-        running.log.write(&record)?;
+        running.log(&record)?;
         running.observer.sample(&record);
         Ok(())
     }
@@ -239,18 +257,26 @@ impl Run {
             eval_supervised_tokens: evaluation.supervised_tokens,
             eval_seconds: start.elapsed().as_secs_f64(),
         };
-        running.log.write(&record)?;
+        running.log(&record)?;
         running.observer.evaluation(&record);
         Ok(running.state.evaluated(evaluation))
     }
 }
 
 impl Running<'_> {
+    /// Writes a line to the log, and tells the report.
+    fn log(&mut self, line: &impl Serialize) -> Result<()> {
+        self.log.write(line)?;
+        self.report.take(line);
+        Ok(())
+    }
+
     /// Writes a checkpoint of the present state, and removes those that are no longer kept.
     fn checkpoint(&mut self) -> Result<PathBuf> {
         self.log.sync()?;
         let path = self.saver.checkpoint(self.backend, &self.state)?;
         self.observer.checkpoint(self.state.step, &path);
+        self.report.event();
         Ok(path)
     }
 }

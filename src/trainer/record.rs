@@ -2,9 +2,11 @@
 
 use super::folder::RECORD;
 use super::{Resumed, Run};
+use crate::backend;
 use crate::checkpoint::{sync_folder, write_beside};
 use crate::dataset::hash_file;
 use crate::error::{Error, Result};
+use crate::metrics::processor;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,8 @@ impl Run {
             "recipe": self.recipe,
             "precision": self.dtype,
             "threads": rayon::current_num_threads(),
+            "machine": processor(),
+            "device": backend::describe(self.recipe.device)?.0,
             "total_steps": self.total_steps,
             "steps_per_epoch": self.steps_per_epoch,
             "data": {
