@@ -11,6 +11,7 @@ use crate::backend::{Backend, Cpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::metrics::available_memory_bytes;
+use crate::ops::awake::awake;
 use crate::ops::tile::{Block, Level, Line, Packed, SIDE, Unit};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -88,7 +89,7 @@ impl CpuBench {
     }
 }
 
-/// Wall-clock times of `run`, each after `before`.
+/// Wall-clock times of `run`, each after `before`; threads are awake, as they are in a step.
 fn time(repeats: usize, mut before: impl FnMut(), mut run: impl FnMut() -> Result<()>) -> Result<Times> {
     for _ in 0..WARM_UP {
         run()?;
@@ -99,7 +100,7 @@ fn time(repeats: usize, mut before: impl FnMut(), mut run: impl FnMut() -> Resul
         run()?;
         Ok::<f64, Error>(1e6 * start.elapsed().as_secs_f64())
     };
-    (0..repeats).map(|_| once()).collect::<Result<_>>().map(Times::new)
+    awake(|| (0..repeats).map(|_| once()).collect::<Result<_>>().map(Times::new))
 }
 
 fn write_all(bytes: &mut [u8]) {
