@@ -273,3 +273,14 @@ fn bash_completes_commands_and_flags() {
     }
     assert_eq!(smolten(&["completions", "tcsh"]).status.code(), Some(2));
 }
+
+/// `--isa` comes before anything asks what the processor has.
+#[test]
+fn a_process_is_kept_to_an_instruction_set() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-smollm.gguf");
+    let line = ["generate", "--model", model, "--prompt", "a", "--max-new-tokens", "1", "--device", "cpu"];
+    let done = smolten(&[&line[..], &["--isa", "portable"]].concat());
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    let done = smolten(&[&line[..], &["--isa", "mmx"]].concat());
+    assert_eq!(done.status.code(), Some(2));
+}

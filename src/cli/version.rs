@@ -13,7 +13,7 @@ pub static LONG: LazyLock<String> = LazyLock::new(|| {
     format!(
         "{SHORT}\nprocessor: {}, computes with {}\n{}",
         processor(),
-        Level::best().name(),
+        Level::of_processor().name(),
         kernels(Images::of_this_binary())
     )
 });

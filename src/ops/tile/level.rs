@@ -46,7 +46,12 @@ impl Level {
     /// The fastest one available, within what [`Level::limit`] allowed.
     #[inline]
     pub fn best() -> Self {
-        *BEST.get_or_init(|| Self::fastest(Self::Amx))
+        *BEST.get_or_init(Self::of_processor)
+    }
+
+    /// The fastest one that this processor has, whatever the process is kept to; settles nothing.
+    pub fn of_processor() -> Self {
+        Self::fastest(Self::Amx)
     }
 
     fn fastest(limit: Self) -> Self {
