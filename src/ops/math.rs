@@ -299,6 +299,14 @@ mod tests {
         assert!(worst.is_finite() && worst <= 2.0, "{worst} ulp");
     }
 
+    /// pulp has AVX-512 by a feature of its crate only: without it, AVX2 is taken in silence.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn loops_are_compiled_for_the_level() {
+        let wide = matches!(arch(), pulp::Arch::V4(_));
+        assert_eq!(wide, Level::best() >= Level::Avx512, "{:?}", Level::best());
+    }
+
     #[test]
     fn exp_at_the_ends() {
         assert_eq!((exp(0.0), exp(-200.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
