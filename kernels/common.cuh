@@ -27,9 +27,10 @@ struct StepParams {  // src/backend/mod.rs, up to where the device keeps its own
     uint32_t accumulate;
     float inverse_denominator, max_grad_norm;
     AdamWScalars adamw;
+    uint32_t noise_key[2];  // src/ops/noise.rs
     LossScale loss_scale;  // changed by grad_norm_finish
 };
-static_assert(offsetof(StepParams, adamw) == 28 && offsetof(StepParams, loss_scale) == 60, "StepParams: see src/backend");
+static_assert(offsetof(StepParams, adamw) == 28 && offsetof(StepParams, loss_scale) == 68, "StepParams: see src/backend");
 
 struct GradNorm {  // src/ops/grad_norm.rs
     double norm;

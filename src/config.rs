@@ -1,7 +1,10 @@
 //! The dimensions of a Llama-family model, mirroring Hugging Face's `config.json`.
 
 mod json;
+mod lora;
 mod validate;
+
+pub use lora::{AdapterParameters, LoraConfig, LoraTarget};
 
 /// `LlamaConfig` of transformers, as far as the forward pass depends on it.
 #[derive(Clone, Debug, PartialEq)]

@@ -29,15 +29,15 @@ use std::sync::Arc;
 
 /// What a step keeps on the device besides its buffers, byte by byte: the host's part of `struct StepParams` of
 /// `kernels/common.cuh`, its loss scale, the sums of the losses, the gradients' norm. The engine has the types.
-pub const PARAMS_BYTES: usize = 60;
+pub const PARAMS_BYTES: usize = 68;
 /// Where the loss scale lies.
-pub const LOSS_SCALE_AT: usize = 60;
+pub const LOSS_SCALE_AT: usize = 68;
 /// Where the sums lie.
-pub const SUMS_AT: usize = 72;
+pub const SUMS_AT: usize = 80;
 /// Where the norm lies.
-pub const NORM_AT: usize = 96;
+pub const NORM_AT: usize = 104;
 /// The end.
-pub const STEP_BYTES: usize = 112;
+pub const STEP_BYTES: usize = 120;
 
 /// Oldest compute capability with kernels.
 const OLDEST: u32 = 75;

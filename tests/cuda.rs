@@ -21,8 +21,9 @@ fn step_params_are_laid_out_as_the_kernels_read_them() {
         offset_of!(StepParams, inverse_denominator),
         offset_of!(StepParams, max_grad_norm),
         offset_of!(StepParams, adamw),
+        offset_of!(StepParams, noise_key),
     ];
-    assert_eq!(params, [0, 4, 8, 12, 16, 20, 24, 28]);
+    assert_eq!(params, [0, 4, 8, 12, 16, 20, 24, 28, 60]);
     assert_eq!(size_of::<StepParams>(), PARAMS_BYTES);
     let scalars = [
         offset_of!(AdamWScalars, beta1),

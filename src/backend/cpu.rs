@@ -10,7 +10,9 @@ use crate::ops::attention::Saved;
 use crate::ops::awake::awake;
 use crate::ops::grad_norm::{self, GradNorm};
 use crate::ops::linear::{Rotation, SwigluBuffers, Weight};
-use crate::ops::{adamw, adamw_8bit, attention, bias, convert, embedding, linear, rmsnorm, rope};
+use crate::ops::{
+    adamw, adamw_8bit, attention, bias, convert, embedding, linear, noise, places, rmsnorm, rope,
+};
 
 /// The processor. bf16 goes through its matrix unit and fp32 through its vectors; fp16 is widened for them, and rounded
 /// where the kernels round.
@@ -125,6 +127,14 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn embedding_noise(&mut self, batch: &BatchBuffers, alpha: f32, x: Tensor) -> Result<()> {
+        let x = self.active(x);
+        let (bounds, key) = (Self::list(batch.cu_seqlens, self.params.sequences + 1), self.params.noise_key);
+        let ([bounds], [out]) = self.memory.lend([bounds], [x]);
+        noise::embedding(alpha, key, bounds.get(), out.get(), x.cols);
+        Ok(())
+    }
+
     fn embedding_backward(&mut self, batch: &BatchBuffers, dx: Tensor, dw: Tensor, tied: bool) -> Result<()> {
         let (dx, tokens) = (self.active(dx), self.params.tokens);
         dx.expect("embedding_backward", "dx", [dx.rows, dw.cols])?;
@@ -154,14 +164,17 @@ impl Backend for Cpu {
         for (name, t) in [("x", x), ("dy", dy), ("dx", dx)] {
             t.expect(op, name, [x.rows, w.cols])?;
         }
-        args.dw.expect(op, "dw", [1, w.cols])?;
-        let reads = [x, w, rstd, dy];
-        let ([x, weight, rstd, dy], [grad, dw, partials]) =
-            self.memory.lend(reads, [dx, args.dw, args.partials]);
+        let ([input, weight, scales, grad], [out]) = self.memory.lend([x, w, rstd, dy], [dx]);
         with_element!(w.dtype, E => {
-            rmsnorm::backward_input::<E>(x.get(), weight.get(), rstd.get(), dy.get(), grad.get());
-            rmsnorm::backward_weight::<E>(x.get(), rstd.get(), dy.get(), dw.get(), partials.get(), add);
+            rmsnorm::backward_input::<E>(input.get(), weight.get(), scales.get(), grad.get(), out.get());
         });
+        if let Some(dw) = args.dw {
+            dw.expect(op, "dw", [1, w.cols])?;
+            let ([x, rstd, dy], [dw, partials]) = self.memory.lend([x, rstd, dy], [dw, args.partials]);
+            with_element!(w.dtype, E => {
+                rmsnorm::backward_weight::<E>(x.get(), rstd.get(), dy.get(), dw.get(), partials.get(), add);
+            });
+        }
         if let Some(rounded) = args.dx_rounded {
             let rounded = self.active(rounded);
             let ([dx], [out]) = self.memory.lend([dx], [rounded]);
@@ -180,7 +193,8 @@ impl Backend for Cpu {
         self.residual(x, w, residual, y)
     }
 
-    fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()> {
+    fn linear_input_gradient(&mut self, dy: Tensor, w: Projection, dx: Tensor) -> Result<()> {
+        let w = w.w;
         let (dy, dx) = (self.active(dy), self.active(dx));
         dy.expect("linear_input_gradient", "dy", [dx.rows, w.rows])?;
         dx.expect("linear_input_gradient", "dx", [dy.rows, w.cols])?;
@@ -367,6 +381,33 @@ impl Backend for Cpu {
         with_element!(x.dtype, E => {
             linear::forward_f32::<E>(level, input.get(), Weight::of(weight), output.get(), w.cols);
         });
+        Ok(())
+    }
+
+    fn dropout(&mut self, x: Tensor, dropout: Dropout, y: Tensor) -> Result<()> {
+        let (x, y, key) = (self.active(x), self.active(y), self.params.noise_key);
+        x.expect("dropout", "x", [y.rows, y.cols])?;
+        expect_dtype("dropout", y, x.dtype)?;
+        let ([input], [out]) = self.memory.lend([x], [y]);
+        with_element!(x.dtype, E => noise::dropout::<E>(input.get(), dropout, key, out.get(), x.cols));
+        Ok(())
+    }
+
+    fn spread(&mut self, at: Places) -> Result<()> {
+        at.expect("spread")?;
+        let widths = [at.narrow.cols, at.wide.cols];
+        let ([narrow], [wide]) = self.memory.lend([at.narrow], [at.wide]);
+        with_element!(at.wide.dtype, E => {
+            places::spread::<E>(narrow.get(), wide.get(), widths, at.column, at.factor);
+        });
+        Ok(())
+    }
+
+    fn gather(&mut self, at: Places) -> Result<()> {
+        at.expect("gather")?;
+        let widths = [at.narrow.cols, at.wide.cols];
+        let ([wide], [narrow]) = self.memory.lend([at.wide], [at.narrow]);
+        places::gather(wide.get(), narrow.get(), widths, at.column, at.factor);
         Ok(())
     }
 

@@ -159,6 +159,18 @@ impl Backend for CudaEngine {
         let _range = range(format_args!("embedding_forward"));
         embedding::launch_forward(&self.device, self.rung, batch.ids, w, x)
     }
+    fn embedding_noise(&mut self, _batch: &BatchBuffers, _alpha: f32, _x: Tensor) -> Result<()> {
+        todo!()
+    }
+    fn dropout(&mut self, _x: Tensor, _dropout: Dropout, _y: Tensor) -> Result<()> {
+        todo!()
+    }
+    fn spread(&mut self, _places: Places) -> Result<()> {
+        todo!()
+    }
+    fn gather(&mut self, _places: Places) -> Result<()> {
+        todo!()
+    }
     fn embedding_backward(&mut self, batch: &BatchBuffers, dx: Tensor, dw: Tensor, tied: bool) -> Result<()> {
         let _range = range(format_args!("embedding_backward"));
         let lists = [batch.ids, batch.by_id, batch.id_starts];
@@ -200,9 +212,9 @@ impl Backend for CudaEngine {
         let _range = range(format_args!("linear_residual"));
         linear_launch::linear_residual(&self.device, self.products(), x, w, residual, y)
     }
-    fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()> {
+    fn linear_input_gradient(&mut self, dy: Tensor, w: Projection, dx: Tensor) -> Result<()> {
         let _range = range(format_args!("linear_input_gradient"));
-        linear_launch::input_gradient(&self.device, self.products(), Rows::Tokens, dy, w, dx)
+        linear_launch::input_gradient(&self.device, self.products(), Rows::Tokens, dy, w.w, dx)
     }
     fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()> {
         let _range = range(format_args!("linear_weight_gradient"));

@@ -16,8 +16,10 @@ pub use crate::ops::adamw::{Moments, Trainable, UpdateRule};
 pub use crate::ops::attention::CachedSequence;
 pub use crate::ops::attention_launch::AttentionBackward;
 pub use crate::ops::cross_entropy::{HeadGradients, LinearCrossEntropy};
-pub use crate::ops::linear::Projection;
+pub use crate::ops::linear::{LowRank, Projection};
 pub use crate::ops::loss_scale::LossScale;
+pub use crate::ops::noise::Dropout;
+pub use crate::ops::places::Places;
 pub use crate::ops::rmsnorm::RmsNormBackward;
 pub use cpu::Cpu;
 pub use cuda::CudaEngine;
@@ -54,6 +56,8 @@ pub struct StepParams {
     pub max_grad_norm: f32,
     /// Learning rate, bias corrections and decay of this optimizer step.
     pub adamw: AdamWScalars,
+    /// What random numbers of this micro-batch follow from: see [`crate::ops::noise`].
+    pub noise_key: [u32; 2],
 }
 
 /// What a finished step reports.
@@ -108,6 +112,8 @@ pub struct SwigluBackward {
     pub dy: Tensor,
     /// Down projection, A `[C, F]`.
     pub w: Tensor,
+    /// That of its adapter, if it has one.
+    pub adapter: Option<LowRank>,
     /// Gate and up projections side by side, A `[T, 2F]`.
     pub gate_up: Tensor,
     /// Out: `silu(gate)·up` again, A `[T, F]`, for the weight gradient.
@@ -207,6 +213,9 @@ pub trait Backend {
     fn zero(&mut self, t: Tensor) -> Result<()>;
     /// `x[t] = w[ids[t]]`, widened to f32.
     fn embedding_forward(&mut self, batch: &BatchBuffers, w: Tensor, x: Tensor) -> Result<()>;
+    /// Adds noise to the embedding, `x[t, c] += u·alpha/√(L·C)` with u from −1 up to 1 and L the tokens of t's sequence
+    /// (NEFTune, Jain et al. 2023, arXiv:2310.05914). x f32 `[T, C]`.
+    fn embedding_noise(&mut self, batch: &BatchBuffers, alpha: f32, x: Tensor) -> Result<()>;
     /// `dw[id] += Σ dx[t]` over the tokens with that id, in ascending t. `tied`: `dw` already holds the head's
     /// gradient of this micro-batch, so it is always added to.
     fn embedding_backward(&mut self, batch: &BatchBuffers, dx: Tensor, dw: Tensor, tied: bool) -> Result<()>;
@@ -220,8 +229,8 @@ pub trait Backend {
     fn linear(&mut self, x: Tensor, w: Tensor, y: Tensor) -> Result<()>;
     /// `y = residual + x·wᵀ + bias`, residual and y f32 `[T, out]`. See [`Projection`], here and below.
     fn linear_residual(&mut self, x: Tensor, w: Projection, residual: Tensor, y: Tensor) -> Result<()>;
-    /// `dx = dy·w`, dy A `[T, out]`, dx A `[T, in]`.
-    fn linear_input_gradient(&mut self, dy: Tensor, w: Tensor, dx: Tensor) -> Result<()>;
+    /// `dx = dy·w`, dy A `[T, out]`, dx A `[T, in]`. A bias has no part in it.
+    fn linear_input_gradient(&mut self, dy: Tensor, w: Projection, dx: Tensor) -> Result<()>;
     /// `dw = dyᵀ·x`, f32 `[out, in]`, overwritten or added to.
     fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()>;
     /// `db = Σ_t dy[t]`, f32 `[1, out]`, overwritten or added to; `partials` as in [`RmsNormBackward`], `out` wide.
@@ -274,6 +283,13 @@ pub trait Backend {
     fn linear_cross_entropy(&mut self, batch: &BatchBuffers, args: LinearCrossEntropy) -> Result<()>;
     /// Logits of the last `logits.rows` tokens, f32, for generation and tests.
     fn logits(&mut self, x: Tensor, w: Tensor, logits: Tensor) -> Result<()>;
+
+    /// `y = x/(1 − rate)` where the mask keeps it, else 0; A `[T, N]`. See [`Dropout`].
+    fn dropout(&mut self, x: Tensor, dropout: Dropout, y: Tensor) -> Result<()>;
+    /// `wide = A(factor·narrow)` in the columns of these places; the others stay. See [`Places`].
+    fn spread(&mut self, places: Places) -> Result<()>;
+    /// `narrow = factor·wide` of the columns of these places, f32.
+    fn gather(&mut self, places: Places) -> Result<()>;
 
     /// Global norm of all gradients, the clip factor that follows from it, whether the step is skipped, and the next
     /// step's loss scale.

@@ -209,7 +209,7 @@ impl Buffers {
             dy: self.activation(t, c),
             dx: self.wide(t, c),
             dx_rounded: (self.a != DType::F32).then(|| self.out(t, c, self.a)),
-            dw: self.out(1, c, DType::F32),
+            dw: Some(self.out(1, c, DType::F32)),
             partials: self.out(t.div_ceil(rmsnorm::ROWS_PER_PARTIAL), c, DType::F32),
         };
         Launch::new(

@@ -2,8 +2,9 @@
 
 use crate::arena::Tensor;
 use crate::backend::{
-    AttentionBackward, Backend, BatchBuffers, CachedSequence, KvCache, LinearCrossEntropy, LossScale, Part,
-    Projection, RmsNormBackward, RopeTable, StepOutput, StepParams, SwigluBackward, Trainable, UpdateRule,
+    AttentionBackward, Backend, BatchBuffers, CachedSequence, Dropout, KvCache, LinearCrossEntropy,
+    LossScale, Part, Places, Projection, RmsNormBackward, RopeTable, StepOutput, StepParams, SwigluBackward,
+    Trainable, UpdateRule,
 };
 use crate::dtype::DType;
 use crate::error::Result;
@@ -68,12 +69,13 @@ impl<B: Backend> Backend for Timed<B> {
         take_output() -> Result<StepOutput>;
         zero(t: Tensor) -> Result<()>;
         embedding_forward(batch: &BatchBuffers, w: Tensor, x: Tensor) -> Result<()>;
+        embedding_noise(batch: &BatchBuffers, alpha: f32, x: Tensor) -> Result<()>;
         embedding_backward(batch: &BatchBuffers, dx: Tensor, dw: Tensor, tied: bool) -> Result<()>;
         rmsnorm_forward(x: Tensor, w: Tensor, eps: f32, y: Tensor, rstd: Tensor) -> Result<()>;
         rmsnorm_backward(args: RmsNormBackward) -> Result<()>;
         linear(x: Tensor, w: Tensor, y: Tensor) -> Result<()>;
         linear_residual(x: Tensor, w: Projection, residual: Tensor, y: Tensor) -> Result<()>;
-        linear_input_gradient(dy: Tensor, w: Tensor, dx: Tensor) -> Result<()>;
+        linear_input_gradient(dy: Tensor, w: Projection, dx: Tensor) -> Result<()>;
         linear_weight_gradient(dy: Tensor, x: Tensor, dw: Tensor) -> Result<()>;
         bias_gradient(dy: Tensor, db: Tensor, partials: Tensor) -> Result<()>;
         linear_rope(
@@ -90,6 +92,9 @@ impl<B: Backend> Backend for Timed<B> {
         linear_swiglu_backward(args: SwigluBackward) -> Result<()>;
         linear_cross_entropy(batch: &BatchBuffers, args: LinearCrossEntropy) -> Result<()>;
         logits(x: Tensor, w: Tensor, logits: Tensor) -> Result<()>;
+        dropout(x: Tensor, dropout: Dropout, y: Tensor) -> Result<()>;
+        spread(places: Places) -> Result<()>;
+        gather(places: Places) -> Result<()>;
         gradient_norm(grads: Tensor) -> Result<()>;
         adamw(rule: UpdateRule, weights: &[Trainable]) -> Result<()>;
     }

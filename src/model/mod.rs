@@ -83,7 +83,7 @@ impl Fused {
     }
 
     fn projection(&self) -> Projection {
-        Projection { w: self.w, bias: self.bias }
+        Projection { w: self.w, bias: self.bias, adapter: None }
     }
 }
 

@@ -109,7 +109,7 @@ impl Model {
             dy: g.head.dx,
             dx: g.dx,
             dx_rounded: self.rounded(),
-            dw: grad(self.norm.dw),
+            dw: self.norm.dw,
             partials: g.partials_of(self.config.hidden_size),
         })?;
         for (l, layer) in self.layers.iter().enumerate().rev() {
@@ -140,6 +140,7 @@ impl Model {
         b.linear_swiglu_backward(SwigluBackward {
             dy: g.dx_a,
             w: layer.down.w,
+            adapter: None,
             gate_up: k.gate_up,
             act: k.act,
             act_is_kept: !self.recomputes,
@@ -151,7 +152,7 @@ impl Model {
             b.rmsnorm_forward(k.mid, layer.norm2.w, eps, k.norm2, k.rstd2)?;
         }
         self.projection_gradients(b, g.dgate_up, k.norm2, &layer.gate_up)?;
-        b.linear_input_gradient(g.dgate_up, layer.gate_up.w, g.dnorm)?;
+        b.linear_input_gradient(g.dgate_up, layer.gate_up.w.into(), g.dnorm)?;
         b.rmsnorm_backward(RmsNormBackward {
             x: k.mid,
             w: layer.norm2.w,
@@ -159,7 +160,7 @@ impl Model {
             dy: g.dnorm,
             dx: g.dx,
             dx_rounded: self.rounded(),
-            dw: grad(layer.norm2.dw),
+            dw: layer.norm2.dw,
             partials: g.partials_of(self.config.hidden_size),
         })
     }
@@ -169,7 +170,7 @@ impl Model {
         let g = self.backward.as_ref().expect("planned for training");
         let (k, eps) = (&layer.kept, self.config.rms_norm_eps);
         self.projection_gradients(b, g.dx_a, k.attention, &layer.o)?;
-        b.linear_input_gradient(g.dx_a, layer.o.w, g.dattention)?;
+        b.linear_input_gradient(g.dx_a, layer.o.w.into(), g.dattention)?;
         let saved = AttentionBackward {
             qkv: k.qkv,
             out: k.attention,
@@ -183,7 +184,7 @@ impl Model {
             b.rmsnorm_forward(k.x, layer.norm1.w, eps, k.norm1, k.rstd1)?;
         }
         self.projection_gradients(b, g.dqkv, k.norm1, &layer.qkv)?;
-        b.linear_input_gradient(g.dqkv, layer.qkv.w, g.dnorm)?;
+        b.linear_input_gradient(g.dqkv, layer.qkv.w.into(), g.dnorm)?;
         b.rmsnorm_backward(RmsNormBackward {
             x: k.x,
             w: layer.norm1.w,
@@ -191,7 +192,7 @@ impl Model {
             dy: g.dnorm,
             dx: g.dx,
             dx_rounded: self.rounded(),
-            dw: grad(layer.norm1.dw),
+            dw: layer.norm1.dw,
             partials: g.partials_of(self.config.hidden_size),
         })
     }

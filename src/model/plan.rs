@@ -156,7 +156,7 @@ pub(super) fn backward(
         partials: of(t.div_ceil(rmsnorm::ROWS_PER_PARTIAL), widest, DType::F32),
         head: HeadGradients {
             dx: dnorm,
-            dw: head.dw.expect("planned for training"),
+            dw: head.dw,
             dlogits: if same { scratch.logits } else { of(rows, n.vocab_size, dtype) },
             dx_chunk: of(rows, c, dtype),
         },

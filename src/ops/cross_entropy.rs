@@ -29,8 +29,8 @@ pub struct LinearCrossEntropy {
 pub struct HeadGradients {
     /// Out: gradient of `x`, A `[T, C]`; zero where a position has no target.
     pub dx: Tensor,
-    /// Gradient of `w`, f32 `[V, C]`, overwritten or added to.
-    pub dw: Tensor,
+    /// Gradient of `w`, f32 `[V, C]`, overwritten or added to, where the head is trained.
+    pub dw: Option<Tensor>,
     /// Gradient of the logits of one chunk, A `[chunk, V]`; the same buffer as `logits` where A is f32.
     pub dlogits: Tensor,
     /// Gradient of `x_chunk`, A `[chunk, C]`.

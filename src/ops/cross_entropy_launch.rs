@@ -93,7 +93,9 @@ fn launch_chunk(
     launch_rows(device, rungs.rows, lists, args, first)?;
     let Some(HeadGradients { dx, dw, dlogits, dx_chunk }) = args.gradients else { return Ok(()) };
     linear_launch::input_gradient(device, products, chunk, dlogits, args.w, dx_chunk)?;
-    linear_launch::weight_gradient(device, products, chunk, dlogits, args.x_chunk, dw)?;
+    if let Some(dw) = dw {
+        linear_launch::weight_gradient(device, products, chunk, dlogits, args.x_chunk, dw)?;
+    }
     rows::scatter(device, rungs.rows, loss_rows, first, dx_chunk, dx)
 }
 

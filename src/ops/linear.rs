@@ -8,6 +8,7 @@ pub use weight::{Weight, widen};
 
 use super::attention::Heads;
 use super::convert::{self, rounding};
+use super::noise::Dropout;
 use super::product::{
     Epilogue, Into, Output, Pairing, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient, Threads, product,
 };
@@ -19,18 +20,32 @@ use crate::dtype::Element;
 use half::{bf16, f16};
 use std::borrow::Cow;
 
-/// A weight A `[out, in]` and, where the model has one, the bias A `[1, out]` that is added to its products.
+/// A product of low rank R that is summed before the main one, in the same sums: an adapter's part (LoRA, Hu et al. 2021,
+/// arXiv:2106.09685).
+#[derive(Clone, Copy, Debug)]
+pub struct LowRank {
+    /// A `[T, R]`.
+    pub left: Tensor,
+    /// A `[out, R]` in a forward product, which is of its transpose; A `[R, in]` in an input gradient.
+    pub right: Tensor,
+    /// What its sums are masked with; only in an input gradient.
+    pub dropout: Option<Dropout>,
+}
+
+/// A weight A `[out, in]` and, where there are such, the bias A `[1, out]` that is added to its products and the adapter.
 #[derive(Clone, Copy, Debug)]
 pub struct Projection {
     /// Weight.
     pub w: Tensor,
     /// Bias.
     pub bias: Option<Tensor>,
+    /// Adapter.
+    pub adapter: Option<LowRank>,
 }
 
 impl From<Tensor> for Projection {
     fn from(w: Tensor) -> Self {
-        Self { w, bias: None }
+        Self { w, bias: None, adapter: None }
     }
 }
 

@@ -100,7 +100,7 @@ pub fn linear_residual(
     y: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_residual";
-    let Projection { w, bias } = w.into();
+    let Projection { w, bias, .. } = w.into();
     let (t, a) = (x.rows, device.dtype);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [w.rows, w.cols], a)])?;
     expect(OP, [("residual", residual, [t, w.rows], DType::F32), ("y", y, [t, w.rows], DType::F32)])?;
@@ -131,7 +131,7 @@ pub fn linear_rope(
     qkv: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_rope";
-    let Projection { w, bias } = w.into();
+    let Projection { w, bias, .. } = w.into();
     let Rotation { heads, positions, cos, sin } = rotation;
     let (t, a, width, half) = (x.rows, device.dtype, heads.qkv_width(), heads.head_dim / 2);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [width, w.cols], a), ("qkv", qkv, [t, width], a)])?;
@@ -155,7 +155,7 @@ pub fn linear_swiglu(
     act: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_swiglu";
-    let Projection { w, bias } = w.into();
+    let Projection { w, bias, .. } = w.into();
     let (t, a, f) = (x.rows, device.dtype, act.cols);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [2 * f, w.cols], a)])?;
     expect(OP, [("gate_up", gate_up, [t, 2 * f], a), ("act", act, [t, f], a)])?;

@@ -10,6 +10,10 @@ pub mod awake;
 
 pub mod rows;
 
+pub mod noise;
+
+pub mod places;
+
 pub mod tile;
 
 pub mod product;

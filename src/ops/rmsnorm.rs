@@ -32,8 +32,8 @@ pub struct RmsNormBackward {
     pub dx: Tensor,
     /// `dx` rounded to A for the matrix products that follow; `None` where A is f32 and `dx` itself serves.
     pub dx_rounded: Option<Tensor>,
-    /// Gradient of the weight, f32 `[1, C]`, overwritten or added to.
-    pub dw: Tensor,
+    /// Gradient of the weight, f32 `[1, C]`, overwritten or added to, where the weight is trained.
+    pub dw: Option<Tensor>,
     /// Room for partial sums, f32 `[ceil(T / ROWS_PER_PARTIAL), C]`.
     pub partials: Tensor,
 }
@@ -211,7 +211,7 @@ pub fn launch_backward(device: &Cuda, rung: Rung, args: &RmsNormBackward) -> Res
         // block (checked). C is at most 8 per thread of at most 512. One stream, so nothing else touches them.
         unsafe { launch.launch(blocks_of(threads, blocks)) }.map_err(cuda(OP))?;
     }
-    launch_finish(OP, device, rung, args.partials, args.dw)
+    args.dw.map_or(Ok(()), |dw| launch_finish(OP, device, rung, args.partials, dw))
 }
 
 /// Adds partial sums up, `dw` f32 `[1, C]`, `partials` f32 `[ceil(T / ROWS_PER_PARTIAL), C]`; the caller has checked them.
@@ -248,9 +248,9 @@ fn check_backward(op: &'static str, a: DType, rung: Rung, args: &RmsNormBackward
         ("rstd", args.rstd, [1, rows], DType::F32),
         ("dy", args.dy, [rows, c], a),
         ("dx", args.dx, [rows, c], DType::F32),
-        ("dw", args.dw, [1, c], DType::F32),
         ("partials", args.partials, partials, DType::F32),
     ];
+    all.extend(args.dw.map(|t| ("dw", t, [1, c], DType::F32)));
     all.extend(args.dx_rounded.map(|t| ("dx_rounded", t, [rows, c], a)));
     for &(arg, t, shape, dtype) in &all {
         t.expect(op, arg, shape)?;

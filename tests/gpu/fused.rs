@@ -93,7 +93,7 @@ fn swiglu_matches<E: Operand>(unit: f32) {
             write(&mut cuda, bias, &bias_host);
             [gate_up, act, dgate_up].into_iter().for_each(|t| write_rows::<E>(&mut cuda, t, &[]));
             cuda.cut = None; // the forward product has only the largest
-            let projection = Projection { w, bias: Some(bias) };
+            let projection = Projection { w, bias: Some(bias), adapter: None };
             linear_launch::linear_swiglu(&cuda, rung, x, projection, gate_up, act).unwrap();
             assert!(read_rows::<E>(&cuda, gate_up, t) == widen(&gate_up_want), "{}", name("gate_up"));
             close(&name("act"), &read_rows::<E>(&cuda, act, t), &widen(&act_want), FEW + narrow, |_| 0.0);
@@ -166,7 +166,7 @@ fn rope_matches<E: Element>(unit: f32) {
             write(&mut cuda, sin, &sin_host);
             write_rows::<E>(&mut cuda, qkv, &[]);
             let rotation = Rotation { heads, positions, cos, sin };
-            let projection = Projection { w, bias: Some(bias) };
+            let projection = Projection { w, bias: Some(bias), adapter: None };
             linear_launch::linear_rope(&cuda, rung, rotation, x, projection, qkv).unwrap();
             // Two products and a sum, fused or not; a column and its partner differ by half a head.
             let size = |i: usize| {

@@ -71,7 +71,7 @@ impl<E: Element> Head<E> {
         let logits = of(chunk, v, DType::F32);
         let gradients = HeadGradients {
             dx: of(planned, c, E::DTYPE),
-            dw: of(v, c, DType::F32),
+            dw: Some(of(v, c, DType::F32)),
             dlogits: if E::DTYPE == DType::F32 { logits } else { of(chunk, v, E::DTYPE) },
             dx_chunk: of(chunk, c, E::DTYPE),
         };
@@ -123,7 +123,7 @@ impl<E: Element> Head<E> {
         put(engine, self.batch.targets, &filled(self.batch.targets, &self.targets, u32::MAX));
         put(engine, self.batch.loss_rows, &filled(self.batch.loss_rows, &self.rows, u32::MAX));
         let g = self.gradients;
-        for scratch in [args.x_chunk, args.logits, g.dlogits, g.dx_chunk, g.dw] {
+        for scratch in [args.x_chunk, args.logits, g.dlogits, g.dx_chunk, g.dw.unwrap()] {
             engine.upload(scratch, &vec![0xff; scratch.bytes()]).unwrap();
         }
         for list in [args.losses, args.entropies] {
@@ -215,7 +215,7 @@ impl<E: Element> Head<E> {
             let zero = row.iter().all(|x| x.to_f32() == 0.0);
             assert!(target != NO_TARGET || zero, "a row without a target: {}", row[0].to_f32());
         }
-        let dw = get::<f32>(engine, g.dw);
+        let dw = get::<f32>(engine, g.dw.unwrap());
         if self.rows.is_empty() {
             assert!(dw.iter().all(|&x| x == 0.0), "nothing is in the loss");
             return;
@@ -306,7 +306,7 @@ fn check_evaluation<E: Element>(head: &Head<E>) {
         head.check_losses(engine, &reference, 1);
         let g = head.gradients;
         assert!(get::<E>(engine, g.dx).iter().all(|x| x.to_f32() == 7.0), "dx was written");
-        assert!(get::<f32>(engine, g.dw).iter().all(|x| x.is_nan()), "dw was written");
+        assert!(get::<f32>(engine, g.dw.unwrap()).iter().all(|x| x.is_nan()), "dw was written");
     }
 }
 
@@ -344,7 +344,7 @@ fn a_loss_that_is_no_number_is_reported() {
             let output = engine.take_output().unwrap();
             assert!(output.loss_sum.is_nan(), "{bad}: {output:?}");
             assert_eq!(output.correct, if bad.is_nan() { 0 } else { 3 });
-            let dw = get::<f32>(engine.as_mut(), head.gradients.dw);
+            let dw = get::<f32>(engine.as_mut(), head.gradients.dw.unwrap());
             assert!(dw.iter().any(|x| x.is_nan()), "the step will be skipped");
         }
     }
@@ -383,7 +383,7 @@ fn a_recorded_head_replays_with_another_number_of_rows() {
         direct.linear_cross_entropy(&head.batch, head.args).unwrap();
         run(&mut replayed);
         for engine in [&mut direct, &mut replayed] {
-            let bytes = [g.dx, g.dw, losses].map(|t| get_bytes(engine, t));
+            let bytes = [g.dx, g.dw.unwrap(), losses].map(|t| get_bytes(engine, t));
             results.push((bytes, engine.take_output().unwrap()));
         }
         assert!(results[0] == results[1], "{supervised} rows");

@@ -148,7 +148,7 @@ impl<E: Operand> Host<E> {
         cuda.cut = None; // this one has only the largest
         linear_launch::linear(cuda, rung, b.x, b.w, b.y).unwrap();
         cuda.cut = tile.map(unsplit);
-        let projection = Projection { w: b.w, bias: Some(b.bias) };
+        let projection = Projection { w: b.w, bias: Some(b.bias), adapter: None };
         linear_launch::linear_residual(cuda, rung, b.x, projection, b.residual, b.sum).unwrap();
         linear_launch::input_gradient(cuda, rung, Rows::Tokens, b.dy, b.w, b.dx).unwrap();
         let dw = [0, 1].map(|accumulate| {
@@ -286,7 +286,14 @@ fn what_does_not_fit_is_refused_before_the_launch() {
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, x, w, y_f32)), "y");
     assert_eq!(refused(linear_launch::weight_gradient(&cuda, Rung::Naive, Rows::Tokens, y, x, y)), "dw");
     let bias = Some(Tensor { rows: 1, cols: 12, ..y });
-    let unfit = linear_launch::linear_residual(&cuda, Rung::Naive, x, Projection { w, bias }, y_f32, y_f32);
+    let unfit = linear_launch::linear_residual(
+        &cuda,
+        Rung::Naive,
+        x,
+        Projection { w, bias, adapter: None },
+        y_f32,
+        y_f32,
+    );
     assert_eq!(refused(unfit), "bias");
     let shifted = Tensor { offset: x.offset + 2, ..x };
     assert_eq!(refused(linear_launch::linear(&cuda, Rung::Naive, shifted, w, y)), "x");

@@ -99,7 +99,7 @@ impl<E: Element> Backward<E> {
             dy: of(rows, c, E::DTYPE),
             dx: of(rows, c, DType::F32),
             dx_rounded: (E::DTYPE != DType::F32).then(|| of(rows, c, E::DTYPE)),
-            dw: of(1, c, DType::F32),
+            dw: Some(of(1, c, DType::F32)),
             partials: of(rows.div_ceil(ROWS_PER_PARTIAL), c, DType::F32),
         };
         let rstd = values::<f32>(t, 0.5, 3).into_iter().map(|r| r + 1.0).collect();
@@ -117,7 +117,7 @@ impl<E: Element> Backward<E> {
         write(cuda, b.dx, &filled(b.dx, &self.dx, 7.0));
         write(cuda, b.partials, &vec![7.0_f32; b.partials.len()]);
         let old = if accumulate == 1 { self.dw.clone() } else { vec![f32::NAN; c] };
-        write(cuda, b.dw, &old);
+        write(cuda, b.dw.unwrap(), &old);
         if let Some(rounded) = b.dx_rounded {
             write(cuda, rounded, &vec![E::from_f32(7.0); rounded.len()]);
         }
@@ -136,7 +136,7 @@ impl<E: Element> Backward<E> {
             assert_eq!(bits(&used(widen(&read::<E>(cuda, rounded)), t * c)), bits(&want), "rounded dx");
         }
         let partials = used(read(cuda, b.partials), t.div_ceil(ROWS_PER_PARTIAL) * c);
-        Results { dx, partials, dw: read(cuda, b.dw) }
+        Results { dx, partials, dw: read(cuda, b.dw.unwrap()) }
     }
 
     /// The formula, with the bound of any order of its sum.

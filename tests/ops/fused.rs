@@ -43,7 +43,7 @@ fn qkv_projection<E: Element>(d: usize) {
     a.put(cos, &vcos);
     a.put(sin, &vsin);
     a.tokens(N);
-    let projection = Projection { w, bias: Some(bias) };
+    let projection = Projection { w, bias: Some(bias), adapter: None };
     a.cpu.linear_rope(&batch, heads, RopeTable { cos, sin }, x, projection, out).unwrap();
     let mut want = affine(&vx, &vw, &vb, c);
     for (row, &p) in want.chunks_mut(width).zip(&positions) {
@@ -82,7 +82,7 @@ fn mlp<E: Element>(f: usize) {
     a.put(x, &vx);
     a.put(w, &vw);
     a.tokens(N);
-    a.cpu.linear_swiglu(x, Projection { w, bias: Some(bias) }, gate_up, act).unwrap();
+    a.cpu.linear_swiglu(x, Projection { w, bias: Some(bias), adapter: None }, gate_up, act).unwrap();
     let rows = a.get::<E>(gate_up)[..N * 2 * f].to_vec();
     assert_allowed("gate_up", &rows, &affine(&vx, &vw, &vb, c));
     let mut want = vec![E::from_f32(0.0); N * f];
@@ -101,6 +101,7 @@ fn mlp_is_linear_then_swiglu() {
 fn mlp_backward<E: Element>() {
     let (c, f) = (20, 18);
     let (mut a, args) = arena::<E, _>(|l| SwigluBackward {
+        adapter: None,
         dy: l.narrow(T, c),
         w: l.narrow(c, f),
         gate_up: l.narrow(T, 2 * f),
@@ -118,7 +119,7 @@ fn mlp_backward<E: Element>() {
     a.cpu.linear_swiglu_backward(args).unwrap();
     let columns: Vec<E> = (0..f).flat_map(|j| w.iter().skip(j).step_by(f).copied()).collect();
     // A backend that fuses leaves it as it was.
-    a.cpu.linear_input_gradient(args.dy, args.w, args.dact).unwrap();
+    a.cpu.linear_input_gradient(args.dy, args.w.into(), args.dact).unwrap();
     let dact = a.get::<E>(args.dact)[..N * f].to_vec();
     assert_allowed("dact", &dact, &products(&dy, &columns, c));
     let (mut act, mut want) = (vec![E::from_f32(0.0); N * f], vec![E::from_f32(0.0); 2 * N * f]);
@@ -142,7 +143,7 @@ fn norm_backward<E: Element>(accumulate: u32) {
         dy: l.narrow(T, c),
         dx: l.wide(T, c),
         dx_rounded: (E::DTYPE != DType::F32).then(|| l.narrow(T, c)),
-        dw: l.wide(1, c),
+        dw: Some(l.wide(1, c)),
         partials: l.wide(2, c),
     });
     let (x, w) = (values::<f32>(N * c, 1.0, 1), values::<E>(c, 1.0, 2));
@@ -153,14 +154,14 @@ fn norm_backward<E: Element>(accumulate: u32) {
     a.put(args.rstd, &rstd);
     a.put(args.dy, &dy);
     a.put(args.dx, &dx);
-    a.put(args.dw, &dw);
+    a.put(args.dw.unwrap(), &dw);
     a.params.accumulate = accumulate;
     a.tokens(N);
     a.cpu.rmsnorm_backward(args).unwrap();
     rmsnorm::backward_input(&x, &w, &rstd, &dy, &mut dx);
     rmsnorm::backward_weight(&x, &rstd, &dy, &mut dw, &mut vec![0.0; 2 * c], accumulate == 1);
     assert_eq!(bits(&a.get::<f32>(args.dx)[..N * c]), bits(&dx));
-    assert_eq!(bits(&a.get::<f32>(args.dw)), bits(&dw));
+    assert_eq!(bits(&a.get::<f32>(args.dw.unwrap())), bits(&dw));
     if let Some(rounded) = args.dx_rounded {
         let want: Vec<E> = dx.iter().map(|&x| E::from_f32(x)).collect();
         assert_eq!(bits(&a.get::<E>(rounded)[..N * c]), bits(&want));
@@ -220,7 +221,7 @@ fn residual_with_bias<E: Element>() {
     a.put(bias, &vb);
     a.put(residual, &before);
     a.tokens(N);
-    a.cpu.linear_residual(x, Projection { w, bias: Some(bias) }, residual, y).unwrap();
+    a.cpu.linear_residual(x, Projection { w, bias: Some(bias), adapter: None }, residual, y).unwrap();
     // Adding the residual first changes the order of the sum only.
     let terms = |i: usize| {
         let (x, w) = (reals(&vx[i / 7 * 20..][..20]), reals(&vw[i % 7 * 20..][..20]));
@@ -243,10 +244,10 @@ fn buffers_that_do_not_fit_are_refused() {
     let wrong = |t: Tensor| Tensor { cols: t.cols - 1, ..t };
     assert!(a.cpu.linear(wrong(x), w, y).is_err());
     assert!(a.cpu.linear(x, w, wrong(y)).is_err());
-    assert!(a.cpu.linear_input_gradient(y, w, wrong(x)).is_err());
+    assert!(a.cpu.linear_input_gradient(y, w.into(), wrong(x)).is_err());
     assert!(a.cpu.linear_weight_gradient(y, x, wrong(w)).is_err());
     assert!(a.cpu.logits(x, w, wrong(y)).is_err());
-    let unfit = Projection { w, bias: Some(wrong(w.head(1))) };
+    let unfit = Projection { w, bias: Some(wrong(w.head(1))), adapter: None };
     assert!(a.cpu.linear_residual(x, unfit, y, y).is_err());
     assert!(a.cpu.linear(x, w, y).is_ok());
 }

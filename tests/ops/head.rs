@@ -31,7 +31,8 @@ impl<E: Element> Head<E> {
             let logits = l.wide(CHUNK, V);
             let dlogits = if E::DTYPE == DType::F32 { logits } else { l.narrow(CHUNK, V) };
             let (dw, dx) = (l.wide(V, C), l.narrow(t + 3, C));
-            let gradients = train.then(|| HeadGradients { dx, dw, dlogits, dx_chunk: l.narrow(CHUNK, C) });
+            let gradients =
+                train.then(|| HeadGradients { dx, dw: Some(dw), dlogits, dx_chunk: l.narrow(CHUNK, C) });
             let (x, w, losses) = (l.narrow(t + 3, C), l.narrow(V, C), l.wide(1, t + 3));
             let (entropies, x_chunk) = (l.wide(1, t + 3), l.narrow(CHUNK, C));
             (l.batch(), LinearCrossEntropy { x, w, losses, entropies, gradients, x_chunk, logits }, dw, dx)

@@ -17,8 +17,8 @@ impl Cpu {
         if let Some(g) = args.gradients {
             let dx = self.active(g.dx);
             self.memory.bytes_mut(dx).fill(0);
-            if rows.is_empty() && !self.accumulates() {
-                self.memory.get_mut::<f32>(g.dw).fill(0.0);
+            if let Some(dw) = g.dw.filter(|_| rows.is_empty() && !self.accumulates()) {
+                self.memory.get_mut::<f32>(dw).fill(0.0);
             }
         }
         let chunk = args.logits.rows;
@@ -61,11 +61,13 @@ impl Cpu {
 
         let dlogits = g.dlogits.head(n);
         let add = first > 0 || self.accumulates();
-        let reads = [dlogits, w, x_chunk];
-        let ([d, head, x], [dx_chunk, dw, dx]) = self.memory.lend(reads, [g.dx_chunk.head(n), g.dw, g.dx]);
-        let (d, dx_chunk, dx) = (d.get::<E>(), dx_chunk.get::<E>(), dx.get::<E>());
-        linear::input_gradient::<E>(level, d, head.get(), dx_chunk, c);
-        linear::weight_gradient::<E>(level, d, x.get(), dw.get(), c, add);
+        if let Some(dw) = g.dw {
+            let ([d, x], [dw]) = self.memory.lend([dlogits, x_chunk], [dw]);
+            linear::weight_gradient::<E>(level, d.get(), x.get(), dw.get(), c, add);
+        }
+        let ([d, head], [dx_chunk, dx]) = self.memory.lend([dlogits, w], [g.dx_chunk.head(n), g.dx]);
+        let (dx_chunk, dx) = (dx_chunk.get::<E>(), dx.get::<E>());
+        linear::input_gradient::<E>(level, d.get(), head.get(), dx_chunk, c);
         for (from, &row) in dx_chunk.chunks_exact(c).zip(rows) {
             dx[row as usize * c..][..c].copy_from_slice(from);
         }

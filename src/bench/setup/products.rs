@@ -55,14 +55,15 @@ impl Buffers {
                 let (dy, dx) = (self.activation(t, outputs), self.out(t, inputs, a));
                 Launch::new(
                     move |cuda, rung| linear_launch::input_gradient(cuda, rung, rows, dy, w, dx),
-                    move |b| b.linear_input_gradient(dy, w, dx),
+                    move |b| b.linear_input_gradient(dy, w.into(), dx),
                 )
             }
             Product::SwigluBackward => {
                 let (dy, gate_up) = (self.activation(t, outputs), self.activation(t, 2 * inputs));
                 let [act, dact] = [(); 2].map(|()| self.out(t, inputs, a));
                 let dgate_up = self.out(t, 2 * inputs, a);
-                let of = SwigluBackward { dy, w, gate_up, act, act_is_kept: false, dact, dgate_up };
+                let of =
+                    SwigluBackward { dy, w, adapter: None, gate_up, act, act_is_kept: false, dact, dgate_up };
                 Launch::new(
                     move |cuda, rung| {
                         linear_launch::swiglu_backward(cuda, rung, dy, w, gate_up, Some(act), dgate_up)
@@ -95,7 +96,12 @@ impl Buffers {
             w: self.out(vocab, UNREAD, self.a),
             losses: self.out(1, t, DType::F32),
             entropies: self.out(1, t, DType::F32),
-            gradients: Some(HeadGradients { dx: x, dw: x, dlogits: self.out(t, vocab, self.a), dx_chunk: x }),
+            gradients: Some(HeadGradients {
+                dx: x,
+                dw: Some(x),
+                dlogits: self.out(t, vocab, self.a),
+                dx_chunk: x,
+            }),
             x_chunk: x,
             logits,
         };
@@ -107,7 +113,7 @@ impl Buffers {
         let (x, w, logits) = (self.activation(t, c), self.weight(vocab, c), self.out(t, vocab, DType::F32));
         let dlogits = if self.a == DType::F32 { logits } else { self.out(t, vocab, self.a) };
         let (dx, dx_chunk) = (self.out(t, c, self.a), self.out(t, c, self.a));
-        let gradients = HeadGradients { dx, dw: self.out(vocab, c, DType::F32), dlogits, dx_chunk };
+        let gradients = HeadGradients { dx, dw: Some(self.out(vocab, c, DType::F32)), dlogits, dx_chunk };
         let args = LinearCrossEntropy {
             x,
             w,
