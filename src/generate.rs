@@ -180,7 +180,7 @@ impl Generator {
         config: &ModelConfig,
         dtype: DType,
         positions: usize,
-        purpose: Purpose,
+        purpose: Purpose<'_>,
         open: impl FnOnce(&Plan) -> Result<Box<dyn Backend>>,
     ) -> Result<Self> {
         let mut plan = Plan::default();

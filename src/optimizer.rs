@@ -14,7 +14,7 @@ const MIN_8BIT_ELEMENTS: usize = 4096;
 /// The token embedding; a separate output head is not one.
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// Optimizer state in the arena, one entry per weight of the model.
+/// Optimizer state in the arena, one entry per trained weight of the model.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     rule: UpdateRule,
@@ -30,9 +30,8 @@ impl Optimizer {
     /// # Panics
     /// If the model was not planned for training.
     pub fn plan(plan: &mut Plan, model: &Model, rule: UpdateRule, embedding_8bit: bool) -> Self {
-        let weights = model
-            .weights
-            .iter()
+        let trained = || model.weights.iter().filter(|weight| weight.grad.is_some());
+        let weights = trained()
             .map(|weight| {
                 let blockwise = rule == UpdateRule::Blockwise
                     && weight.master.len() >= MIN_8BIT_ELEMENTS
@@ -46,7 +45,7 @@ impl Optimizer {
                 }
             })
             .collect();
-        let names = model.weights.iter().map(|weight| weight.parameter.name.clone()).collect();
+        let names = trained().map(|weight| weight.parameter.name.clone()).collect();
         Self { rule, names, weights, grads: model.grads.expect("planned for training") }
     }
 

@@ -16,6 +16,7 @@ pub use choice::{
 };
 pub use keys::KEYS;
 
+use crate::config::{LoraConfig, LoraTarget};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
@@ -114,6 +115,18 @@ pub struct Recipe {
     /// On a GPU, record the step once and replay it; without, a profiler sees each operation's range around its kernels
     /// [default: true].
     pub cuda_graph: bool,
+    /// Rank of the adapters that are trained in place of the weights; 0 trains the weights [default: 0].
+    pub lora_rank: usize,
+    /// What the adapters' part is multiplied by, times the rank (with `lora_rslora` its root) [default: the rank].
+    pub lora_alpha: Option<f64>,
+    /// Share of an adapter's input that is dropped in training, in [0, 1) [default: 0].
+    pub lora_dropout: f64,
+    /// Divide `lora_alpha` by the root of the rank [default: false].
+    pub lora_rslora: bool,
+    /// Projections with an adapter [default: all seven].
+    pub lora_targets: Vec<LoraTarget>,
+    /// Size of NEFTune's noise on the embeddings in training; 0 adds none [default: 0].
+    pub neftune_alpha: f64,
 }
 
 impl Default for Recipe {
@@ -159,6 +172,12 @@ impl Default for Recipe {
             embedding_state: EmbeddingState::Fp32,
             recompute: Recompute::NormSwiglu,
             cuda_graph: true,
+            lora_rank: 0,
+            lora_alpha: None,
+            lora_dropout: 0.0,
+            lora_rslora: false,
+            lora_targets: LoraTarget::ALL.to_vec(),
+            neftune_alpha: 0.0,
         }
     }
 }
@@ -298,7 +317,41 @@ impl Recipe {
                 "drop embedding_state, or set optimizer to adamw_8bit",
             ));
         }
+        self.check_lora()
+    }
+
+    /// Without adapters there is nothing for their keys to mean.
+    fn check_lora(&self) -> Result<()> {
+        if self.lora_rank > 0 {
+            return Ok(());
+        }
+        let default = Self::default();
+        let set = [
+            ("lora_alpha", self.lora_alpha.is_some()),
+            ("lora_dropout", self.lora_dropout > 0.0),
+            ("lora_rslora", self.lora_rslora),
+            ("lora_targets", self.lora_targets != default.lora_targets),
+        ];
+        if let Some((key, _)) = set.into_iter().find(|(_, is_set)| *is_set) {
+            let remedy = format!("set lora_rank too, e.g. lora_rank = 16, or leave out {key}");
+            return Err(Error::input(
+                format!("key `{key}`"),
+                "lora_rank is 0: no adapters are trained",
+                remedy,
+            ));
+        }
         Ok(())
+    }
+
+    /// The adapters that are trained in place of the weights.
+    pub fn lora(&self) -> Option<LoraConfig> {
+        (self.lora_rank > 0).then(|| LoraConfig {
+            rank: self.lora_rank,
+            alpha: self.lora_alpha.unwrap_or(self.lora_rank as f64),
+            dropout: self.lora_dropout,
+            rslora: self.lora_rslora,
+            targets: self.lora_targets.clone(),
+        })
     }
 
     /// Optimizer steps of the whole run: `steps`, or `epochs` in steps of an epoch, rounded up; at least 1.

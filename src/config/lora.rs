@@ -3,21 +3,28 @@
 use super::{ModelConfig, Parameter, ParameterKind};
 
 /// A projection that may have an adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub enum LoraTarget {
     /// Queries.
+    #[serde(rename = "q_proj")]
     Q,
     /// Keys.
+    #[serde(rename = "k_proj")]
     K,
     /// Values.
+    #[serde(rename = "v_proj")]
     V,
     /// Attention's output.
+    #[serde(rename = "o_proj")]
     O,
     /// The MLP's gate.
+    #[serde(rename = "gate_proj")]
     Gate,
     /// What the gate multiplies.
+    #[serde(rename = "up_proj")]
     Up,
     /// The MLP's output.
+    #[serde(rename = "down_proj")]
     Down,
 }
 

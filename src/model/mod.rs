@@ -6,22 +6,25 @@
 //! two residual streams, the norms' scales, q k v, the attention output and its log-sum-exp, and gate and up; norm
 //! outputs and the SwiGLU product are computed again.
 
+mod adapter;
 mod feed;
 mod pass;
 mod plan;
 
+pub use adapter::{initial, is_adapter};
 pub use feed::Feed;
 
 use crate::arena::{Category, Plan, Tensor};
 use crate::backend::{
-    Backend, BatchBuffers, HeadGradients, KvCache, LinearCrossEntropy, Projection, RopeTable,
+    Backend, BatchBuffers, HeadGradients, KvCache, LinearCrossEntropy, LowRank, Projection, RopeTable,
 };
-use crate::config::{ModelConfig, Parameter};
+use crate::config::{LoraConfig, ModelConfig, Parameter};
 use crate::dtype::{DType, Element, Q8_0, with_element};
 use crate::error::Result;
 use crate::ops::attention::Heads;
 use crate::ops::rope;
 use crate::recipe::Recompute;
+use adapter::{Adapter, Adapters};
 
 /// The largest micro-batch that a plan has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,7 @@ struct Fused {
     dw: Option<Tensor>,
     bias: Option<Tensor>,
     dbias: Option<Tensor>,
+    adapter: Option<Adapter>,
 }
 
 impl Fused {
@@ -79,10 +83,21 @@ impl Fused {
             dw: trained.then(|| plan::fuse(grads(&of))),
             bias: biased.then(|| plan::span(biases.iter().map(|w| w.working))),
             dbias: (biased && trained).then(|| plan::span(grads(&biases))),
+            adapter: None,
         }
     }
 
-    fn projection(&self) -> Projection {
+    fn with(self, adapter: Option<Adapter>) -> Self {
+        Self { adapter, ..self }
+    }
+
+    /// As an input gradient goes through it, with the adapter's part.
+    fn through(&self, adapter: Option<LowRank>) -> Projection {
+        Projection { w: self.w, bias: None, adapter }
+    }
+
+    /// Without its adapter.
+    fn alone(&self) -> Projection {
         Projection { w: self.w, bias: self.bias, adapter: None }
     }
 }
@@ -100,14 +115,26 @@ struct Layer {
 }
 
 /// What a plan is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Purpose<'a> {
     /// Forward passes only.
     Inference,
     /// The same over matrices in blocks, [`DType::Q8_0`].
     InferenceQ8_0,
     /// Gradients too.
     Training(Recompute),
+    /// Gradients of adapters beside weights that stay as they are.
+    Adapters(Recompute, &'a LoraConfig),
+}
+
+impl Purpose<'_> {
+    /// What the backward pass computes again, if there is one.
+    fn recompute(self) -> Option<Recompute> {
+        match self {
+            Self::Inference | Self::InferenceQ8_0 => None,
+            Self::Training(recompute) | Self::Adapters(recompute, _) => Some(recompute),
+        }
+    }
 }
 
 /// Activations that the backward pass of one block reads.
@@ -166,10 +193,12 @@ impl Backward {
 pub struct Model {
     /// Dimensions.
     pub config: ModelConfig,
-    /// All weights, in the order of [`ModelConfig::parameters`].
+    /// All weights, in the order of [`ModelConfig::parameters`]; then those of adapters, as [`ModelConfig::adapters`] has them.
     pub weights: Vec<Weight>,
     /// All gradients as one buffer, f32 `[1, n]`; the few bytes between them stay zero.
     pub grads: Option<Tensor>,
+    /// Size of NEFTune's noise on the embeddings in training; 0 for none.
+    pub neftune_alpha: f32,
     capacity: Capacity,
     batch: BatchBuffers,
     rope: RopeTable,
@@ -177,6 +206,7 @@ pub struct Model {
     layers: Vec<Layer>,
     norm: Fused,
     head: Fused,
+    adapters: Option<Adapters>,
     scratch: Scratch,
     backward: Option<Backward>,
     /// Whether the backward pass runs the norms again, whose outputs the layers then share.
@@ -190,11 +220,13 @@ impl Model {
         config: &ModelConfig,
         dtype: DType,
         capacity: Capacity,
-        purpose: Purpose,
+        purpose: Purpose<'_>,
     ) -> Self {
-        let training = matches!(purpose, Purpose::Training(_));
-        let weights = plan::weights(plan, config, dtype, purpose);
-        let grads = training.then(|| plan::span(weights.iter().filter_map(|w| w.grad)));
+        let mut weights = plan::weights(plan, config, dtype, purpose);
+        let adapters = match purpose {
+            Purpose::Adapters(_, lora) => Some(Adapters::plan(plan, config, dtype, capacity.tokens, lora)),
+            _ => None,
+        };
         let mut rest = weights.iter();
         let mut fused = |n, biased| Fused::next(&mut rest, n, biased);
         let embedding = fused(1, false);
@@ -202,14 +234,18 @@ impl Model {
         let kept = plan::kept(plan, config, dtype, capacity, purpose, &scratch);
         let layers = kept
             .into_iter()
-            .map(|kept| Layer {
-                norm1: fused(1, false),
-                qkv: fused(3, config.attention_bias),
-                o: fused(1, config.attention_bias),
-                norm2: fused(1, false),
-                gate_up: fused(2, config.mlp_bias),
-                down: fused(1, config.mlp_bias),
-                kept,
+            .enumerate()
+            .map(|(l, kept)| {
+                let [qkv, o, gate_up, down] = adapters.as_ref().map_or([None; 4], |all| all.layers[l]);
+                Layer {
+                    norm1: fused(1, false),
+                    qkv: fused(3, config.attention_bias).with(qkv),
+                    o: fused(1, config.attention_bias).with(o),
+                    norm2: fused(1, false),
+                    gate_up: fused(2, config.mlp_bias).with(gate_up),
+                    down: fused(1, config.mlp_bias).with(down),
+                    kept,
+                }
             })
             .collect();
         let norm = fused(1, false);
@@ -217,13 +253,19 @@ impl Model {
         let half = config.head_dim / 2;
         let mut table = || plan.tensor(Category::Weights, capacity.positions, half, DType::F32);
         let rope = RopeTable { cos: table(), sin: table() };
-        let backward = training.then(|| plan::backward(plan, config, dtype, capacity, &scratch, head));
+        let backward =
+            purpose.recompute().map(|_| plan::backward(plan, config, dtype, capacity, &scratch, head));
         let batch = feed::plan(plan, capacity);
         let config = config.clone();
+        weights.extend(adapters.iter().flat_map(|all| all.weights.iter().cloned()));
+        let grads: Vec<Tensor> = weights.iter().filter_map(|w| w.grad).collect();
+        let grads = (!grads.is_empty()).then(|| plan::span(grads));
         Self {
             config,
             weights,
             grads,
+            neftune_alpha: 0.0,
+            adapters,
             capacity,
             batch,
             rope,
@@ -233,7 +275,7 @@ impl Model {
             head,
             scratch,
             backward,
-            recomputes: purpose == Purpose::Training(Recompute::NormSwiglu),
+            recomputes: purpose.recompute() == Some(Recompute::NormSwiglu),
         }
     }
 
@@ -258,7 +300,8 @@ impl Model {
         }
         let (cos, sin) = rope::table(&self.config.rope_frequencies(), self.capacity.positions);
         backend.upload(self.rope.cos, bytemuck::cast_slice(&cos))?;
-        backend.upload(self.rope.sin, bytemuck::cast_slice(&sin))
+        backend.upload(self.rope.sin, bytemuck::cast_slice(&sin))?;
+        self.spread_adapters(backend)
     }
 
     /// Fills in the weights that stay in blocks, which `read` writes.

@@ -2,13 +2,17 @@
 
 use super::{Fused, Layer, Model};
 use crate::arena::Tensor;
-use crate::backend::{AttentionBackward, Backend, CachedSequence, KvCache, RmsNormBackward, SwigluBackward};
+use crate::backend::{
+    AttentionBackward, Backend, CachedSequence, KvCache, LowRank, RmsNormBackward, SwigluBackward,
+};
 use crate::cuda::range;
 use crate::error::Result;
 
-/// What attention looks at.
+/// What attention looks at, and whether the pass is one of training.
 #[derive(Clone, Copy)]
 enum Attend<'a> {
+    /// The sequences of the micro-batch; with noise and dropout, where they are wanted.
+    Train,
     /// The sequences of the micro-batch.
     Batch,
     /// Sequences of which tokens are in the caches, one a layer.
@@ -33,7 +37,7 @@ impl Model {
     /// # Panics
     /// If the plan was not for training.
     pub fn train(&self, b: &mut dyn Backend) -> Result<()> {
-        self.forward(b, Attend::Batch)?;
+        self.forward(b, Attend::Train)?;
         b.linear_cross_entropy(&self.batch, self.cross_entropy(true))?;
         self.backward(b)
     }
@@ -71,7 +75,11 @@ impl Model {
 
     /// Up to the output of the last norm.
     fn forward(&self, b: &mut dyn Backend, attend: Attend<'_>) -> Result<()> {
-        b.embedding_forward(&self.batch, self.embedding.w, self.layers[0].kept.x)?;
+        let first = self.layers[0].kept.x;
+        b.embedding_forward(&self.batch, self.embedding.w, first)?;
+        if self.neftune_alpha > 0.0 && matches!(attend, Attend::Train) {
+            b.embedding_noise(&self.batch, self.neftune_alpha, first)?;
+        }
         for l in 0..self.layers.len() {
             self.block_forward(b, l, attend)?;
         }
@@ -82,19 +90,25 @@ impl Model {
     fn block_forward(&self, b: &mut dyn Backend, l: usize, attend: Attend<'_>) -> Result<()> {
         let _range = range(format_args!("layer {l} forward"));
         let (layer, eps) = (&self.layers[l], self.config.rms_norm_eps);
-        let (k, heads) = (&layer.kept, self.heads());
+        let (k, heads, training) = (&layer.kept, self.heads(), matches!(attend, Attend::Train));
         b.rmsnorm_forward(k.x, layer.norm1.w, eps, k.norm1, k.rstd1)?;
-        b.linear_rope(&self.batch, heads, self.rope, k.norm1, layer.qkv.projection(), k.qkv)?;
+        let qkv = self.projection(b, &layer.qkv, k.norm1, training)?;
+        b.linear_rope(&self.batch, heads, self.rope, k.norm1, qkv, k.qkv)?;
         match attend {
-            Attend::Batch => b.attention_forward(&self.batch, heads, k.qkv, k.attention, k.lse)?,
+            Attend::Train | Attend::Batch => {
+                b.attention_forward(&self.batch, heads, k.qkv, k.attention, k.lse)?
+            }
             Attend::Cached { sequences, caches } => {
                 b.attention_cached(heads, sequences, k.qkv, caches[l], k.attention)?;
             }
         }
-        b.linear_residual(k.attention, layer.o.projection(), k.x, k.mid)?;
+        let o = self.projection(b, &layer.o, k.attention, training)?;
+        b.linear_residual(k.attention, o, k.x, k.mid)?;
         b.rmsnorm_forward(k.mid, layer.norm2.w, eps, k.norm2, k.rstd2)?;
-        b.linear_swiglu(k.norm2, layer.gate_up.projection(), k.gate_up, k.act)?;
-        b.linear_residual(k.act, layer.down.projection(), k.mid, self.after(l))
+        let gate_up = self.projection(b, &layer.gate_up, k.norm2, training)?;
+        b.linear_swiglu(k.norm2, gate_up, k.gate_up, k.act)?;
+        let down = self.projection(b, &layer.down, k.act, training)?;
+        b.linear_residual(k.act, down, k.mid, self.after(l))
     }
 
     /// From the head's gradient down to the embedding.
@@ -117,12 +131,24 @@ impl Model {
             self.mlp_backward(b, layer)?;
             self.attention_backward(b, layer)?;
         }
-        b.embedding_backward(&self.batch, g.dx, grad(self.embedding.dw), self.config.tie_word_embeddings)
+        let Some(dw) = self.embedding.dw else { return Ok(()) };
+        b.embedding_backward(&self.batch, g.dx, dw, self.config.tie_word_embeddings)
     }
 
-    /// Gradients of a projection of `x`: of its weight and, where it has one, its bias.
-    fn projection_gradients(&self, b: &mut dyn Backend, dy: Tensor, x: Tensor, of: &Fused) -> Result<()> {
-        b.linear_weight_gradient(dy, x, grad(of.dw))?;
+    /// Gradients of a projection of `x`: of its weight and, where it has one, its bias; or of its adapter, with the part
+    /// of the latter in the input's gradient.
+    fn projection_gradients(
+        &self,
+        b: &mut dyn Backend,
+        dy: Tensor,
+        x: Tensor,
+        of: &Fused,
+        part: Option<LowRank>,
+    ) -> Result<()> {
+        self.adapter_weight_gradients(b, dy, x, of, part)?;
+        if let Some(dw) = of.dw {
+            b.linear_weight_gradient(dy, x, dw)?;
+        }
         let Some(dbias) = of.dbias else { return Ok(()) };
         let g = self.backward.as_ref().expect("planned for training");
         b.bias_gradient(dy, dbias, g.partials_of(dbias.cols))
@@ -137,22 +163,24 @@ impl Model {
     fn mlp_backward(&self, b: &mut dyn Backend, layer: &Layer) -> Result<()> {
         let g = self.backward.as_ref().expect("planned for training");
         let (k, eps) = (&layer.kept, self.config.rms_norm_eps);
+        let down = self.adapter_gradient(b, g.dx_a, &layer.down)?;
         b.linear_swiglu_backward(SwigluBackward {
             dy: g.dx_a,
             w: layer.down.w,
-            adapter: None,
+            adapter: down,
             gate_up: k.gate_up,
             act: k.act,
             act_is_kept: !self.recomputes,
             dact: g.dact,
             dgate_up: g.dgate_up,
         })?;
-        self.projection_gradients(b, g.dx_a, k.act, &layer.down)?;
+        self.projection_gradients(b, g.dx_a, k.act, &layer.down, down)?;
         if self.recomputes {
             b.rmsnorm_forward(k.mid, layer.norm2.w, eps, k.norm2, k.rstd2)?;
         }
-        self.projection_gradients(b, g.dgate_up, k.norm2, &layer.gate_up)?;
-        b.linear_input_gradient(g.dgate_up, layer.gate_up.w.into(), g.dnorm)?;
+        let gate_up = self.adapter_gradient(b, g.dgate_up, &layer.gate_up)?;
+        self.projection_gradients(b, g.dgate_up, k.norm2, &layer.gate_up, gate_up)?;
+        b.linear_input_gradient(g.dgate_up, layer.gate_up.through(gate_up), g.dnorm)?;
         b.rmsnorm_backward(RmsNormBackward {
             x: k.mid,
             w: layer.norm2.w,
@@ -169,8 +197,9 @@ impl Model {
     fn attention_backward(&self, b: &mut dyn Backend, layer: &Layer) -> Result<()> {
         let g = self.backward.as_ref().expect("planned for training");
         let (k, eps) = (&layer.kept, self.config.rms_norm_eps);
-        self.projection_gradients(b, g.dx_a, k.attention, &layer.o)?;
-        b.linear_input_gradient(g.dx_a, layer.o.w.into(), g.dattention)?;
+        let o = self.adapter_gradient(b, g.dx_a, &layer.o)?;
+        self.projection_gradients(b, g.dx_a, k.attention, &layer.o, o)?;
+        b.linear_input_gradient(g.dx_a, layer.o.through(o), g.dattention)?;
         let saved = AttentionBackward {
             qkv: k.qkv,
             out: k.attention,
@@ -183,8 +212,9 @@ impl Model {
         if self.recomputes {
             b.rmsnorm_forward(k.x, layer.norm1.w, eps, k.norm1, k.rstd1)?;
         }
-        self.projection_gradients(b, g.dqkv, k.norm1, &layer.qkv)?;
-        b.linear_input_gradient(g.dqkv, layer.qkv.w.into(), g.dnorm)?;
+        let qkv = self.adapter_gradient(b, g.dqkv, &layer.qkv)?;
+        self.projection_gradients(b, g.dqkv, k.norm1, &layer.qkv, qkv)?;
+        b.linear_input_gradient(g.dqkv, layer.qkv.through(qkv), g.dnorm)?;
         b.rmsnorm_backward(RmsNormBackward {
             x: k.x,
             w: layer.norm1.w,
@@ -196,8 +226,4 @@ impl Model {
             partials: g.partials_of(self.config.hidden_size),
         })
     }
-}
-
-fn grad(dw: Option<Tensor>) -> Tensor {
-    dw.expect("planned for training")
 }

@@ -13,7 +13,12 @@ use crate::recipe::Recompute;
 const LOGIT_ROWS: usize = 512;
 
 /// Lays the weights out in the order of their names; q k v of a layer adjoin, and gate and up, and so their biases.
-pub(super) fn weights(plan: &mut Plan, config: &ModelConfig, dtype: DType, purpose: Purpose) -> Vec<Weight> {
+pub(super) fn weights(
+    plan: &mut Plan,
+    config: &ModelConfig,
+    dtype: DType,
+    purpose: Purpose<'_>,
+) -> Vec<Weight> {
     let parameters = config.parameters();
     let training = matches!(purpose, Purpose::Training(_));
     let mut lay_out = |category, dtype| -> Vec<Tensor> {
@@ -60,9 +65,10 @@ pub(super) fn fuse(tensors: impl IntoIterator<Item = Tensor>) -> Tensor {
         .expect("at least one weight")
 }
 
-/// From the first of the tensors to the end of the last, as one row.
+/// From the first of the tensors in memory to the end of the last, as one row.
 pub(super) fn span(tensors: impl IntoIterator<Item = Tensor>) -> Tensor {
-    let all: Vec<Tensor> = tensors.into_iter().collect();
+    let mut all: Vec<Tensor> = tensors.into_iter().collect();
+    all.sort_by_key(|t| t.offset);
     let (first, last) = (all[0], all[all.len() - 1]);
     let bytes = last.offset + last.bytes() - first.offset;
     Tensor { rows: 1, cols: bytes / first.dtype.size(), ..first }
@@ -74,13 +80,13 @@ pub(super) fn kept(
     n: &ModelConfig,
     dtype: DType,
     capacity: Capacity,
-    purpose: Purpose,
+    purpose: Purpose<'_>,
     scratch: &Scratch,
 ) -> Vec<Kept> {
     let (t, c) = (capacity.tokens, n.hidden_size);
     let mut new = || {
         let mut of = |rows, cols, dtype| plan.tensor(Category::Activations, rows, cols, dtype);
-        let (norm1, norm2, act) = if purpose == Purpose::Training(Recompute::None) {
+        let (norm1, norm2, act) = if purpose.recompute() == Some(Recompute::None) {
             (of(t, c, dtype), of(t, c, dtype), of(t, n.intermediate_size, dtype))
         } else {
             (scratch.norm, scratch.norm, scratch.act)
@@ -99,7 +105,7 @@ pub(super) fn kept(
             gate_up: of(t, 2 * n.intermediate_size, dtype),
         }
     };
-    if matches!(purpose, Purpose::Training(_)) {
+    if purpose.recompute().is_some() {
         (0..n.num_hidden_layers).map(|_| new()).collect()
     } else {
         vec![new(); n.num_hidden_layers]

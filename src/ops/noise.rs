@@ -25,6 +25,19 @@ pub fn index(i: usize) -> u32 {
     u32::try_from(i).expect("rows and columns are counted in 32 bits")
 }
 
+/// The key of a micro-batch from a run's seed: SplitMix64 (Steele et al. 2014) over the three numbers.
+#[allow(clippy::cast_possible_truncation, reason = "the two halves")]
+pub fn key(seed: u64, step: u64, micro_batch: u64) -> [u32; 2] {
+    let split = |x: u64| {
+        let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    };
+    let key = split(split(split(seed) ^ step) ^ micro_batch);
+    [key as u32, (key >> 32) as u32]
+}
+
 /// What the numbers of a row follow from.
 #[inline(always)]
 pub fn row_key(key: [u32; 2], site: u32, row: u32) -> u32 {

@@ -2,6 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
+use crate::config::LoraTarget;
 use crate::dtype::DType;
 
 /// A closed set of words, each standing for a value.
@@ -20,6 +21,18 @@ macro_rules! choices {
             const ALL: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
         }
     )+};
+}
+
+impl Choice for LoraTarget {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("q_proj", Self::Q),
+        ("k_proj", Self::K),
+        ("v_proj", Self::V),
+        ("o_proj", Self::O),
+        ("gate_proj", Self::Gate),
+        ("up_proj", Self::Up),
+        ("down_proj", Self::Down),
+    ];
 }
 
 choices! {

@@ -7,14 +7,16 @@ use super::{Compat, Recipe};
 use crate::error::{Error, Result};
 
 /// The keys that TRL 0.17's run fixes: pads and prompts are learnt, one row a row, no row held out, a new order every
-/// epoch, and 8-bit state for every matrix.
-const TRL_0_17: [(&str, &str); 6] = [
+/// epoch, 8-bit state for every matrix, all weights trained and no noise.
+const TRL_0_17: [(&str, &str); 8] = [
     ("loss_on", "\"all\""),
     ("packing", "false"),
     ("shuffle", "true"),
     ("eval_share", "0"),
     ("optimizer", "\"adamw_8bit\""),
     ("embedding_state", "\"8bit\""),
+    ("lora_rank", "0"),
+    ("neftune_alpha", "0"),
 ];
 
 /// Sets the fixed keys. The layer that names `compat`, and those after it, may not say otherwise.

@@ -6,10 +6,11 @@ use toml::{Spanned, Value};
 
 use super::Recipe;
 use super::choice::Choice;
+use crate::config::LoraTarget;
 use crate::error::{Error, Result};
 
 /// Every key a recipe may hold, in the order of [`Recipe`]'s fields.
-pub const KEYS: [&str; 40] = [
+pub const KEYS: [&str; 46] = [
     "model",
     "data",
     "eval_data",
@@ -50,6 +51,12 @@ pub const KEYS: [&str; 40] = [
     "embedding_state",
     "recompute",
     "cuda_graph",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_rslora",
+    "lora_targets",
+    "neftune_alpha",
 ];
 
 /// Largest whole number a count may be.
@@ -171,6 +178,17 @@ pub(super) fn set(recipe: &mut Recipe, key: &str, value: &Value) -> std::result:
         "embedding_state" => recipe.embedding_state = choice(value)?,
         "recompute" => recipe.recompute = choice(value)?,
         "cuda_graph" => recipe.cuda_graph = flag(value)?,
+        "lora_rank" => recipe.lora_rank = count(value, 0)?,
+        "lora_alpha" => recipe.lora_alpha = Some(number(value, "a number above 0", |x| x > 0.0)?),
+        "lora_dropout" => {
+            recipe.lora_dropout =
+                number(value, "a number from 0 up to, not including, 1", |x| (0.0..1.0).contains(&x))?;
+        }
+        "lora_rslora" => recipe.lora_rslora = flag(value)?,
+        "lora_targets" => recipe.lora_targets = lora_targets(value)?,
+        "neftune_alpha" => {
+            recipe.neftune_alpha = number(value, "a number of 0 or more (0 adds none)", |x| x >= 0.0)?;
+        }
         _ => unreachable!("apply looked the key up in KEYS"),
     }
     Ok(())
@@ -252,6 +270,14 @@ fn choices<T: Choice>(value: &Value) -> std::result::Result<Vec<T>, Bad> {
     let allowed = format!("a list of any of {}", words.join(", "));
     let list = value.as_array().ok_or_else(|| bad(value, &allowed))?;
     list.iter().map(|word| choice(word).map_err(|_| bad(value, &allowed))).collect()
+}
+
+/// Each once, in the order in which a layer has them.
+fn lora_targets(value: &Value) -> std::result::Result<Vec<LoraTarget>, Bad> {
+    let mut targets: Vec<LoraTarget> = choices(value)?;
+    targets.sort_unstable();
+    targets.dedup();
+    if targets.is_empty() { Err(bad(value, "at least one projection")) } else { Ok(targets) }
 }
 
 /// Levenshtein distance in characters.

@@ -151,7 +151,8 @@ impl Run {
     /// Bytes of a checkpoint: fp32 weights and the optimizer's state.
     pub fn checkpoint_bytes(&self) -> usize {
         let state: usize = self.trained.optimizer.state().map(|(_, tensor)| tensor.bytes()).sum();
-        state + 4 * self.pretrained.config.num_parameters()
+        let trained = self.trained.model.weights.iter().filter(|weight| weight.grad.is_some());
+        state + trained.map(|weight| 4 * weight.master.len()).sum::<usize>()
     }
 
     /// Opens the device and fills in weights and optimizer state: the model's as it was, or a checkpoint's.

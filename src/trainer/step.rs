@@ -3,12 +3,13 @@
 use crate::arena::Plan;
 use crate::backend::{Backend, Part, StepParams, UpdateRule};
 use crate::batch::Window;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, round_f32};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::metrics::peak_memory_bytes;
 use crate::model::{Capacity, Feed, Model, Purpose};
 use crate::ops::adamw::AdamWConfig;
+use crate::ops::noise;
 use crate::optimizer::Optimizer;
 use crate::recipe::{Compat, EmbeddingState, OptimizerKind, Recipe};
 
@@ -30,7 +31,13 @@ impl Trained {
         dtype: DType,
         capacity: Capacity,
     ) -> Self {
-        let model = Model::plan(plan, config, dtype, capacity, Purpose::Training(recipe.recompute));
+        let lora = recipe.lora();
+        let purpose = match &lora {
+            None => Purpose::Training(recipe.recompute),
+            Some(lora) => Purpose::Adapters(recipe.recompute, lora),
+        };
+        let mut model = Model::plan(plan, config, dtype, capacity, purpose);
+        model.neftune_alpha = round_f32(recipe.neftune_alpha);
         let rule = match recipe.optimizer {
             OptimizerKind::AdamW => UpdateRule::Torch,
             OptimizerKind::AdamW8bit => UpdateRule::Blockwise,
@@ -56,10 +63,15 @@ impl Trained {
         };
         for (i, batch) in window.joined().iter().enumerate() {
             params.accumulate = u32::from(i > 0);
+            params.noise_key = noise::key(recipe.seed, window.step as u64, i as u64);
             self.model.feed(backend, &Feed::new(batch), &mut params)?;
             backend.run(Part::Train, &mut |b| self.model.train(b))?;
         }
-        backend.run(Part::Update, &mut |b| self.optimizer.step(b))
+        backend.run(Part::Update, &mut |b| {
+            self.model.gather_adapters(b)?;
+            self.optimizer.step(b)?;
+            self.model.spread_adapters(b)
+        })
     }
 }
 
