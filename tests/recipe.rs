@@ -1,5 +1,6 @@
 //! Layers, defaults, checks and schedules of a recipe.
 
+use smolten::config::LoraTarget;
 use smolten::dtype::DType;
 use smolten::recipe::Scheduler;
 use smolten::recipe::{
@@ -83,6 +84,12 @@ fn every_key_can_be_set_and_is_in_the_json() {
         embedding_state = "8bit"
         recompute = "none"
         cuda_graph = false
+        lora_rank = 8
+        lora_alpha = 32
+        lora_dropout = 0.05
+        lora_rslora = true
+        lora_targets = ["v_proj", "q_proj", "v_proj"]
+        neftune_alpha = 5
     "#;
     let want = Recipe {
         model: "some/model".into(),
@@ -125,6 +132,12 @@ fn every_key_can_be_set_and_is_in_the_json() {
         embedding_state: EmbeddingState::EightBit,
         recompute: Recompute::None,
         cuda_graph: false,
+        lora_rank: 8,
+        lora_alpha: Some(32.0),
+        lora_dropout: 0.05,
+        lora_rslora: true,
+        lora_targets: vec![LoraTarget::Q, LoraTarget::V],
+        neftune_alpha: 5.0,
     };
     let got = resolve(all, &[], &RecipeOverrides::default()).unwrap();
     assert_eq!(got, want);
@@ -239,11 +252,41 @@ fn values_out_of_range_or_of_another_type_are_refused() {
         ("embedding_state = 8", "8 (", "fp32, 8bit"),
         ("recompute = true", "true (", "norm_swiglu, none"),
         ("cuda_graph = \"on\"", "\"on\" (", "true or false"),
+        ("lora_rank = -1", "-1 (", "from 0"),
+        ("lora_alpha = 0", "0 (", "above 0"),
+        ("lora_dropout = 1", "1 (", "not including, 1"),
+        ("lora_rslora = 1", "1 (", "true or false"),
+        (
+            "lora_targets = \"q_proj\"",
+            "\"q_proj\" (",
+            "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+        ),
+        ("lora_targets = [\"lm_head\"]", "[\"lm_head\"] (", "q_proj, k_proj"),
+        ("lora_targets = []", "[] (", "at least one"),
+        ("neftune_alpha = -1", "-1 (", "0 or more"),
     ] {
         let key = line.split(' ').next().unwrap();
         let message = error(line);
         assert_says(&message, &[&format!("run.toml:3, key \"{key}\""), found, "allowed: ", allowed]);
     }
+}
+
+#[test]
+fn adapters_are_as_peft_has_them() {
+    let lora =
+        |text: &str| resolve(&format!("{BASE}{text}"), &[], &RecipeOverrides::default()).unwrap().lora();
+    assert_eq!(lora(""), None);
+    let scale = |text: &str| lora(text).unwrap().scale();
+    assert_eq!(scale("lora_rank = 16"), 1.0);
+    assert_eq!(scale("lora_rank = 16\nlora_alpha = 32"), 2.0);
+    assert_eq!(scale("lora_rank = 16\nlora_alpha = 32\nlora_rslora = true"), 8.0);
+    assert_eq!(lora("lora_rank = 1").unwrap().targets, LoraTarget::ALL);
+    for line in ["lora_alpha = 8", "lora_dropout = 0.1", "lora_rslora = true", "lora_targets = [\"v_proj\"]"]
+    {
+        let key = line.split(' ').next().unwrap();
+        assert_says(&error(line), &[&format!("key `{key}`"), "lora_rank is 0", "set lora_rank too"]);
+    }
+    assert_says(&error("compat = \"trl-0.17\"\nlora_rank = 8"), &["key \"lora_rank\"", "lora_rank = 0"]);
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct Step {
     pub length: usize,
     /// AdamW with moments in 8 bits.
     pub blockwise: bool,
+    /// The weights stay as they are, and adapters, which are not counted, are trained.
+    pub frozen: bool,
     /// Type of weights and activations.
     pub dtype: DType,
 }
@@ -83,6 +85,12 @@ fn counted(size: &Size, step: Step) -> Vec<(Case, usize)> {
             Operation::Gather { .. } | Operation::Scatter { .. } | Operation::CrossEntropy { .. } => 0,
             Operation::Linear { .. } if case.place.as_deref() == Some("head") => 0,
             Operation::AttentionForward { .. } | Operation::AttentionBackward { .. } => 0,
+            Operation::AdamW { .. } | Operation::AdamW8bit { .. } | Operation::GradNorm { .. }
+                if step.frozen =>
+            {
+                0
+            }
+            Operation::Linear { product: Product::WeightGradient, .. } if step.frozen => 0,
             Operation::AdamW { .. } => usize::from(!step.blockwise),
             Operation::AdamW8bit { .. } => usize::from(step.blockwise),
             Operation::GradNorm { .. } => 1,
@@ -111,7 +119,8 @@ mod tests {
     use super::super::suite::SIZES;
     use super::*;
 
-    const STEP: Step = Step { tokens: 8192, passes: 1, length: 512, blockwise: true, dtype: DType::BF16 };
+    const STEP: Step =
+        Step { tokens: 8192, passes: 1, length: 512, blockwise: true, frozen: false, dtype: DType::BF16 };
 
     /// Six operations per weight and token, and what attention adds.
     #[test]
@@ -134,6 +143,19 @@ mod tests {
             let named: Vec<_> = named.map(|(case, times)| (case.operation.name(), *times)).collect();
             assert_eq!(named, [(name, 1)]);
         }
+    }
+
+    /// Four of the six, but for the head, whose gradients are counted as one operation.
+    #[test]
+    fn frozen_weights_have_no_gradients() {
+        let flops = |frozen| {
+            let counted = counted(&SIZES[1], Step { frozen, ..STEP });
+            let is_layer = |case: &Case| !matches!(case.operation, Operation::Head { .. });
+            let all = counted.iter().filter(|(case, _)| is_layer(case));
+            all.map(|(case, times)| *times as f64 * case.operation.work(DType::BF16).flops).sum::<f64>()
+        };
+        let layers = 361_821_120.0 - 65.0 * 960.0 - 49_152.0 * 960.0;
+        assert_eq!(flops(false) - flops(true), 2.0 * layers * 8192.0);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::config::{ModelConfig, Parameter};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::metrics::available_memory_bytes;
+use crate::model::{initial, is_adapter};
 use crate::ops::loss_scale::LossScale;
 use crate::pretrained::Pretrained;
 use crate::recipe::Recipe;
@@ -109,7 +110,10 @@ impl TrainBench {
         check_memory(plan.bytes(), &name, of_device.or_else(available_memory_bytes), remedy)?;
         let mut backend = backend::open(recipe.device, &plan, dtype)?;
         trained.optimizer.reset(&mut *backend)?;
-        trained.model.load(&mut *backend, read)?;
+        let seed = recipe.seed;
+        trained.model.load(&mut *backend, |parameter, out| {
+            if is_adapter(parameter) { Ok(initial(parameter, seed, out)) } else { read(parameter, out) }
+        })?;
         backend.set_loss_scale(LossScale::new(dtype))?;
         Ok(Self { dtype, parameters: config.num_parameters(), recipe, trained, batches, backend })
     }

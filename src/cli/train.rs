@@ -89,7 +89,8 @@ pub struct TrainArguments {
     dry_run: bool,
     /// Any recipe key: scheduler, weight_decay, clip, betas, eps, eval_share, eval_every, sample_every,
     /// keep_checkpoints, allow, compat, save_dtype, system, prompt_field, response_field, embedding_state, recompute,
-    /// device_name (plans for a card that is not here), …
+    /// lora_rank (trains adapters instead of the weights), lora_alpha, lora_dropout, lora_rslora, lora_targets,
+    /// neftune_alpha, device_name (plans for a card that is not here), …
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
@@ -198,7 +199,7 @@ fn train(recipe: Recipe, arguments: &TrainArguments) -> Result<Ended> {
             Ok(Ended::Interrupted)
         }
         None => {
-            conclude(&outcome, &out, planned);
+            conclude(&outcome, &out, planned, run.recipe.lora_rank > 0);
             Ok(Ended::Done)
         }
     }
@@ -254,6 +255,19 @@ fn announce(run: &Run) -> Result<()> {
         run.steps_per_epoch,
         r.lr
     );
+    if let Some(lora) = r.lora() {
+        let targets: Vec<_> = lora.targets.iter().map(|target| target.name()).collect();
+        let trained = run.trained_parameters();
+        say!(
+            "adapters: rank {}, scale {}, dropout {}, on {}: {:.2} M of the {:.1} M parameters are trained",
+            lora.rank,
+            lora.scale(),
+            lora.dropout,
+            targets.join(" "),
+            trained as f64 / 1e6,
+            (trained + run.pretrained.config.num_parameters()) as f64 / 1e6
+        );
+    }
     let mib: Vec<String> =
         run.memory.iter().map(|(c, bytes)| format!("{} {}", category(*c), bytes >> 20)).collect();
     say!("memory planned, MiB: {}", mib.join(", "));
@@ -274,7 +288,8 @@ fn forecast(run: &Run, target: Target) -> Result<()> {
     if let Target::Card(card) = target {
         let (tokens, passes, length) = run.mean_passes();
         let blockwise = r.optimizer == OptimizerKind::AdamW8bit;
-        let step = Step { tokens, passes, length, blockwise, dtype: run.dtype };
+        let frozen = r.lora_rank > 0;
+        let step = Step { tokens, passes, length, blockwise, frozen, dtype: run.dtype };
         if let Some(seconds) = step_seconds(card, &run.pretrained.config, step)? {
             let all = duration(seconds * run.total_steps as f64);
             say!(
@@ -325,7 +340,7 @@ fn describe(stats: &Audit) -> String {
     text
 }
 
-fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
+fn conclude(outcome: &Outcome, out: &Path, planned: usize, adapters: bool) {
     let state = &outcome.state;
     say!("training loss: {:.4} at the first step, {:.4} at the last", state.first_loss, state.last_loss);
     if let Some((before, after)) = state.evaluations {
@@ -341,7 +356,12 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize) {
     if let Some(peak) = outcome.peak_memory_bytes {
         say!("memory: {} MiB at the peak, {} MiB planned", peak >> 20, planned >> 20);
     }
-    say!("model: {} (transformers loads this folder)", out.display());
+    if adapters {
+        say!("adapters: {} (PEFT loads this folder beside the model they were trained on)", out.display());
+        say!("merged model: smolten export --model {} --out FOLDER", out.display());
+    } else {
+        say!("model: {} (transformers loads this folder)", out.display());
+    }
     say!("records: {}, {}", out.join("metrics.jsonl").display(), out.join("run.json").display());
     match &outcome.unreported {
         None => say!("report: {}", out.join(REPORT).display()),

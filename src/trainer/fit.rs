@@ -106,11 +106,19 @@ impl<'a> Fit<'a> {
         if from.optimizer == OptimizerKind::AdamW {
             let edit = |r: &mut Recipe| r.optimizer = OptimizerKind::AdamW8bit;
             kinds.push(vec![change("--optimizer adamw_8bit".into(), "moments in 8 bits", &edit)]);
-        } else if from.embedding_state == EmbeddingState::Fp32 {
+        } else if from.embedding_state == EmbeddingState::Fp32 && from.lora_rank == 0 {
             let edit = |r: &mut Recipe| r.embedding_state = EmbeddingState::EightBit;
             kinds.push(vec![change(
                 "--set embedding_state=8bit".into(),
                 "the embedding's moments too",
+                &edit,
+            )]);
+        }
+        if from.lora_rank == 0 {
+            let edit = |r: &mut Recipe| r.lora_rank = 16;
+            kinds.push(vec![change(
+                "--set lora_rank=16".into(),
+                "adapters are trained, the weights stay",
                 &edit,
             )]);
         }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// Written when a run starts.
 pub(super) const RECORD: &str = "run.json";
-/// Written last, when a run is finished.
-const MODEL: &str = "model.safetensors";
+/// Written last, when a run is finished: the weights, or adapters.
+const MODELS: [&str; 2] = ["model.safetensors", "adapter_model.safetensors"];
 /// In each checkpoint.
 pub(super) const STATE: &str = "trainer_state.json";
 
@@ -42,8 +42,9 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Input`] when it holds a run or cannot be written.
     pub fn create(path: PathBuf) -> Result<Self> {
-        if let Some(file) =
-            [RECORD, "metrics.jsonl", MODEL, "checkpoints", REPORT].iter().find(|f| path.join(f).exists())
+        if let Some(file) = [RECORD, "metrics.jsonl", MODELS[0], MODELS[1], "checkpoints", REPORT]
+            .iter()
+            .find(|f| path.join(f).exists())
         {
             return Err(Error::input(
                 format!("--out {}", path.display()),
@@ -99,7 +100,7 @@ impl RunFolder {
 
     /// Whether the run in `path` came to its end.
     pub fn is_finished(path: &Path) -> bool {
-        path.join(RECORD).is_file() && path.join(MODEL).is_file()
+        path.join(RECORD).is_file() && MODELS.iter().any(|model| path.join(model).is_file())
     }
 
     /// Takes a folder that was created for nothing away again; one with files in it stays.

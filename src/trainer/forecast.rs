@@ -9,8 +9,10 @@ impl Run {
     /// Seconds the steps will take on this CPU, from its matrix rate measured now; a forecast, not a promise.
     pub fn forecast_seconds(&self) -> f64 {
         let tokens = self.total_steps as f64 * self.mean_step_tokens();
-        // Two operations per weight and token forward, four backward; the rest of a step is about a third of that.
-        let operations = tokens * 6.0 * self.pretrained.config.num_parameters() as f64;
+        // Two operations per weight and token forward, two for the gradient of the input, and two for that of the weight where
+        // it is trained; the rest of a step is about a third of that.
+        let per_weight = if self.recipe.lora_rank > 0 { 4.0 } else { 6.0 };
+        let operations = tokens * per_weight * self.pretrained.config.num_parameters() as f64;
         operations / matrix_rate() / 0.75
     }
 

@@ -148,11 +148,16 @@ impl Run {
         longest(self.rows.held_out_examples(), &self.rows.held_out)
     }
 
+    /// Weights that are trained.
+    pub fn trained_parameters(&self) -> usize {
+        let trained = self.trained.model.weights.iter().filter(|weight| weight.grad.is_some());
+        trained.map(|weight| weight.master.len()).sum()
+    }
+
     /// Bytes of a checkpoint: fp32 weights and the optimizer's state.
     pub fn checkpoint_bytes(&self) -> usize {
         let state: usize = self.trained.optimizer.state().map(|(_, tensor)| tensor.bytes()).sum();
-        let trained = self.trained.model.weights.iter().filter(|weight| weight.grad.is_some());
-        state + trained.map(|weight| 4 * weight.master.len()).sum::<usize>()
+        state + 4 * self.trained_parameters()
     }
 
     /// Opens the device and fills in weights and optimizer state: the model's as it was, or a checkpoint's.

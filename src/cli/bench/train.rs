@@ -44,6 +44,9 @@ pub struct TrainArguments {
     /// adamw or adamw_8bit [default: adamw_8bit]
     #[arg(long, value_name = "NAME")]
     optimizer: Option<String>,
+    /// A recipe key, as of train: lora_rank=16, recompute=none, …
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Print one JSON document: machine, command, date, every step, tokens_per_second, step_seconds,
     /// peak_memory_bytes
     #[arg(long)]
@@ -81,7 +84,7 @@ pub fn run(arguments: &TrainArguments) -> Result<()> {
         data: arguments.data.clone().unwrap_or_else(|| "full rows of random tokens".to_owned()),
     };
     // Every row of the data counts, and none is set aside.
-    let sets = ["eval_share=0".to_owned()];
+    let sets = [&["eval_share=0".to_owned()][..], &arguments.set].concat();
     let recipe = Recipe::resolve(None, &sets, &arguments.overrides(&subject))?;
     with_threads(recipe.threads, || time(arguments, &subject, recipe, size))
 }
@@ -97,6 +100,7 @@ fn time(arguments: &TrainArguments, subject: &Subject, recipe: Recipe, size: &Si
         let (rows, length, windows) = (arguments.rows, arguments.length, arguments.grad_accum);
         let optimizer = optimizer.as_str().unwrap_or_default();
         say!("step: {windows} x {rows} rows of at most {length} tokens, {}, {optimizer}", subject.data);
+        arguments.set.iter().for_each(|set| say!("set: {set}"));
         say!("\n{:>4} {:>8} {:>9} {:>9} {:>9}", "step", "tokens", "seconds", "tokens/s", "loss");
     }
     let mut steps = Vec::new();
@@ -120,7 +124,7 @@ fn time(arguments: &TrainArguments, subject: &Subject, recipe: Recipe, size: &Si
         "machine": processor(), "cores": cores(), "device": device, "precision": bench.dtype,
         "threads": rayon::current_num_threads(), "model": subject.model, "parameters": bench.parameters,
         "data": subject.data, "rows": arguments.rows, "length": arguments.length,
-        "grad_accum": arguments.grad_accum, "optimizer": optimizer, "warm_up_steps": WARM_UP, "steps": steps,
+        "grad_accum": arguments.grad_accum, "optimizer": optimizer, "set": arguments.set, "warm_up_steps": WARM_UP, "steps": steps,
         "tokens_per_second": summary.tokens_per_second(), "all_tokens_per_second": summary.overall,
         "step_seconds": summary.seconds, "peak_memory_bytes": bench.peak_memory_bytes(),
         "beside": figures,
