@@ -1,7 +1,7 @@
 //! AdamW over all weights: which state each keeps, which decay, and the scalars of a step.
 
 use crate::arena::{Category, Plan, Tensor};
-use crate::backend::{Backend, Moments, Trainable, UpdateRule};
+use crate::backend::{Backend, Moments, Places, Trainable, UpdateRule};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::model::{Model, Weight};
@@ -21,6 +21,8 @@ pub struct Optimizer {
     names: Vec<String>,
     weights: Vec<Trainable>,
     grads: Tensor,
+    /// Of adapters: see [`Model::adapter_places`].
+    places: Vec<[Places; 2]>,
 }
 
 impl Optimizer {
@@ -46,7 +48,13 @@ impl Optimizer {
             })
             .collect();
         let names = trained().map(|weight| weight.parameter.name.clone()).collect();
-        Self { rule, names, weights, grads: model.grads.expect("planned for training") }
+        Self {
+            rule,
+            names,
+            weights,
+            grads: model.grads.expect("planned for training"),
+            places: model.adapter_places().to_vec(),
+        }
     }
 
     /// Every buffer of the state with its name, `<weight>.m`, `.m_absmax`, `.v`, `.v_absmax`.
@@ -88,8 +96,10 @@ impl Optimizer {
     /// # Errors
     /// Those of the backend.
     pub fn step(&self, backend: &mut dyn Backend) -> Result<()> {
+        self.places.iter().try_for_each(|[_, gradient]| backend.gather(*gradient))?;
         backend.gradient_norm(self.grads)?;
-        backend.adamw(self.rule, &self.weights)
+        backend.adamw(self.rule, &self.weights)?;
+        self.places.iter().try_for_each(|[value, _]| backend.spread(*value))
     }
 }
 

@@ -4,8 +4,8 @@
 //! of the ranks, rounded up to what kernels move at a time; what is beyond the ranks stays zero. Their B's stand as blocks
 //! on a diagonal, A `[out, R]`, already multiplied by the scale. So `h = x·Aᵀ` is one product, `h·Bᵀ` is summed into the
 //! main one, and all gradients are plain products of the same shapes. What is trained are the matrices by themselves,
-//! as PEFT stores them: the blocks of B are written from them after each update ([`Model::spread_adapters`]), and gradients
-//! read back before it ([`Model::gather_adapters`]).
+//! as PEFT stores them: the blocks of B are written from them after each update, and gradients read back before it
+//! ([`Model::adapter_places`]).
 //!
 //! Dropout is of a projection's input, in the same places for all that are computed as one.
 
@@ -235,24 +235,10 @@ impl Model {
         b.linear_weight_gradient(dy, adapter.h, adapter.db)
     }
 
-    /// Takes the gradients of the B's out of those of the projections, before the norm.
-    ///
-    /// # Errors
-    /// Those of the backend.
-    pub fn gather_adapters(&self, b: &mut dyn Backend) -> Result<()> {
-        self.adapter_places().try_for_each(|[_, gradient]| b.gather(*gradient))
-    }
-
-    /// Writes the B's among those of their projections, after they have changed.
-    ///
-    /// # Errors
-    /// Those of the backend.
-    pub fn spread_adapters(&self, b: &mut dyn Backend) -> Result<()> {
-        self.adapter_places().try_for_each(|[value, _]| b.spread(*value))
-    }
-
-    fn adapter_places(&self) -> impl Iterator<Item = &[Places; 2]> {
-        self.adapters.iter().flat_map(|all| &all.places)
+    /// Where the B's of adapters stand among those of their projections, and where their gradients do: they are written
+    /// there once they have changed, and read from there before they are used.
+    pub fn adapter_places(&self) -> &[[Places; 2]] {
+        self.adapters.as_ref().map_or(&[], |all| &all.places)
     }
 }
 

@@ -301,7 +301,7 @@ impl Model {
         let (cos, sin) = rope::table(&self.config.rope_frequencies(), self.capacity.positions);
         backend.upload(self.rope.cos, bytemuck::cast_slice(&cos))?;
         backend.upload(self.rope.sin, bytemuck::cast_slice(&sin))?;
-        self.spread_adapters(backend)
+        self.adapter_places().iter().try_for_each(|[value, _]| backend.spread(*value))
     }
 
     /// Fills in the weights that stay in blocks, which `read` writes.

@@ -86,13 +86,15 @@ impl History {
 
 /// What the hub reads: only what is known to be so.
 fn front_matter(run: &Run) -> String {
-    let mut text = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n".to_owned();
+    let adapters = run.recipe.lora_rank > 0;
+    let (library, relation) = if adapters { ("peft", "adapter") } else { ("transformers", "finetune") };
+    let mut text = format!("---\nlibrary_name: {library}\npipeline_tag: text-generation\n");
     let (model, data) = (&run.recipe.model, &run.recipe.data);
     for (key, value) in &run.pretrained.license {
         put(&mut text, format_args!("{key}: \"{value}\"\n"));
     }
     if let Some(id) = id(model) {
-        put(&mut text, format_args!("base_model: \"{id}\"\nbase_model_relation: finetune\n"));
+        put(&mut text, format_args!("base_model: \"{id}\"\nbase_model_relation: {relation}\n"));
     }
     let sets: Vec<&str> =
         [Some(data), run.recipe.eval_data.as_ref()].into_iter().flatten().filter_map(|d| id(d)).collect();
@@ -100,16 +102,26 @@ fn front_matter(run: &Run) -> String {
         text += "datasets:\n";
         sets.iter().for_each(|id| put(&mut text, format_args!("- \"{id}\"\n")));
     }
-    text + "tags:\n- smolten\n- sft\n---\n\n"
+    let lora = if adapters { "- lora\n" } else { "" };
+    text + "tags:\n- smolten\n- sft\n" + lora + "---\n\n"
 }
 
 fn introduction(run: &Run) -> String {
     let (model, data) = (code(&name(&run.recipe.model)), code(&name(&run.recipe.data)));
     let weights = run.pretrained.description.first().map_or(String::new(), |line| code(line));
+    let millions = |n: usize| n as f64 / 1e6;
+    let all = millions(run.pretrained.config.num_parameters());
+    let what = match run.recipe.lora() {
+        None => format!("All {all:.1} M parameters of {model} were trained further on {data}"),
+        Some(lora) => format!(
+            "Beside the {all:.1} M parameters of {model}, which stay as they are, {:.2} M of adapters (LoRA of rank {}) were \
+             trained on {data}",
+            millions(run.trained_parameters()),
+            lora.rank
+        ),
+    };
     format!(
-        "# {model}, fine-tuned on {data}\n\nAll {:.1} M parameters of {model} were trained further on {data} with smolten \
-         {}. What it started from: {weights}.\n\n",
-        run.pretrained.config.num_parameters() as f64 / 1e6,
+        "# {model}, fine-tuned on {data}\n\n{what} with smolten {}. What it started from: {weights}.\n\n",
         env!("SMOLTEN_VERSION"),
     )
 }
@@ -251,10 +263,18 @@ fn usage(run: &Run) -> String {
     }
     messages.push(serde_json::json!({ "role": "user", "content": run.recipe.sample_prompt }));
     let messages = serde_json::Value::from(messages);
+    let (library, class) = match run.recipe.lora_rank {
+        0 => ("from transformers import AutoModelForCausalLM, AutoTokenizer", "AutoModelForCausalLM"),
+        _ => (
+            "from peft import AutoPeftModelForCausalLM  # finds the base by adapter_config.json\nfrom transformers import \
+             AutoTokenizer",
+            "AutoPeftModelForCausalLM",
+        ),
+    };
     let python = format!(
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\nfolder = \".\"  # this folder, or its id on the \
+        "{library}\n\nfolder = \".\"  # this folder, or its id on the \
          hub\ntokenizer = AutoTokenizer.from_pretrained(folder)\nmodel = \
-         AutoModelForCausalLM.from_pretrained(folder)\nmessages = {messages}\ninputs = \
+         {class}.from_pretrained(folder)\nmessages = {messages}\ninputs = \
          tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors=\"pt\", \
          return_dict=True)\nanswer = model.generate(**inputs, max_new_tokens=128, do_sample=False)\nprint(tokenizer.decode(\
          answer[0, inputs[\"input_ids\"].shape[1]:], skip_special_tokens=True))"

@@ -67,11 +67,7 @@ impl Trained {
             self.model.feed(backend, &Feed::new(batch), &mut params)?;
             backend.run(Part::Train, &mut |b| self.model.train(b))?;
         }
-        backend.run(Part::Update, &mut |b| {
-            self.model.gather_adapters(b)?;
-            self.optimizer.step(b)?;
-            self.model.spread_adapters(b)
-        })
+        backend.run(Part::Update, &mut |b| self.optimizer.step(b))
     }
 }
 

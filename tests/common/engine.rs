@@ -130,9 +130,8 @@ impl Engine {
         capacity: Capacity,
         weights: impl Fn(&str) -> Vec<f32>,
     ) -> Self {
-        Self::open(config, dtype, rule, capacity, Recompute::NormSwiglu, weights, |plan| {
-            Cpu::new(plan, dtype).unwrap()
-        })
+        let purpose = Purpose::Training(Recompute::NormSwiglu);
+        Self::open(config, dtype, rule, capacity, purpose, weights, |plan| Cpu::new(plan, dtype).unwrap())
     }
 }
 
@@ -143,12 +142,12 @@ impl<B: Backend> Engine<B> {
         dtype: DType,
         rule: UpdateRule,
         capacity: Capacity,
-        recompute: Recompute,
+        purpose: Purpose<'_>,
         weights: impl Fn(&str) -> Vec<f32>,
         open: impl FnOnce(&Plan) -> B,
     ) -> Self {
         let mut plan = Plan::default();
-        let model = Model::plan(&mut plan, config, dtype, capacity, Purpose::Training(recompute));
+        let model = Model::plan(&mut plan, config, dtype, capacity, purpose);
         let before = plan.bytes();
         let optimizer = Optimizer::plan(&mut plan, &model, rule, false);
         let state = Tensor { offset: before, rows: 1, cols: plan.bytes() - before, dtype: DType::U8 };
@@ -217,8 +216,11 @@ impl<B: Backend> Engine<B> {
         (logits, self.backend.take_output().unwrap())
     }
 
-    /// The gradient of every weight, in order.
+    /// The gradient of every weight, in order; of adapters, where there are some, besides.
     pub fn all_gradients(&mut self) -> Vec<Vec<f32>> {
+        for [_, gradient] in self.model.adapter_places() {
+            self.backend.gather(*gradient).unwrap();
+        }
         let weights = 0..self.model.weights.len();
         weights.map(|i| self.model.read_gradient(&mut self.backend, i).unwrap()).collect()
     }

@@ -8,7 +8,7 @@ use smolten::backend::{Backend, CudaEngine, StepOutput, UpdateRule};
 use smolten::batch::MicroBatch;
 use smolten::cuda::Rung;
 use smolten::dtype::DType;
-use smolten::model::Capacity;
+use smolten::model::{Capacity, Purpose};
 use smolten::ops::adamw::AdamWConfig;
 use smolten::recipe::Recompute;
 
@@ -50,7 +50,8 @@ fn with_recompute(
 ) -> Engine<CudaEngine> {
     let (config, weights) = tiny_parts(name);
     let open = |plan: &_| super::engine(plan, dtype, rung);
-    Engine::open(&config, dtype, rule, CAPACITY, recompute, |name| weights.f32(name), open)
+    let purpose = Purpose::Training(recompute);
+    Engine::open(&config, dtype, rule, CAPACITY, purpose, |name| weights.f32(name), open)
 }
 
 /// Two micro-batches of sequences of very different lengths, one without anything in the loss.

@@ -10,7 +10,7 @@ use smolten::config::ModelConfig;
 use smolten::cuda::Rung;
 use smolten::dtype::DType;
 use smolten::generate::Generator;
-use smolten::model::Capacity;
+use smolten::model::{Capacity, Purpose};
 use smolten::ops::adamw::AdamWConfig;
 use smolten::pretrained::Pretrained;
 use smolten::recipe::Recompute;
@@ -69,8 +69,8 @@ fn open<B: Backend>(pretrained: &Pretrained, open: impl FnOnce(&Plan) -> B) -> E
         pretrained.weights.read(parameter, &mut values).unwrap();
         values
     };
-    let recompute = Recompute::NormSwiglu;
-    Engine::open(&pretrained.config, DTYPE, UpdateRule::Blockwise, capacity, recompute, read, open)
+    let purpose = Purpose::Training(Recompute::NormSwiglu);
+    Engine::open(&pretrained.config, DTYPE, UpdateRule::Blockwise, capacity, purpose, read, open)
 }
 
 #[test]
@@ -167,11 +167,11 @@ fn a_layer_of_each_size() {
         let capacity = Capacity { tokens: 40, sequences: 3, positions: 40 };
         let rows: Vec<MicroBatch> = [17, 1, 5].map(|n| sequence(n, 49_152, n as u64)).to_vec();
         let window = [join(&rows)];
-        let (rule, recompute) = (UpdateRule::Blockwise, Recompute::NormSwiglu);
+        let (rule, purpose) = (UpdateRule::Blockwise, Purpose::Training(Recompute::NormSwiglu));
         let cpu = |plan: &_| Cpu::new(plan, DTYPE).unwrap();
-        let mut cpu = Engine::open(&config, DTYPE, rule, capacity, recompute, read, cpu);
+        let mut cpu = Engine::open(&config, DTYPE, rule, capacity, purpose, read, cpu);
         let gpu = |plan: &_| super::engine(plan, DTYPE, Rung::Production);
-        let mut gpu = Engine::open(&config, DTYPE, rule, capacity, recompute, read, gpu);
+        let mut gpu = Engine::open(&config, DTYPE, rule, capacity, purpose, read, gpu);
         let depth = (5 * hidden + intermediate + 2 * 64) as f32;
         let (got, want) = (gpu.gradients(&window), cpu.gradients(&window));
         // A token's loss is off by at most twice what a logit is, and the logits here are no larger than losses.
