@@ -321,6 +321,7 @@ fn case(kernel: Kernel, size: [usize; 3], accumulate: bool, rows: Rows) -> Case 
     arguments.extend([turned, head_dim].map(|n| U32(word(n))));
     let bias = if problem.bias.is_empty() { U64(0) } else { At(BIAS) };
     arguments.extend([At(PARTIALS), U32(word(parts)), U32(0), bias]);
+    arguments.extend([U64(0), U64(0), U32(0), U32(0), U32(1.0f32.to_bits()), U32(0)]); // no adapter
     buffers.push(Buffer { bytes: if parts > 1 { 4 * parts * m * n } else { 0 }, ..Buffer::default() });
     if !problem.bias.is_empty() {
         buffers.push(Buffer::input(element.bytes(&problem.bias)));
