@@ -1,6 +1,8 @@
 //! Products with an adapter beside the weight, and with its dropout, within counted roundings of what they are in real
 //! numbers; every tile has the same bits.
 
+mod engine;
+
 use super::common::real::{Real, assert_allowed, values};
 use super::linear::{unsplit, versions};
 use super::{bits, filled, open, params, set_params, widen, write};

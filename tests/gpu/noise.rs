@@ -86,8 +86,7 @@ fn embedding_noise_has_the_cpus_bits() {
 }
 
 /// Rows, columns of the narrow and of the wide matrix, the first of its places.
-const PLACES: [[usize; 4]; 5] =
-    [[1, 1, 1, 0], [10, 8, 24, 8], [130, 16, 48, 32], [33, 5, 16, 10], [4, 0, 8, 3]];
+const PLACES: [[usize; 4]; 4] = [[1, 1, 1, 0], [10, 8, 24, 8], [130, 16, 48, 32], [33, 5, 16, 10]];
 
 fn places_match<E: Element>() {
     for [rows, r, all, column] in PLACES {
@@ -101,9 +100,7 @@ fn places_match<E: Element>() {
         write(&mut cuda, wide, &before);
         places::launch_spread(&cuda, at).unwrap();
         let mut want = before.clone();
-        if r > 0 {
-            places::spread(&from, &mut want, [r, all], column, 0.3);
-        }
+        places::spread(&from, &mut want, [r, all], column, 0.3);
         assert_eq!(bits(&widen(&read::<E>(&cuda, wide))), bits(&widen(&want)), "spread {rows} {r} {all}");
 
         let from = values::<f32>(rows * all, 2.0, 3);
@@ -111,9 +108,7 @@ fn places_match<E: Element>() {
         write(&mut cuda, narrow, &vec![f32::NAN; narrow.len()]);
         places::launch_gather(&cuda, Places { wide: wide_f32, ..at }).unwrap();
         let mut want = vec![0.0; rows * r];
-        if r > 0 {
-            places::gather(&from, &mut want, [r, all], column, 0.3);
-        }
+        places::gather(&from, &mut want, [r, all], column, 0.3);
         assert_eq!(bits(&read::<f32>(&cuda, narrow)), bits(&want), "gather {rows} {r} {all}");
     }
 }
