@@ -1,8 +1,9 @@
 //! Products with a weight on a GPU, and what is fused with them: the launches of `kernels/gemm.cu`.
 //!
 //! Shapes are those of the plan; the kernels take the rows in use from the step's parameters. `x` A `[T, in]`, `w` A
-//! `[out, in]`, `dy` A `[T, out]`; a [`Projection`] may have an adapter. All functions check before they launch anything, and return
-//! [`Error::Shape`] or [`Error::Unsupported`] naming the argument, or [`Error::Cuda`] if the driver refuses.
+//! `[out, in]`, `dy` A `[T, out]`; a [`Projection`] may have an adapter. All functions check before they
+//! launch anything, and return [`Error::Shape`] or [`Error::Unsupported`] naming the argument, or [`Error::Cuda`] if the
+//! driver refuses.
 
 #![allow(missing_docs, reason = "errors of all functions are named above")]
 
@@ -189,8 +190,8 @@ pub fn input_gradient(
     call.launch(device, &device.kernels.linear_input_gradient, rung)
 }
 
-/// From `d = A(dy·w)`, with `w` the down projection A `[C, F]`, whose bias has no part in it: the gradient of gate and up and, where it is wanted,
-/// `act = silu(gate)·up` once more. `gate_up`, `dgate_up` A `[T, 2F]`, `act` A `[T, F]`.
+/// From `d = A(dy·w)`, with `w` the down projection A `[C, F]`, whose bias has no part in it: the gradient of gate
+/// and up and, where it is wanted, `act = silu(gate)·up` once more. `gate_up`, `dgate_up` A `[T, 2F]`, `act` A `[T, F]`.
 pub fn swiglu_backward(
     device: &Cuda,
     rung: Rung,
@@ -324,8 +325,8 @@ impl Call {
         launch.arg(&args);
         // SAFETY: the kernels take one LinearArgs. Shapes, types and alignment of the buffers were checked by the callers
         // (`expect`) and they lie inside the arena (`address` asserts it); the kernels go by `inputs`, `outputs`, `rank`
-        // and the rows in use, which are at most the planned ones. Buffers that a product does not have are read by none of its
-        // kernels. The workspace has room for `most_splits` results, and `splits` is no more. One stream, so nothing
+        // and the rows in use, which are at most the planned ones. Buffers that a product does not have are read by none of
+        // its kernels. The workspace has room for `most_splits` results, and `splits` is no more. One stream, so nothing
         // else touches the buffers at the time.
         unsafe { launch.launch(config) }.map_err(cuda(op))?;
         if splits > 1 { self.finish(device, &args) } else { Ok(()) }
