@@ -16,8 +16,11 @@
 //   linear_weight_gradient_finish                  the same, of partial sums
 //
 // A is bf16 (compute capability 8.0 and up) or f16; naive f32 too. Row-major, contiguous.
-// Requires   O % 8 == 0, I % 8 == 0 (SwiGLU: of the gate), D 16, 32 or 64, all buffers 16-byte aligned (production rung).
-//            Checked in src/ops/linear_launch.rs, not here.
+// Adapter    Where args.left is not null, a product of rank K (LoRA, Hu et al. 2021, arXiv:2106.09685) comes before the main
+//            one, in the same sums: residual, rope and swiglu have left·rightᵀ + x·Wᵀ, left [T, K] A, right [O, K] A; the
+//            gradients of the input (left·right)∘mask + dy·W, right [K, I] A, with the mask of noise.cuh.
+// Requires   K % 8 == 0, O % 8 == 0, I % 8 == 0 (SwiGLU: of the gate), D 16, 32 or 64, all buffers 16-byte aligned
+//            (production rung). Checked in src/ops/linear_launch.rs, not here.
 // Rows       T is step->tokens; or, for a chunk of the head's rows, what step->supervised leaves from args.first on, at
 //            most args.rows; or args.rows. The grid covers the most; rows beyond are neither read nor written.
 // Mapping    gemm.cuh: a tile of C per block. 128×128; where the name says so, 128×64 or 64×64, of the products that have
@@ -25,8 +28,9 @@
 // Splits     A weight gradient has few tiles and sums over many rows. Where args.splits > 1, block z of a tile sums the
 //            z-th part of the rows in use, an equal number of whole k-steps, into partials [splits, O, I] f32;
 //            linear_weight_gradient_finish adds up the parts that have rows, z ascending, then the old gradient.
-// Numerics   C in f32; bias, then residual or old gradient added in f32; one rounding to A per element, at the store, and
-//            where "A" stands above. expf, correctly rounded division.
+// Numerics   C in f32, an adapter's part first, and its mask one multiplication of the sums so far; bias, then residual
+//            or old gradient added in f32; one rounding to A per element, at the store, and where "A" stands above.
+//            expf, correctly rounded division.
 // Budget     linear*_128x64: 168 registers, 36864 bytes shared, 3 blocks of 128 threads (sm_75: 2, sm_86: 2, sm_89: 2, sm_120: 2)
 //            linear*_64x64: 128 registers, 24576 bytes shared, 4 blocks of 128 threads (sm_75: 3)
 //            linear_weight_gradient_finish: 64 registers, 0 bytes shared, 8 blocks of 128 threads
@@ -37,22 +41,23 @@
 //            linear*: 64 HMMA, 16 LDSM. Twice those per 16 of K in gemm.cuh, as a stage is two of them.
 // Bytes      linear: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)), written sizeof(A)*T*O;
 //            linear_wide: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)), written 4*T*O;
-//            linear_residual: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)) + 4*T*O, written 4*T*O;
-//            linear_rope: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)) + 4*T*R, written sizeof(A)*T*O;
-//            linear_swiglu: read sizeof(A)*(T*I*ceil(O/columns) + O*I*ceil(T/rows)), written sizeof(A)*(T*O + T*O/2);
-//            linear_input_gradient: read sizeof(A)*(T*O*ceil(I/columns) + O*I*ceil(T/rows)), written sizeof(A)*T*I;
-//            linear_swiglu_backward: read sizeof(A)*(T*O*ceil(I/columns) + O*I*ceil(T/rows) + 2*T*I), written
+//            linear_residual: read sizeof(A)*(T*(I+K)*ceil(O/columns) + O*(I+K)*ceil(T/rows)) + 4*T*O, written 4*T*O;
+//            linear_rope: read sizeof(A)*(T*(I+K)*ceil(O/columns) + O*(I+K)*ceil(T/rows)) + 4*T*R, written sizeof(A)*T*O;
+//            linear_swiglu: read sizeof(A)*(T*(I+K)*ceil(O/columns) + O*(I+K)*ceil(T/rows)), written sizeof(A)*(T*O + T*O/2);
+//            linear_input_gradient: read sizeof(A)*(T*(O+K)*ceil(I/columns) + (O+K)*I*ceil(T/rows)), written sizeof(A)*T*I;
+//            linear_swiglu_backward: read sizeof(A)*(T*(O+K)*ceil(I/columns) + (O+K)*I*ceil(T/rows) + 2*T*I), written
 //            3*sizeof(A)*T*I; linear_weight_gradient: read sizeof(A)*(T*O*ceil(I/columns) + T*I*ceil(O/rows)) + G*4*O*I,
 //            written 4*S*O*I; linear_weight_gradient_finish: read 4*S*O*I + G*4*O*I, written 4*O*I. Rows and columns
 //            are those of the tile. R columns are rotated, two by each 8 bytes of cos and sin; G is 1 in the kernel that
-//            adds to an old gradient, else 0; S parts have rows. An operand is read once per tile of the other, as shared
-//            memory holds no more of it: L2 serves all but the first. All but positions in 16-byte accesses. Without act,
-//            swiglu_backward writes a third less. A bias is read again for every row of the tile, from L1.
+//            adds to an old gradient, else 0; K is 0 without an adapter; S parts have rows. An operand is read once per
+//            tile of the other, as shared memory holds no more of it: L2 serves all but the first. All but positions in
+//            16-byte accesses. Without act, swiglu_backward writes a third less. A bias is read again for every row of the tile, from L1.
 // Ladder     v1 naive, one thread per element of C (rope: per pair; SwiGLU: per element of act).
 //            v2 tiles in shared memory, tensor cores: production.
 #include <type_traits>
 
 #include "gemm.cuh"
+#include "swiglu.cuh"
 
 enum class Product { Linear, Wide, Residual, Rope, Swiglu, InputGradient, SwigluBackward, WeightGradient };
 
@@ -71,10 +76,12 @@ struct LinearArgs {  // src/ops/linear_launch.rs
     int32_t first;  // of the supervised rows; or TOKENS, PLANNED
     int32_t turned, head_dim;
     float* partials;
-    int32_t splits, unused;
-    const void* bias;
+    int32_t splits, rank;
+    const void *bias, *left, *right;  // an adapter's operands, or null
+    Dropout dropout;
+    int32_t unused;
 };
-static_assert(sizeof(LinearArgs) == 128, "LinearArgs differs from src/ops/linear_launch.rs");
+static_assert(sizeof(LinearArgs) == 160, "LinearArgs differs from src/ops/linear_launch.rs");
 
 // Type of C.
 template <Product P, typename E>
@@ -85,12 +92,18 @@ using Output = std::conditional_t<
 template <Product P>
 constexpr bool takes_bias = P == Product::Residual || P == Product::Rope || P == Product::Swiglu;
 
+// Products on the way back to the inputs, whose adapter may have a mask.
+template <Product P>
+constexpr bool is_gradient = P == Product::InputGradient || P == Product::SwigluBackward;
+
+// Those that may have an adapter.
+template <Product P>
+constexpr bool takes_adapter = takes_bias<P> || is_gradient<P>;
+
 template <Product P>
 constexpr Along a_along = P == Product::WeightGradient ? Along::Other : Along::K;
 template <Product P>
-constexpr Along b_along = P == Product::InputGradient || P == Product::SwigluBackward || P == Product::WeightGradient
-                              ? Along::Other
-                              : Along::K;
+constexpr Along b_along = is_gradient<P> || P == Product::WeightGradient ? Along::Other : Along::K;
 
 __device__ __forceinline__ int rows_in_use(const LinearArgs& args) {
     if (args.first == TOKENS) return int(args.step->tokens);
@@ -110,7 +123,7 @@ template <Product P>
 __device__ __forceinline__ Shape shape(const LinearArgs& args) {
     const int T = rows_in_use(args);
     if (P == Product::WeightGradient) return {args.outputs, args.inputs, T};
-    if (P == Product::InputGradient || P == Product::SwigluBackward) return {T, args.inputs, args.outputs};
+    if (is_gradient<P>) return {T, args.inputs, args.outputs};
     return {T, args.outputs, args.inputs};
 }
 
@@ -133,20 +146,6 @@ struct GateAndUp {
         return f < half ? f + i / WARP_N * half : -1;
     }
 };
-
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-// What of act, gate and up one gradient makes.
-template <typename E>
-struct SwigluParts {
-    E act, dgate, dup;
-};
-template <typename E>
-__device__ __forceinline__ SwigluParts<E> swiglu_backward(float d, E gate, E up) {
-    const float rounded = to_float(from_float<E>(d)), g = to_float(gate), u = to_float(up);
-    const float s = sigmoid(g), silu = g * s;
-    return {from_float<E>(silu * u), from_float<E>(rounded * u * (s + silu * (1.0f - s))), from_float<E>(rounded * silu)};
-}
 
 // Sums of the columns from n on with their bias, where there is one.
 template <Product P, typename E>
@@ -229,11 +228,23 @@ __device__ __forceinline__ void product(const LinearArgs& args) {
             a += size_t(part.first) * s.M, b += size_t(part.first) * s.N;
             s.K = part.end - part.first;
         }
-    const InOrder rows{m0, s.M};
-    if constexpr (P == Product::Swiglu)
-        multiply<E, T, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, GateAndUp{n0, s.N / 2}, s.N, s.K);
-    else
-        multiply<E, T, a_along<P>, b_along<P>>(shared, sums, a, rows, s.M, b, InOrder{n0, s.N}, s.N, s.K);
+    const auto add = [&](const E* a, const E* b, int K) {
+        using Columns = std::conditional_t<P == Product::Swiglu, GateAndUp, InOrder>;
+        const Columns columns{n0, P == Product::Swiglu ? s.N / 2 : s.N};
+        multiply<E, T, a_along<P>, b_along<P>>(shared, sums, a, InOrder{m0, s.M}, s.M, b, columns, s.N, K);
+    };
+    if constexpr (takes_adapter<P>) {
+        // One loop for both pairs of operands: its code is there once.
+#pragma unroll 1
+        for (int pass = args.left ? 0 : 1; pass < 2; ++pass) {
+            const bool first = pass == 0;
+            add(first ? static_cast<const E*>(args.left) : a, first ? static_cast<const E*>(args.right) : b,
+                first ? args.rank : s.K);
+            if (is_gradient<P> && first && !args.dropout.keeps_all()) mask<T>(sums, args.step, args.dropout, m0, n0);
+        }
+    } else {
+        add(a, b, s.K);
+    }
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, chunk = lane % 8;
     int column = n0 + T::warp_column() + chunk * CHUNK, other_column = column;
@@ -264,16 +275,23 @@ __device__ __forceinline__ void product(const LinearArgs& args) {
     }
 }
 
-// The sum for one element of C, with its bias.
+// The sum for one element of C, with its adapter's and its bias.
 template <Product P, typename E>
 __device__ __forceinline__ float dot(const LinearArgs& args, Shape s, int m, int n) {
-    const E *a = static_cast<const E*>(args.a), *b = static_cast<const E*>(args.b);
     float sum = 0.0f;
-    for (int k = 0; k < s.K; ++k) {
-        const size_t at_a = a_along<P> == Along::K ? size_t(m) * s.K + k : size_t(k) * s.M + m;
-        const size_t at_b = b_along<P> == Along::K ? size_t(n) * s.K + k : size_t(k) * s.N + n;
-        sum = fmaf(to_float(a[at_a]), to_float(b[at_b]), sum);
+    const auto add = [&](const void* of_a, const void* of_b, int K) {
+        const E *a = static_cast<const E*>(of_a), *b = static_cast<const E*>(of_b);
+        for (int k = 0; k < K; ++k) {
+            const size_t at_a = a_along<P> == Along::K ? size_t(m) * K + k : size_t(k) * s.M + m;
+            const size_t at_b = b_along<P> == Along::K ? size_t(n) * K + k : size_t(k) * s.N + n;
+            sum = fmaf(to_float(a[at_a]), to_float(b[at_b]), sum);
+        }
+    };
+    if (takes_adapter<P> && args.left) {
+        add(args.left, args.right, args.rank);
+        if (is_gradient<P>) sum *= args.dropout.at(row_key(args.step, args.dropout.site, m), n);
     }
+    add(args.a, args.b, s.K);
     if (takes_bias<P> && args.bias) sum += to_float(static_cast<const E*>(args.bias)[n]);
     return sum;
 }

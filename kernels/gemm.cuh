@@ -12,6 +12,7 @@
 //   64×64    4×1 of 16×64     24 KiB, 18 KiB (for staging)  5 : 8
 #pragma once
 #include "mma.cuh"
+#include "noise.cuh"
 
 constexpr int DEPTH = 32;        // of K per stage
 constexpr int THREADS = 128;
@@ -132,6 +133,19 @@ __device__ __forceinline__ void multiply(Shared<E, T>& shared, Sums<T>& sums, co
     }
     wait_copies<0>();
     __syncthreads();
+}
+
+// Multiplies a warp's sums by a mask; the block's rows and columns begin at (m0, n0).
+template <typename T>
+__device__ __forceinline__ void mask(Sums<T>& sums, const StepParams* step, const Dropout& dropout, int m0, int n0) {
+    const int lane = threadIdx.x % WARP, n = n0 + T::warp_column() + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < T::WARP_M / 8; ++i) {
+        const uint32_t key = row_key(step, dropout.site, m0 + T::warp_row() + i * 8 + lane / 4);
+#pragma unroll
+        for (int j = 0; j < WARP_N / 4; ++j)  // an mma leaves a lane two columns of a row, and of the one 8 below
+            sums[i / 2][j / 2][i % 2 * 2 + j % 2] *= dropout.at(key, n + j / 2 * 8 + j % 2);
+    }
 }
 
 // Sixteen rows of a warp's sums to its staged rows: an mma leaves a lane pairs of columns.

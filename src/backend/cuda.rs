@@ -10,7 +10,7 @@ use crate::ops::attention_launch;
 use crate::ops::cross_entropy_launch::{self, HeadRungs, LossSums};
 use crate::ops::grad_norm::{DeviceNorm, GradNorm};
 use crate::ops::linear_launch::{self, Rotation, Rows};
-use crate::ops::{bias, embedding, rmsnorm, rows};
+use crate::ops::{bias, embedding, noise, places, rmsnorm, rows};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
@@ -159,17 +159,9 @@ impl Backend for CudaEngine {
         let _range = range(format_args!("embedding_forward"));
         embedding::launch_forward(&self.device, self.rung, batch.ids, w, x)
     }
-    fn embedding_noise(&mut self, _batch: &BatchBuffers, _alpha: f32, _x: Tensor) -> Result<()> {
-        todo!()
-    }
-    fn dropout(&mut self, _x: Tensor, _dropout: Dropout, _y: Tensor) -> Result<()> {
-        todo!()
-    }
-    fn spread(&mut self, _places: Places) -> Result<()> {
-        todo!()
-    }
-    fn gather(&mut self, _places: Places) -> Result<()> {
-        todo!()
+    fn embedding_noise(&mut self, batch: &BatchBuffers, alpha: f32, x: Tensor) -> Result<()> {
+        let _range = range(format_args!("embedding_noise"));
+        noise::launch_embedding(&self.device, self.rung, batch.cu_seqlens, alpha, x)
     }
     fn embedding_backward(&mut self, batch: &BatchBuffers, dx: Tensor, dw: Tensor, tied: bool) -> Result<()> {
         let _range = range(format_args!("embedding_backward"));
@@ -214,7 +206,7 @@ impl Backend for CudaEngine {
     }
     fn linear_input_gradient(&mut self, dy: Tensor, w: Projection, dx: Tensor) -> Result<()> {
         let _range = range(format_args!("linear_input_gradient"));
-        linear_launch::input_gradient(&self.device, self.products(), Rows::Tokens, dy, w.w, dx)
+        linear_launch::input_gradient(&self.device, self.products(), Rows::Tokens, dy, w, dx)
     }
     fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()> {
         let _range = range(format_args!("linear_weight_gradient"));
@@ -283,7 +275,8 @@ impl Backend for CudaEngine {
     }
     fn linear_swiglu_backward(&mut self, args: SwigluBackward) -> Result<()> {
         let _range = range(format_args!("linear_swiglu_backward"));
-        let SwigluBackward { dy, w, gate_up, dgate_up, .. } = args;
+        let SwigluBackward { dy, w, adapter, gate_up, dgate_up, .. } = args;
+        let w = Projection { w, bias: None, adapter };
         let act = (!args.act_is_kept).then_some(args.act);
         linear_launch::swiglu_backward(&self.device, self.products(), dy, w, gate_up, act, dgate_up)
     }
@@ -297,6 +290,18 @@ impl Backend for CudaEngine {
         let n = logits.rows.min(self.tokens);
         let last = Tensor { offset: x.offset + (self.tokens - n) * x.cols * x.dtype.size(), rows: n, ..x };
         linear_launch::linear_wide(&self.device, self.products(), Rows::Planned, last, w, logits.head(n))
+    }
+    fn dropout(&mut self, x: Tensor, dropout: Dropout, y: Tensor) -> Result<()> {
+        let _range = range(format_args!("dropout"));
+        noise::launch_dropout(&self.device, self.rung, x, dropout, y)
+    }
+    fn spread(&mut self, at: Places) -> Result<()> {
+        let _range = range(format_args!("spread"));
+        places::launch_spread(&self.device, at)
+    }
+    fn gather(&mut self, at: Places) -> Result<()> {
+        let _range = range(format_args!("gather"));
+        places::launch_gather(&self.device, at)
     }
     fn gradient_norm(&mut self, grads: Tensor) -> Result<()> {
         let _range = range(format_args!("gradient_norm"));

@@ -142,6 +142,14 @@ pub struct Kernels {
     pub attention_backward_query: Ladder,
     /// Of keys and values.
     pub attention_backward_keys: Ladder,
+    /// `kernels/adapter.cu`, for the activation type.
+    pub dropout: Ladder,
+    /// `kernels/adapter.cu`.
+    pub embedding_noise: Ladder,
+    /// `kernels/adapter.cu`, for the activation type.
+    pub spread: CudaFunction,
+    /// `kernels/adapter.cu`.
+    pub gather: CudaFunction,
     /// `kernels/grad_norm.cu`.
     pub grad_norm_partials: Ladder,
     /// `kernels/grad_norm.cu`.
@@ -190,7 +198,7 @@ impl Kernels {
         let (rmsnorm, grad_norm) = (module(device, "rmsnorm")?, module(device, "grad_norm")?);
         let (adamw, gemm) = (module(device, "adamw")?, module(device, "gemm")?);
         let (rows, embedding) = (module(device, "rows")?, module(device, "embedding")?);
-        let cross_entropy = module(device, "cross_entropy")?;
+        let (cross_entropy, adapter) = (module(device, "cross_entropy")?, module(device, "adapter")?);
         let typed = format!("_{a}");
         let tensor_cores = dtype == DType::F16 || (dtype == DType::BF16 && device.capability >= 80);
         let on_tensor_cores = |module, name| {
@@ -233,6 +241,10 @@ impl Kernels {
             attention_cached: ladder(&attention, "attention_cached", &typed)?,
             attention_backward_query: on_tensor_cores(&backward, "attention_backward_query")?,
             attention_backward_keys: on_tensor_cores(&backward, "attention_backward_keys")?,
+            dropout: ladder(&adapter, "dropout", &typed)?,
+            embedding_noise: ladder(&adapter, "embedding_noise", "")?,
+            spread: function(&adapter, &format!("spread{typed}"))?,
+            gather: function(&adapter, "gather")?,
             grad_norm_partials: ladder(&grad_norm, "grad_norm_partials", "")?,
             grad_norm_finish: function(&grad_norm, "grad_norm_finish")?,
             adamw: ladder(&adamw, "adamw", "")?,

@@ -1,13 +1,14 @@
 //! Products with a weight on a GPU, and what is fused with them: the launches of `kernels/gemm.cu`.
 //!
 //! Shapes are those of the plan; the kernels take the rows in use from the step's parameters. `x` A `[T, in]`, `w` A
-//! `[out, in]`, `dy` A `[T, out]`. All functions check before they launch anything, and return
-//! [`Error::Shape`] or [`Error::Unsupported`] naming the argument, or [`Error::Cuda`] if the driver refuses.
+//! `[out, in]`, `dy` A `[T, out]`; a [`Projection`] may have an adapter. All functions check before they
+//! launch anything, and return [`Error::Shape`] or [`Error::Unsupported`] naming the argument, or [`Error::Cuda`] if the
+//! driver refuses.
 
 #![allow(missing_docs, reason = "errors of all functions are named above")]
 
 use super::attention::Heads;
-use super::linear::Projection;
+use super::linear::{LowRank, Projection};
 use crate::arena::Tensor;
 use crate::cuda::{
     Cuda, Cut, Extent, Product, Rung, blocks_of, cuda, dim_i32, dim_u32, expect, expect_chunks,
@@ -63,11 +64,17 @@ struct LinearArgs {
     head_dim: i32,
     partials: u64,
     splits: i32,
-    unused: i32,
+    rank: i32,
     bias: u64,
+    left: u64,
+    right: u64,
+    site: u32,
+    threshold: u32,
+    factor: f32,
+    unused: i32,
 }
 
-const _: () = assert!(size_of::<LinearArgs>() == 128, "as in kernels/gemm.cu");
+const _: () = assert!(size_of::<LinearArgs>() == 160, "as in kernels/gemm.cu");
 
 // SAFETY: plain numbers without padding, laid out as the kernels' parameter; the static assertions on both sides hold
 // the size.
@@ -100,11 +107,11 @@ pub fn linear_residual(
     y: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_residual";
-    let Projection { w, bias, .. } = w.into();
+    let Projection { w, bias, adapter } = w.into();
     let (t, a) = (x.rows, device.dtype);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [w.rows, w.cols], a)])?;
     expect(OP, [("residual", residual, [t, w.rows], DType::F32), ("y", y, [t, w.rows], DType::F32)])?;
-    let call = Call { residual: Some(residual), bias, ..Call::new(OP, x, w, y, [w.cols, w.rows]) };
+    let call = Call { residual: Some(residual), bias, adapter, ..Call::new(OP, x, w, y, [w.cols, w.rows]) };
     call.launch(device, &device.kernels.linear_residual, rung)
 }
 
@@ -131,7 +138,7 @@ pub fn linear_rope(
     qkv: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_rope";
-    let Projection { w, bias, .. } = w.into();
+    let Projection { w, bias, adapter } = w.into();
     let Rotation { heads, positions, cos, sin } = rotation;
     let (t, a, width, half) = (x.rows, device.dtype, heads.qkv_width(), heads.head_dim / 2);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [width, w.cols], a), ("qkv", qkv, [t, width], a)])?;
@@ -141,7 +148,7 @@ pub fn linear_rope(
         let got = heads.head_dim.to_string();
         return Err(Error::Unsupported { op: OP, dim: "head_dim", got, rule: "16, 32 or 64" });
     }
-    let call = Call { rotation: Some(rotation), bias, ..Call::new(OP, x, w, qkv, [w.cols, width]) };
+    let call = Call { rotation: Some(rotation), bias, adapter, ..Call::new(OP, x, w, qkv, [w.cols, width]) };
     call.launch(device, &device.kernels.linear_rope, rung)
 }
 
@@ -155,50 +162,53 @@ pub fn linear_swiglu(
     act: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_swiglu";
-    let Projection { w, bias, .. } = w.into();
+    let Projection { w, bias, adapter } = w.into();
     let (t, a, f) = (x.rows, device.dtype, act.cols);
     expect(OP, [("x", x, [t, w.cols], a), ("w", w, [2 * f, w.cols], a)])?;
     expect(OP, [("gate_up", gate_up, [t, 2 * f], a), ("act", act, [t, f], a)])?;
     expect_chunks(OP, rung, "F", f)?;
     let swiglu = Some((gate_up, Some(act)));
-    let call = Call { swiglu, bias, ..Call::new(OP, x, w, gate_up, [w.cols, 2 * f]) };
+    let call = Call { swiglu, bias, adapter, ..Call::new(OP, x, w, gate_up, [w.cols, 2 * f]) };
     call.launch(device, &device.kernels.linear_swiglu, rung)
 }
 
-/// `dx = dy·w`, `dx` A `[T, in]`.
+/// `dx = dy·w`, `dx` A `[T, in]`. A bias has no part in it.
 pub fn input_gradient(
     device: &Cuda,
     rung: Rung,
     rows: Rows,
     dy: Tensor,
-    w: Tensor,
+    w: impl Into<Projection>,
     dx: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_input_gradient";
+    let Projection { w, adapter, .. } = w.into();
     let (t, a) = (dy.rows, device.dtype);
     expect(OP, [("dy", dy, [t, w.rows], a), ("w", w, [w.rows, w.cols], a), ("dx", dx, [t, w.cols], a)])?;
-    let call = Call { over: rows, ..Call::new(OP, dy, w, dx, [w.cols, w.rows]) };
+    let call = Call { over: rows, adapter, ..Call::new(OP, dy, w, dx, [w.cols, w.rows]) };
+    let call = Call { is_gradient: true, ..call };
     call.launch(device, &device.kernels.linear_input_gradient, rung)
 }
 
-/// From `d = A(dy·w)`, with `w` the down projection A `[C, F]`: the gradient of gate and up and, where it is wanted,
-/// `act = silu(gate)·up` once more. `gate_up`, `dgate_up` A `[T, 2F]`, `act` A `[T, F]`.
+/// From `d = A(dy·w)`, with `w` the down projection A `[C, F]`, whose bias has no part in it: the gradient of gate
+/// and up and, where it is wanted, `act = silu(gate)·up` once more. `gate_up`, `dgate_up` A `[T, 2F]`, `act` A `[T, F]`.
 pub fn swiglu_backward(
     device: &Cuda,
     rung: Rung,
     dy: Tensor,
-    w: Tensor,
+    w: impl Into<Projection>,
     gate_up: Tensor,
     act: Option<Tensor>,
     dgate_up: Tensor,
 ) -> Result<()> {
     const OP: &str = "linear_swiglu_backward";
+    let Projection { w, adapter, .. } = w.into();
     let (t, a, f) = (dy.rows, device.dtype, w.cols);
     expect(OP, [("dy", dy, [t, w.rows], a), ("w", w, [w.rows, f], a)])?;
     act.map_or(Ok(()), |act| expect(OP, [("act", act, [t, f], a)]))?;
     expect(OP, [("gate_up", gate_up, [t, 2 * f], a), ("dgate_up", dgate_up, [t, 2 * f], a)])?;
     let call = Call { swiglu: Some((gate_up, act)), ..Call::new(OP, dy, w, dgate_up, [f, w.rows]) };
-    let call = Call { columns: f, ..call };
+    let call = Call { columns: f, is_gradient: true, adapter, ..call };
     call.launch(device, &device.kernels.linear_swiglu_backward, rung)
 }
 
@@ -244,6 +254,9 @@ struct Call {
     /// Gate and up, and act where it is written.
     swiglu: Option<(Tensor, Option<Tensor>)>,
     bias: Option<Tensor>,
+    adapter: Option<LowRank>,
+    /// Of the inputs: the adapter's right operand is not transposed, and there may be dropout.
+    is_gradient: bool,
 }
 
 impl Call {
@@ -264,12 +277,29 @@ impl Call {
             rotation: None,
             swiglu: None,
             bias: None,
+            adapter: None,
+            is_gradient: false,
         }
+    }
+
+    /// Checks the adapter's operands.
+    fn check(&self, adapter: LowRank, dtype: DType, rung: Rung) -> Result<()> {
+        let (op, LowRank { left, right, dropout }) = (self.op, adapter);
+        let rank = left.cols;
+        let shape = if self.is_gradient { [rank, self.inputs] } else { [self.outputs, rank] };
+        expect(op, [("left", left, [self.c.rows, rank], dtype), ("right", right, shape, dtype)])?;
+        expect_chunks(op, rung, "rank", rank)?;
+        if dropout.is_none() || self.is_gradient {
+            return Ok(());
+        }
+        let rule = "none in a forward product: its left operand has it in it";
+        Err(Error::Unsupported { op, dim: "dropout", got: "one".into(), rule })
     }
 
     fn launch(&self, device: &Cuda, product: &Product, rung: Rung) -> Result<()> {
         let op = self.op;
         self.bias.map_or(Ok(()), |bias| expect(op, [("bias", bias, [1, self.outputs], device.dtype)]))?;
+        self.adapter.map_or(Ok(()), |adapter| self.check(adapter, device.dtype, rung))?;
         expect_chunks(op, rung, "in", self.inputs)?;
         expect_chunks(op, rung, "out", self.outputs)?;
         let (m, n) = (dim_u32(op, "rows", self.c.rows)?, dim_u32(op, "columns", self.columns)?);
@@ -294,9 +324,9 @@ impl Call {
         let mut launch = device.stream.launch_builder(function);
         launch.arg(&args);
         // SAFETY: the kernels take one LinearArgs. Shapes, types and alignment of the buffers were checked by the callers
-        // (`expect`) and they lie inside the arena (`address` asserts it); the kernels go by `inputs`, `outputs` and the
-        // rows in use, which are at most the planned ones. Buffers that a product does not have are read by none of its
-        // kernels. The workspace has room for `most_splits` results, and `splits` is no more. One stream, so nothing
+        // (`expect`) and they lie inside the arena (`address` asserts it); the kernels go by `inputs`, `outputs`, `rank`
+        // and the rows in use, which are at most the planned ones. Buffers that a product does not have are read by none of
+        // its kernels. The workspace has room for `most_splits` results, and `splits` is no more. One stream, so nothing
         // else touches the buffers at the time.
         unsafe { launch.launch(config) }.map_err(cuda(op))?;
         if splits > 1 { self.finish(device, &args) } else { Ok(()) }
@@ -336,6 +366,8 @@ impl Call {
             Rows::Supervised { first } => dim_i32(op, "first", first)?,
         };
         let heads = self.rotation.map(|r| r.heads);
+        let (left, right) = self.adapter.map_or((None, None), |a| (Some(a.left), Some(a.right)));
+        let dropout = self.adapter.and_then(|a| a.dropout);
         Ok(LinearArgs {
             step: device.step_address(),
             a: device.address(self.a),
@@ -355,8 +387,14 @@ impl Call {
             head_dim: dim_i32(op, "head_dim", heads.map_or(0, |h| h.head_dim))?,
             partials: at(device.workspace),
             splits: splits.cast_signed(),
-            unused: 0,
+            rank: dim_i32(op, "rank", left.map_or(0, |left| left.cols))?,
             bias: at(self.bias),
+            left: at(left),
+            right: at(right),
+            site: dropout.map_or(0, |d| d.site),
+            threshold: dropout.map_or(0, |d| d.threshold),
+            factor: dropout.map_or(1.0, |d| d.factor),
+            unused: 0,
         })
     }
 }

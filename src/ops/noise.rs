@@ -3,8 +3,12 @@
 //!
 //! The hash is Wellons' `lowbias32` (2018), a bijection of 32 bits, once for each of key and place, row, and column.
 
-use crate::dtype::Element;
-use crate::ops::math::simd;
+use super::math::simd;
+use crate::arena::Tensor;
+use crate::cuda::{Cuda, Rung, blocks_of, cuda, dim_i32, dim_u32, expect, expect_chunks, expect_list};
+use crate::dtype::{DType, Element};
+use crate::error::Result;
+use cudarc::driver::PushKernelArg;
 use rayon::prelude::*;
 
 /// An odd number near 2^32 over the golden ratio, by which neighbouring columns are spread.
@@ -116,6 +120,59 @@ pub fn embedding(alpha: f32, key: [u32; 2], bounds: &[u32], x: &mut [f32], colum
             *x += u * scale;
         }
     });
+}
+
+/// Threads of a block of `kernels/adapter.cu`, and rows: a warp takes one.
+const THREADS: u32 = 128;
+const ROWS_PER_BLOCK: u32 = THREADS / 32;
+
+/// Launches [`dropout`] on the rows in use, with the key of the step's parameters, and returns at once.
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] and `Unsupported` before anything is launched; `Cuda` if the driver refuses.
+pub fn launch_dropout(device: &Cuda, rung: Rung, x: Tensor, dropout: Dropout, y: Tensor) -> Result<()> {
+    const OP: &str = "dropout";
+    let (shape, a) = ([x.rows, x.cols], device.dtype);
+    expect(OP, [("x", x, shape, a), ("y", y, shape, a)])?;
+    expect_chunks(OP, rung, "N", x.cols)?;
+    let (rows, n) = (dim_u32(OP, "T", x.rows)?, dim_i32(OP, "N", x.cols)?);
+    if rows == 0 {
+        return Ok(()); // an empty grid is a launch error
+    }
+    let Dropout { site, threshold, factor } = dropout;
+    let (params, [x, y]) = (device.step_address(), [x, y].map(|t| device.address(t)));
+    let mut launch = device.stream.launch_builder(device.kernels.dropout.rung(OP, rung)?);
+    launch.arg(&params).arg(&x).arg(&y).arg(&n).arg(&site).arg(&threshold).arg(&factor);
+    // SAFETY: the seven arguments match the kernel's parameters in order and type. Shapes, types and alignment were
+    // checked and the buffers lie inside the arena (`address` asserts it); a warp goes through one row below
+    // `step->tokens`, which is at most the planned rows, in chunks that N is a multiple of. One stream, so nothing else
+    // touches them.
+    unsafe { launch.launch(blocks_of(THREADS, rows.div_ceil(ROWS_PER_BLOCK))) }.map_err(cuda(OP))?;
+    Ok(())
+}
+
+/// Launches [`embedding`] on the rows in use, with the key of the step's parameters, and returns at once. `cu_seqlens` u32
+/// `[1, sequences + 1]` or longer.
+///
+/// # Errors
+/// As [`launch_dropout`].
+pub fn launch_embedding(device: &Cuda, rung: Rung, cu_seqlens: Tensor, alpha: f32, x: Tensor) -> Result<()> {
+    const OP: &str = "embedding_noise";
+    expect(OP, [("x", x, [x.rows, x.cols], DType::F32)])?;
+    expect_list(OP, "cu_seqlens", cu_seqlens, 2)?;
+    expect_chunks(OP, rung, "C", x.cols)?;
+    let (rows, c) = (dim_u32(OP, "T", x.rows)?, dim_i32(OP, "C", x.cols)?);
+    if rows == 0 {
+        return Ok(()); // an empty grid is a launch error
+    }
+    let (params, [bounds, x]) = (device.step_address(), [cu_seqlens, x].map(|t| device.address(t)));
+    let mut launch = device.stream.launch_builder(device.kernels.embedding_noise.rung(OP, rung)?);
+    launch.arg(&params).arg(&bounds).arg(&alpha).arg(&x).arg(&c);
+    // SAFETY: the five arguments match the kernel's parameters in order and type. x as in `launch_dropout`; of the bounds
+    // entries up to `step->sequences` are read, for which the list was planned, and a row in use means that there is a
+    // sequence. Both lie inside the arena, and there is one stream.
+    unsafe { launch.launch(blocks_of(THREADS, rows.div_ceil(ROWS_PER_BLOCK))) }.map_err(cuda(OP))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Columns of a wide matrix that a narrow one takes: an adapter's B among those of the projections it is multiplied with.
 
 use crate::arena::Tensor;
-use crate::dtype::Element;
+use crate::cuda::{Cuda, blocks_of, cuda, dim_i32, dim_u32, expect_dtype};
+use crate::dtype::{DType, Element};
 use crate::error::Result;
+use cudarc::driver::{CudaFunction, PushKernelArg};
 use rayon::prelude::*;
 
 /// Where a narrow matrix `[out, r]` has its columns in rows `[out, R]` of a wide one.
@@ -43,4 +45,62 @@ pub fn gather(wide: &[f32], narrow: &mut [f32], [r, all]: [usize; 2], column: us
     wide.par_chunks_exact(all).zip(narrow.par_chunks_exact_mut(r)).for_each(|(from, to)| {
         from[column..].iter().zip(to).for_each(|(x, to)| *to = factor * x);
     });
+}
+
+/// Launches [`spread`] and returns at once.
+///
+/// # Errors
+/// [`Error::Shape`](crate::error::Error::Shape) and `Unsupported` before anything is launched; `Cuda` if the driver refuses.
+pub fn launch_spread(device: &Cuda, at: Places) -> Result<()> {
+    const OP: &str = "spread";
+    launch(
+        OP,
+        device,
+        &device.kernels.spread,
+        at,
+        [("narrow", at.narrow, DType::F32), ("wide", at.wide, device.dtype)],
+    )
+}
+
+/// Launches [`gather`] and returns at once.
+///
+/// # Errors
+/// As [`launch_spread`].
+pub fn launch_gather(device: &Cuda, at: Places) -> Result<()> {
+    const OP: &str = "gather";
+    launch(
+        OP,
+        device,
+        &device.kernels.gather,
+        at,
+        [("wide", at.wide, DType::F32), ("narrow", at.narrow, DType::F32)],
+    )
+}
+
+/// A kernel from the first buffer to the second.
+fn launch(
+    op: &'static str,
+    device: &Cuda,
+    function: &CudaFunction,
+    at: Places,
+    buffers: [(&'static str, Tensor, DType); 2],
+) -> Result<()> {
+    const THREADS: u32 = 128;
+    at.expect(op)?;
+    buffers.iter().try_for_each(|&(arg, t, dtype)| expect_dtype(op, arg, t, dtype))?;
+    let elements = dim_u32(op, "elements", at.narrow.len())?;
+    let [r, all, column] = [at.narrow.cols, at.wide.cols, at.column];
+    let (r, all, column) = (dim_i32(op, "r", r)?, dim_i32(op, "R", all)?, dim_i32(op, "column", column)?);
+    if elements == 0 {
+        return Ok(()); // an empty grid is a launch error
+    }
+    let [from, to] = buffers.map(|(_, t, _)| device.address(t));
+    let mut launch = device.stream.launch_builder(function);
+    launch.arg(&from).arg(&to).arg(&elements).arg(&r).arg(&all).arg(&column).arg(&at.factor);
+    // SAFETY: the seven arguments match the kernels' parameters (`elements` is below 2^31). Shapes and types were checked,
+    // also that the columns from `column` on lie within a row of the wide buffer, and both lie inside the arena (`address`
+    // asserts it); a thread goes to one element of the narrow one and its place in the other. One stream, so nothing else
+    // touches them.
+    unsafe { launch.launch(blocks_of(THREADS, elements.div_ceil(THREADS))) }.map_err(cuda(op))?;
+    Ok(())
 }

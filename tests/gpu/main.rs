@@ -17,6 +17,7 @@ macro_rules! in_each_type {
     };
 }
 
+mod adapter;
 mod attention;
 mod bench;
 mod bias;
@@ -27,6 +28,7 @@ mod head;
 mod linear;
 mod loss_scale;
 mod model;
+mod noise;
 mod real;
 mod recorded;
 mod rmsnorm;

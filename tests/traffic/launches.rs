@@ -1,5 +1,7 @@
 //! Every production kernel at the widths of SmolLM2-135M, with all planned tokens in use.
 
+mod products;
+
 use crate::stated::Dims;
 use smolten::arena::{Category, Plan, Tensor};
 use smolten::backend::{
@@ -13,7 +15,6 @@ use smolten::ops::attention::Heads;
 use smolten::ops::attention_launch::{self as attention, AttentionBackward};
 use smolten::ops::cross_entropy_launch::{self as cross_entropy, HeadRungs};
 use smolten::ops::grad_norm::DeviceNorm;
-use smolten::ops::linear_launch::{self as linear, Rotation, Rows};
 use smolten::ops::loss_scale::LossScale;
 use smolten::ops::rmsnorm::ROWS_PER_PARTIAL;
 use smolten::ops::{bias, embedding, rmsnorm};
@@ -26,6 +27,9 @@ const VOCABULARY: usize = 49_152;
 const SUPERVISED: usize = 64;
 /// Positions in the cache before the tokens.
 const PAST: usize = 200;
+
+/// Columns of an adapter's operands.
+const RANK: usize = 32;
 
 /// Parts of a weight gradient.
 const SPLITS: usize = 3;
@@ -114,7 +118,8 @@ pub fn all(device: Option<&Device>) -> Vec<Expected> {
         }
         let mut launches = Launches { cuda, adds, expected: Vec::new() };
         ends_of_a_layer(&mut launches, &batch, &b);
-        products(&mut launches, &batch, &b);
+        products::products(&mut launches, &batch, &b);
+        products::adapters(&mut launches, &batch, &b);
         attend(&mut launches, &batch, &b, lengths);
         head(&mut launches, &batch, &b);
         optimizer(&mut launches, &b, a);
@@ -155,6 +160,9 @@ struct Buffers {
     cache: [Tensor; 2],
     gate_up: [Tensor; 2],
     act: [Tensor; 2],
+    left: Tensor,
+    /// In products with 2·HIDDEN columns and fewer.
+    right: Tensor,
     w_norm: Tensor,
     w_qkv: Tensor,
     w_gate_up: Tensor,
@@ -185,6 +193,8 @@ impl Buffers {
             cache: [(); 2].map(|()| of(PAST + t, HEADS.kv_heads * HEADS.head_dim, a)),
             gate_up: [(); 2].map(|()| of(t, 2 * HIDDEN, a)),
             act: [(); 2].map(|()| of(t, HIDDEN, a)),
+            left: of(t, RANK, a),
+            right: of(2 * HIDDEN, RANK, a),
             w_norm: of(1, c, a),
             w_qkv: of(HEADS.qkv_width(), c, a),
             w_gate_up: of(2 * HIDDEN, c, a),
@@ -237,7 +247,7 @@ fn ends_of_a_layer(launches: &mut Launches, batch: &Batch, b: &Buffers) {
         dy,
         dx,
         dx_rounded: Some(y),
-        dw: b.gradient.head(1),
+        dw: Some(b.gradient.head(1)),
         partials: b.partials,
     };
     launches.add(&[("rmsnorm_backward", dims), ("rmsnorm_backward_finish", dims)], |cuda| {
@@ -247,60 +257,6 @@ fn ends_of_a_layer(launches: &mut Launches, batch: &Batch, b: &Buffers) {
     launches.add(&[("bias_gradient", &of_bias), ("rmsnorm_backward_finish", dims)], |cuda| {
         bias::launch(cuda, RUNG, dy, b.gradient.head(1), b.partials)
     });
-}
-
-/// Linear layers and what is fused with them: those that come in one tile, then the others in each.
-fn products(launches: &mut Launches, batch: &Batch, b: &Buffers) {
-    let ([x, _], t, width) = (b.narrow, b.wide[0].rows, HEADS.qkv_width());
-    let dims = |i, o| [("A", 2), ("T", t), ("I", i), ("O", o)];
-    launches.cut(Tile::LARGEST, 1);
-    launches.add(&[("linear", &dims(WIDTH, width))], |cuda| linear::linear(cuda, RUNG, x, b.w_qkv, b.qkv[0]));
-    launches.add(&[("linear_swiglu", &dims(WIDTH, 2 * HIDDEN))], |cuda| {
-        linear::linear_swiglu(cuda, RUNG, x, b.w_gate_up, b.gate_up[0], b.act[0])
-    });
-    for tile in Tile::ALL {
-        launches.cut(tile, 1);
-        let Tile { rows, columns } = tile;
-        let suffix = if tile == Tile::LARGEST { String::new() } else { format!("_{rows}x{columns}") };
-        products_in_all_tiles(launches, batch, b, &suffix);
-        weight_gradients(launches, b, tile, &suffix);
-    }
-    launches.cut(Tile::LARGEST, 1);
-}
-
-fn products_in_all_tiles(launches: &mut Launches, batch: &Batch, b: &Buffers, suffix: &str) {
-    let ([x, y], [wide, _], t, width) = (b.narrow, b.wide, b.wide[0].rows, HEADS.qkv_width());
-    let dims = |i, o| [("A", 2), ("T", t), ("I", i), ("O", o)];
-    let name = |product: &str| format!("linear_{product}{suffix}");
-    let turned = ("R", (HEADS.heads + HEADS.kv_heads) * HEADS.head_dim);
-    let rotation = Rotation { heads: HEADS, positions: batch.positions, cos: b.rope[0], sin: b.rope[1] };
-    let rope = [&dims(WIDTH, width)[..], &[turned]].concat();
-    launches.add(&[(&name("rope"), &rope)], |cuda| {
-        linear::linear_rope(cuda, RUNG, rotation, x, b.w_qkv, b.qkv[0])
-    });
-    launches.add(&[(&name("residual"), &dims(HIDDEN, WIDTH))], |cuda| {
-        linear::linear_residual(cuda, RUNG, b.act[0], b.w_down, wide, wide)
-    });
-    launches.add(&[(&name("input_gradient"), &dims(WIDTH, 2 * HIDDEN))], |cuda| {
-        linear::input_gradient(cuda, RUNG, Rows::Tokens, b.gate_up[0], b.w_gate_up, x)
-    });
-    launches.add(&[(&name("swiglu_backward"), &dims(HIDDEN, WIDTH))], |cuda| {
-        linear::swiglu_backward(cuda, RUNG, y, b.w_down, b.gate_up[0], Some(b.act[0]), b.gate_up[1])
-    });
-}
-
-/// Whole, and in parts.
-fn weight_gradients(launches: &mut Launches, b: &Buffers, tile: Tile, suffix: &str) {
-    let ([x, _], t, width) = (b.narrow, b.wide[0].rows, HEADS.qkv_width());
-    let (name, adds) = (format!("linear_weight_gradient{suffix}"), launches.adds);
-    let dims = |adds, parts| [("A", 2), ("T", t), ("I", WIDTH), ("O", width), ("G", adds), ("S", parts)];
-    let steps = t.div_ceil(32);
-    let parts = steps.div_ceil(steps.div_ceil(SPLITS));
-    let run =
-        |cuda: &Cuda| linear::weight_gradient(cuda, RUNG, Rows::Tokens, b.qkv[0], x, b.gradient.head(width));
-    launches.add(&[(&name, &dims(adds, 1))], run);
-    launches.cut(tile, u32::try_from(SPLITS).unwrap());
-    launches.add(&[(&name, &dims(0, parts)), ("linear_weight_gradient_finish", &dims(adds, parts))], run);
 }
 
 /// Attention both ways, and over a cache.
@@ -338,8 +294,8 @@ fn head(launches: &mut Launches, batch: &Batch, b: &Buffers) {
     let ([x, dx], [x_chunk, dx_chunk], r) = (b.narrow, b.chunks, SUPERVISED);
     let rows: &Dims = &[("T", x.rows), ("R", r), ("n", 2 * WIDTH), ("A", 2), ("V", VOCABULARY)];
     let product: &Dims =
-        &[("A", 2), ("T", r), ("I", WIDTH), ("O", VOCABULARY), ("G", launches.adds), ("S", 1)];
-    let nothing: &Dims = &["A", "T", "R", "n", "I", "O", "V", "G", "S"].map(|name| (name, 0));
+        &[("A", 2), ("T", r), ("I", WIDTH), ("O", VOCABULARY), ("G", launches.adds), ("S", 1), ("K", 0)];
+    let nothing: &Dims = &["A", "T", "R", "n", "I", "O", "V", "G", "S", "K"].map(|name| (name, 0));
     let chunk = |rows, product| {
         [
             ("rows_gather", rows),
@@ -356,7 +312,7 @@ fn head(launches: &mut Launches, batch: &Batch, b: &Buffers) {
         kernels.extend(chunk(nothing, nothing));
     }
     kernels.push(("cross_entropy_finish", rows));
-    let gradients = HeadGradients { dx, dw: b.gradient, dlogits: b.dlogits, dx_chunk };
+    let gradients = HeadGradients { dx, dw: Some(b.gradient), dlogits: b.dlogits, dx_chunk };
     let [losses, entropies] = [b.rstd, b.of_heads[0].reshape(1, x.rows * HEADS.heads)];
     let args = LinearCrossEntropy {
         x,

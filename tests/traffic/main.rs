@@ -21,10 +21,12 @@ const TOLERANCE: f64 = 0.02;
 const WIDE: f64 = 0.95;
 
 /// Kernels that fall short of it, and why.
-const NARROW: [(&str, &str); 4] = [
+const NARROW: [(&str, &str); 6] = [
     ("adamw_8bit", "codes are 8 bytes per lane: 256 in a row per warp, whole sectors"),
     ("cross_entropy_finish", "two numbers per row of logits"),
+    ("gather", "an adapter's columns, which may begin anywhere"),
     ("grad_norm_finish", "a number per 4096 gradients"),
+    ("spread", "an adapter's columns, which may begin anywhere"),
     ("rmsnorm_backward_finish", "a sum per column, where there may be no room for 16 bytes"),
 ];
 

@@ -35,7 +35,8 @@ impl Step {
         let mut bytes = counts.map(|n| word(n).to_le_bytes()).concat();
         bytes.extend(u32::from(self.accumulate).to_le_bytes());
         bytes.extend(bytes_f32(&[INVERSE_DENOMINATOR, MAX_GRAD_NORM]));
-        bytes.resize(LOSS_SCALE_AT, 0);
+        bytes.resize(NOISE_KEY_AT, 0);
+        bytes.extend(bytes_u32(&NOISE_KEY));
         bytes.extend(bytes_f32(&[LOSS_SCALE]));
         bytes.extend(bytes_u32(&self.growth));
         Buffer::input(bytes)
@@ -43,7 +44,11 @@ impl Step {
 }
 
 /// Behind the scalars of AdamW.
-const LOSS_SCALE_AT: usize = 60;
+const NOISE_KEY_AT: usize = 60;
+const LOSS_SCALE_AT: usize = NOISE_KEY_AT + 8;
+
+/// What random numbers follow from.
+pub const NOISE_KEY: [u32; 2] = [0x0123_4567, 0x89ab_cdef];
 
 /// A small number.
 pub fn word(n: usize) -> u32 {

@@ -1,6 +1,6 @@
 //! The engine's products on tensor cores. Inputs are whole numbers, or eighths, so that sums are exact in any order.
 
-use super::engine::{Step, word};
+use super::engine::{NOISE_KEY, Step, word};
 use super::near::{Element, Near, TINY};
 use super::sample::Argument::{Buffer as At, U32, U64};
 use super::sample::{Argument, Buffer, Case, Launched, Sample};
@@ -139,6 +139,10 @@ struct Problem {
     b: Vec<f32>,
     /// Empty: none.
     bias: Vec<f32>,
+    /// Of an adapter's product, which comes first; 0: none.
+    rank: usize,
+    left: Vec<f32>,
+    right: Vec<f32>,
     /// Exactly, with the bias.
     sums: Vec<f32>,
     /// Columns of a head, and how many are rotated.
@@ -164,9 +168,14 @@ impl Problem {
         let (a, b) = (numbers(4, m * k), numbers(5, k * n));
         let takes_bias = matches!(product, Product::Residual | Product::Rope | Product::Swiglu);
         let bias = if biased && takes_bias { numbers(10, n) } else { vec![] };
+        let has_adapter = takes_bias || matches!(product, Product::InputGradient | Product::SwigluBackward);
+        let rank = if biased && has_adapter { [8, 16, 40][t / 2 % 3] } else { 0 };
+        let (left, right) = (numbers(11, m * rank), numbers(12, rank * n));
         let element = if product == Product::Linear { Element::F16 } else { Element::Bf16 };
         let turned = if head_dim == 0 || n == head_dim { n } else { n - head_dim };
-        let mut problem = Self { product, element, m, n, k, a, b, bias, sums: vec![], head_dim, turned };
+        let sums = vec![];
+        let mut problem =
+            Self { product, element, m, n, k, a, b, bias, rank, left, right, sums, head_dim, turned };
         problem.sums = (0..m * n).map(|at| problem.sum(at / n, at % n)).collect();
         problem
     }
@@ -178,7 +187,11 @@ impl Problem {
             matches!(product, Product::WeightGradient | Product::InputGradient | Product::SwigluBackward);
         let of_b = |d: usize| if is_turned { d * n + column } else { column * k + d };
         // `sum` of nothing would be -0.
-        let sum = (0..k).map(|d| self.a[of_a(d)] * self.b[of_b(d)]).fold(0.0, |sum, x| sum + x);
+        let of_right = |d: usize| if is_turned { d * n + column } else { column * self.rank + d };
+        let adapter = (0..self.rank).map(|d| self.left[row * self.rank + d] * self.right[of_right(d)]);
+        let mask = if is_turned { mask(word(row), word(column)) } else { 1.0 };
+        let sum = (0..k).map(|d| self.a[of_a(d)] * self.b[of_b(d)]);
+        let sum = sum.fold(adapter.fold(0.0, |sum, x| sum + x) * mask, |sum, x| sum + x);
         sum + self.bias.get(column).unwrap_or(&0.0)
     }
 
@@ -279,6 +292,25 @@ impl Problem {
     }
 }
 
+/// An adapter's mask in a gradient: its site, below what numbers it drops; the others are doubled, which is exact.
+const SITE: u32 = 3;
+const THRESHOLD: u32 = 1 << 31;
+
+/// Of `kernels/noise.cuh`.
+fn mask(row: u32, column: u32) -> f32 {
+    let mix = |mut x: u32| {
+        x ^= x >> 16;
+        x = x.wrapping_mul(0x7feb_352d);
+        x ^= x >> 15;
+        x = x.wrapping_mul(0x846c_a68b);
+        x ^ x >> 16
+    };
+    let place = mix(NOISE_KEY[0] ^ SITE.wrapping_mul(0x9e37_79b9));
+    let of_row = mix(place ^ NOISE_KEY[1] ^ row.wrapping_mul(0x85eb_ca6b));
+    let number = mix(of_row.wrapping_add(column.wrapping_mul(0x9e37_79b9)));
+    if number < THRESHOLD { 0.0 } else { 2.0 }
+}
+
 /// Bounds the relative error of an exponential, a quotient and six more operations in f32.
 const F32: f64 = 16.0 / (1 << 24) as f64;
 
@@ -320,11 +352,22 @@ fn case(kernel: Kernel, size: [usize; 3], accumulate: bool, rows: Rows) -> Case 
     arguments.push(U32(first.cast_unsigned()));
     arguments.extend([turned, head_dim].map(|n| U32(word(n))));
     let bias = if problem.bias.is_empty() { U64(0) } else { At(BIAS) };
-    arguments.extend([At(PARTIALS), U32(word(parts)), U32(0), bias]);
+    arguments.extend([At(PARTIALS), U32(word(parts)), U32(word(problem.rank)), bias]);
     buffers.push(Buffer { bytes: if parts > 1 { 4 * parts * m * n } else { 0 }, ..Buffer::default() });
     if !problem.bias.is_empty() {
         buffers.push(Buffer::input(element.bytes(&problem.bias)));
     }
+    let (left, is_masked) =
+        (buffers.len(), matches!(product, Product::InputGradient | Product::SwigluBackward));
+    if problem.rank > 0 {
+        arguments.extend([At(left), At(left + 1)]);
+        buffers.extend([&problem.left, &problem.right].map(|x| Buffer::input(element.bytes(x))));
+    } else {
+        arguments.extend([U64(0), U64(0)]);
+    }
+    let dropout = if is_masked { [SITE, THRESHOLD, 2.0f32.to_bits()] } else { [0, 0, 1.0f32.to_bits()] };
+    arguments.extend(dropout.map(U32));
+    arguments.push(U32(0));
     let grid = [word(n.div_ceil(tile[1])), word(m.div_ceil(tile[0]) + 1), word(parts)];
     let mut launches = vec![Launched { kernel: name, grid, threads: 128, shared: 0, arguments }];
     if parts > 1 {
