@@ -9,8 +9,50 @@ use crate::pretrained::Pretrained;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The version of PEFT whose keys are written.
-const PEFT: &str = "0.21.2";
+/// What PEFT 0.21.2's `LoraConfig.save_pretrained` writes, every key in its order, of a LoRA for generation.
+const DEFAULTS: &str = r#"{
+    "alora_invocation_tokens": null,
+    "alpha_pattern": {},
+    "arrow_config": null,
+    "auto_mapping": null,
+    "base_model_name_or_path": null,
+    "bias": "none",
+    "corda_config": null,
+    "ensure_weight_tying": false,
+    "eva_config": null,
+    "exclude_modules": null,
+    "fan_in_fan_out": false,
+    "inference_mode": true,
+    "init_lora_weights": true,
+    "kasa_config": null,
+    "layer_replication": null,
+    "layers_pattern": null,
+    "layers_to_transform": null,
+    "loftq_config": {},
+    "lora_alpha": 8,
+    "lora_bias": false,
+    "lora_dropout": 0.0,
+    "lora_ga_config": null,
+    "megatron_config": null,
+    "megatron_core": "megatron.core",
+    "modules_to_save": null,
+    "monteclora_config": null,
+    "peft_type": "LORA",
+    "peft_version": "0.21.2",
+    "qalora_group_size": 16,
+    "r": 8,
+    "rank_pattern": {},
+    "revision": null,
+    "target_modules": null,
+    "target_parameters": null,
+    "task_type": "CAUSAL_LM",
+    "trainable_token_indices": null,
+    "use_bdlora": null,
+    "use_dora": false,
+    "use_qalora": false,
+    "use_rslora": false,
+    "velora_config": null
+}"#;
 
 /// Writes `adapter_config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json`,
 /// `chat_template.jinja` and last `adapter_model.safetensors` (F32) into `folder`, which is created.
@@ -40,63 +82,26 @@ pub fn save_adapter(
     sync_folder(folder)
 }
 
-/// Every key that PEFT's `LoraConfig.save_pretrained` writes, in its order.
+/// What PEFT reads of the adapter.
 fn adapter_config(lora: &LoraConfig, base: &str) -> Result<Value> {
     let (base, revision) = match base.split_once('@') {
-        Some((name, revision)) if hub::is_id(base) => (name.to_owned(), Some(revision)),
-        _ => (base.to_owned(), None),
+        Some((name, revision)) if hub::is_id(base) => (name, Some(revision)),
+        _ => (base, None),
     };
-    let path = Path::new(&base);
-    let base = if path.exists() {
-        let path = std::path::absolute(path).map_err(Error::io("find", path))?;
-        path.to_string_lossy().into_owned()
-    } else {
-        base
-    };
-    // PEFT takes an alpha that is a whole number as one.
-    let whole = format!("{}", lora.alpha).parse::<u64>();
+    let path = Path::new(base);
+    let absolute =
+        path.exists().then(|| std::path::absolute(path).map_err(Error::io("find", path))).transpose()?;
     let targets: Vec<_> = lora.targets.iter().map(|t| t.name()).collect();
-    Ok(json!({
-        "alora_invocation_tokens": null,
-        "alpha_pattern": {},
-        "arrow_config": null,
-        "auto_mapping": null,
-        "base_model_name_or_path": base,
-        "bias": "none",
-        "corda_config": null,
-        "ensure_weight_tying": false,
-        "eva_config": null,
-        "exclude_modules": null,
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "init_lora_weights": true,
-        "kasa_config": null,
-        "layer_replication": null,
-        "layers_pattern": null,
-        "layers_to_transform": null,
-        "loftq_config": {},
-        "lora_alpha": whole.map_or(json!(lora.alpha), |n| json!(n)),
-        "lora_bias": false,
-        "lora_dropout": lora.dropout,
-        "lora_ga_config": null,
-        "megatron_config": null,
-        "megatron_core": "megatron.core",
-        "modules_to_save": null,
-        "monteclora_config": null,
-        "peft_type": "LORA",
-        "peft_version": PEFT,
-        "qalora_group_size": 16,
-        "r": lora.rank,
-        "rank_pattern": {},
-        "revision": revision,
-        "target_modules": targets,
-        "target_parameters": null,
-        "task_type": "CAUSAL_LM",
-        "trainable_token_indices": null,
-        "use_bdlora": null,
-        "use_dora": false,
-        "use_qalora": false,
-        "use_rslora": lora.rslora,
-        "velora_config": null,
-    }))
+    let mut config: Value = serde_json::from_str(DEFAULTS).expect("it is JSON");
+    config["base_model_name_or_path"] =
+        absolute.map_or(json!(base), |path| json!(path.to_string_lossy().into_owned()));
+    config["revision"] = json!(revision);
+    config["r"] = json!(lora.rank);
+    // PEFT writes an alpha that is a whole number as one.
+    let whole = lora.alpha.to_string().parse::<u64>();
+    config["lora_alpha"] = whole.map_or(json!(lora.alpha), |n| json!(n));
+    config["lora_dropout"] = json!(lora.dropout);
+    config["use_rslora"] = json!(lora.rslora);
+    config["target_modules"] = json!(targets);
+    Ok(config)
 }

@@ -68,9 +68,10 @@ impl Adapter {
     pub fn open(folder: &Path, settings: &AdapterSettings, config: &ModelConfig) -> Result<Self> {
         let path = folder.join(MATRICES);
         if !path.is_file() {
-            let found = match folder.join("adapter_model.bin").is_file() {
-                true => "only adapter_model.bin is there, which is not read".to_owned(),
-                false => format!("there is {CONFIG}, but no {MATRICES}"),
+            let found = if folder.join("adapter_model.bin").is_file() {
+                "only adapter_model.bin is there, which is not read"
+            } else {
+                "there is adapter_config.json, but no adapter_model.safetensors"
             };
             let remedy = "give a folder that PEFT's save_pretrained wrote, with safetensors";
             return Err(Error::input(folder.display(), found, remedy));

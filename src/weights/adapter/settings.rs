@@ -125,7 +125,8 @@ impl AdapterSettings {
 fn not_supported(keys: &Map<String, Value>) -> Option<(&str, String)> {
     for (key, value) in keys {
         if !PLAIN.contains(&key.as_str()) && !is_off(value) {
-            let meaning = OFF.iter().find(|(k, _)| k == key).map_or("not known here", |(_, meaning)| meaning);
+            let meaning =
+                OFF.iter().find(|(k, _)| k == key).map_or("not known here", |&(_, meaning)| meaning);
             return Some((key, format!("{value}: {meaning}; this is not supported")));
         }
     }
