@@ -6,7 +6,7 @@
 1. PEFT writes adapters (all targets and some, both scales, targets as a regular expression, several element types);
    smolten exports each merged: every tensor must be that of `merge_and_unload` within the rounding of both, the
    exported folder must have the logits of PEFT's model in transformers, and the greedy answers must be the same.
-2. DIR/adapter, which tests/adapter.rs wrote, loads with AutoPeftModelForCausalLM, and is the same in `smolten export`.
+2. DIR/adapter, which tests/adapter/ wrote, loads with AutoPeftModelForCausalLM, and is the same in `smolten export`.
 3. `smolten train` with lora_rank trains three steps; its folder the same.
 """
 
