@@ -2,10 +2,12 @@
 //!
 //! Every file is written beside its place and renamed, so that a run that is cut off leaves no half file.
 
+mod adapter;
 mod folder;
 mod optimizer_state;
 mod safetensors;
 
+pub use adapter::save_adapter;
 pub use folder::Checkpoints;
 pub use optimizer_state::{load_optimizer, save_optimizer};
 
@@ -36,23 +38,40 @@ pub fn save_pretrained(
     mut read: impl FnMut(&Parameter) -> Result<Vec<f32>>,
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let json = |name: &str, value: &Value| {
-        let text = serde_json::to_string_pretty(value).expect("a JSON value can be written") + "\n";
-        write_beside(&folder.join(name), |file| file.write_all(text.as_bytes()))
-    };
-    json("config.json", &model.config.to_json(&model.config_json, dtype))?;
-    json("generation_config.json", &generation_config(model))?;
-    let tokenizer = model.tokenizer.to_json()?;
-    write_beside(&folder.join("tokenizer.json"), |file| file.write_all(tokenizer.as_bytes()))?;
-    json("tokenizer_config.json", &tokenizer_config(model))?;
-    let template = model.template.source();
-    write_beside(&folder.join("chat_template.jinja"), |file| file.write_all(template.as_bytes()))?;
+    write_json(folder, "config.json", &model.config.to_json(&model.config_json, dtype))?;
+    write_words(folder, model)?;
     let mut parameters = model.config.parameters();
     parameters.sort_by(|a, b| a.name.cmp(&b.name));
+    write_parameters(&folder.join("model.safetensors"), &parameters, dtype, &mut read)?;
+    sync_folder(folder)
+}
+
+fn write_json(folder: &Path, name: &str, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).expect("a JSON value can be written") + "\n";
+    write_beside(&folder.join(name), |file| file.write_all(text.as_bytes()))
+}
+
+/// `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
+fn write_words(folder: &Path, model: &Pretrained) -> Result<()> {
+    write_json(folder, "generation_config.json", &generation_config(model))?;
+    let tokenizer = model.tokenizer.to_json()?;
+    write_beside(&folder.join("tokenizer.json"), |file| file.write_all(tokenizer.as_bytes()))?;
+    write_json(folder, "tokenizer_config.json", &tokenizer_config(model))?;
+    let template = model.template.source();
+    write_beside(&folder.join("chat_template.jinja"), |file| file.write_all(template.as_bytes()))
+}
+
+/// One safetensors file of these parameters, in this order, one in memory at a time.
+fn write_parameters(
+    path: &Path,
+    parameters: &[Parameter],
+    dtype: DType,
+    read: &mut dyn FnMut(&Parameter) -> Result<Vec<f32>>,
+) -> Result<()> {
     let entry = |p: &Parameter| safetensors::Entry { name: p.name.clone(), dtype, shape: p.stored_shape() };
     let entries: Vec<_> = parameters.iter().map(entry).collect();
     let mut failed = None;
-    let written = write_beside(&folder.join("model.safetensors"), |file| {
+    let written = write_beside(path, |file| {
         safetensors::write(file, &entries, |i, file| {
             let values = read(&parameters[i]).map_err(|e| {
                 failed = Some(e);
@@ -62,8 +81,7 @@ pub fn save_pretrained(
             safetensors::write_floats(file, &values, dtype)
         })
     });
-    failed.map_or(written, Err)?;
-    sync_folder(folder)
+    failed.map_or(written, Err)
 }
 
 /// Writes a file beside `path` and renames it there once it is whole and on the disk. On failure nothing is left.

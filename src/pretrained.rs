@@ -1,14 +1,17 @@
 //! A model on disk: a Hugging Face folder or a GGUF file, opened and checked as a whole.
 
+mod adapter;
 mod folder;
 mod license;
+
+pub use adapter::base_on_hub;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::weights::Weights;
+use crate::weights::{AdapterSettings, Weights};
 use folder::SpecialTokens;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -56,6 +59,8 @@ struct Parts {
     generation_config: Option<Value>,
     tokenizer_config: Value,
     weights: Weights,
+    /// What is merged into them.
+    adapter: Option<String>,
     tokenizer: Tokenizer,
     tokens: SpecialTokens,
     template: Option<String>,
@@ -63,29 +68,23 @@ struct Parts {
 }
 
 impl Pretrained {
-    /// Opens a model folder or a `.gguf` file.
+    /// Opens a model folder, a `.gguf` file, or the folder of an adapter as PEFT writes it, whose base is opened with
+    /// the adapter merged into its weights; a base on the hub must be in the hub's cache ([`base_on_hub`]).
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Input`] when there is no model, it is damaged or not supported, its parts do not fit
     /// one another, or it has neither a chat template nor the tokens of ChatML.
     pub fn open(path: &Path) -> Result<Self> {
-        let is_gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-        let parts = if path.is_dir() {
-            folder::parts(path)?
-        } else if path.is_file() && is_gguf {
-            gguf_parts(path)?
-        } else {
-            let found =
-                if path.exists() { "neither a folder nor a .gguf file" } else { "there is no such file" };
-            let remedy = "give a Hugging Face model folder, a .gguf file, or a model of the hub as org/name";
-            return Err(Error::input(format!("model {}", path.display()), found, remedy));
+        let parts = match AdapterSettings::of_folder(path)? {
+            Some(settings) => adapter::parts(path, &settings)?,
+            None => stored(path)?,
         };
         Self::assemble(parts, path)
     }
 
     fn assemble(parts: Parts, path: &Path) -> Result<Self> {
         let Parts { mut config, config_json, mut generation_config, tokenizer_config, weights, .. } = parts;
-        let Parts { tokenizer, mut tokens, template, license, .. } = parts;
+        let Parts { adapter, tokenizer, mut tokens, template, license, .. } = parts;
         config.tie_word_embeddings = weights.head_is_tied(&config);
         let unknown = weights.check(&config)?;
         check_vocabulary(&tokenizer, &config, path)?;
@@ -101,6 +100,7 @@ impl Pretrained {
         let mut stop_ids = folder::stop_ids(generation_config.as_ref(), &config);
         stop_ids.extend(id(&tokens.eos).filter(|id| !stop_ids.contains(id)));
         let mut description = vec![format!("weights: {}", weights.description())];
+        description.extend(adapter.map(|text| format!("adapter: {text}")));
         if chatml_was_set {
             description.push(
                 "chat template: the model has none, so plain ChatML is set: <|im_start|> begins a turn, <|im_end|> \
@@ -129,6 +129,20 @@ impl Pretrained {
             description,
         })
     }
+}
+
+/// The parts of a model folder or a `.gguf` file.
+fn stored(path: &Path) -> Result<Parts> {
+    let is_gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if path.is_dir() {
+        return folder::parts(path);
+    }
+    if path.is_file() && is_gguf {
+        return gguf_parts(path);
+    }
+    let found = if path.exists() { "neither a folder nor a .gguf file" } else { "there is no such file" };
+    let remedy = "give a Hugging Face model folder, a .gguf file, or a model of the hub as org/name";
+    Err(Error::input(format!("model {}", path.display()), found, remedy))
 }
 
 /// Every id the tokenizer can give must have a row in the embedding.
@@ -198,6 +212,7 @@ fn gguf_parts(path: &Path) -> Result<Parts> {
         generation_config: None,
         tokenizer_config: json!({}),
         weights: Weights::from_gguf(file)?,
+        adapter: None,
         tokenizer,
         tokens,
         template,

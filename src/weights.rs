@@ -2,7 +2,10 @@
 //!
 //! Files are mapped, not read: a tensor's pages enter memory while it is read and leave it afterwards.
 
+mod adapter;
 mod safetensors;
+
+pub use adapter::{Adapter, AdapterSettings, is_adapter};
 
 use crate::config::{ModelConfig, Parameter};
 use crate::dtype::Q8_0;
@@ -19,6 +22,7 @@ const HEAD: &str = "lm_head.weight";
 pub struct Weights {
     path: PathBuf,
     source: Source,
+    adapter: Option<Adapter>,
 }
 
 enum Source {
@@ -39,7 +43,11 @@ impl Weights {
     /// [`Error::Io`]; [`Error::Input`] when there are no such weights or the files are damaged.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
-            return Ok(Self { path: path.to_owned(), source: Source::Folder(Shards::open(path)?) });
+            return Ok(Self {
+                path: path.to_owned(),
+                source: Source::Folder(Shards::open(path)?),
+                adapter: None,
+            });
         }
         Self::from_gguf(Gguf::open(path)?)
     }
@@ -51,7 +59,21 @@ impl Weights {
     pub fn from_gguf(file: Gguf) -> Result<Self> {
         let head_dim = ModelConfig::from_gguf(&file)?.head_dim;
         let names = file.tensors().filter_map(|(name, _)| Some((hf_name(name)?, name.to_owned()))).collect();
-        Ok(Self { path: file.path().to_owned(), source: Source::Gguf { file, names, head_dim } })
+        Ok(Self {
+            path: file.path().to_owned(),
+            source: Source::Gguf { file, names, head_dim },
+            adapter: None,
+        })
+    }
+
+    /// The same weights with an adapter merged in, by [`Weights::read`].
+    pub fn with_adapter(self, adapter: Adapter) -> Self {
+        Self { adapter: Some(adapter), ..self }
+    }
+
+    /// What is merged into the stored values.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
     }
 
     /// The GGUF file behind the weights, for its tokenizer and template.
@@ -114,7 +136,7 @@ impl Weights {
 
     /// Reads one parameter into `out` as `f32`, row-major, `shape[0] × shape[1]` elements; in parallel.
     ///
-    /// The rows of q and k of a GGUF file are put back into the order of Hugging Face.
+    /// The rows of q and k of a GGUF file are put back into the order of Hugging Face; an adapter is merged in.
     ///
     /// # Errors
     /// [`Error::Input`] when it is missing, has another shape, or is of a type that is not read.
@@ -139,11 +161,18 @@ impl Weights {
             }
             _ => unreachable!("find looks into the same source"),
         }
+        if let Some(adapter) = &self.adapter {
+            adapter.merge(parameter, out);
+        }
         Ok(())
     }
 
-    /// Whether every matrix of the configuration is stored as Q8_0, so that [`Weights::read_q8_0`] gives it.
+    /// Whether every matrix of the configuration is stored as Q8_0 and is as it is stored, so that
+    /// [`Weights::read_q8_0`] gives it.
     pub fn are_q8_0(&self, config: &ModelConfig) -> bool {
+        if self.adapter.is_some() {
+            return false;
+        }
         let Source::Gguf { file, .. } = &self.source else { return false };
         let is_q8_0 = |parameter: &Parameter| match self.find(parameter) {
             Ok(Found::Gguf(name)) => file.tensor(name).is_some_and(|info| info.kind == GgmlType::Q8_0),
@@ -158,8 +187,9 @@ impl Weights {
     /// As there.
     ///
     /// # Panics
-    /// If it is not one, or `out` has another length.
+    /// If it is not one, an adapter is to be merged in, or `out` has another length.
     pub fn read_q8_0(&self, parameter: &Parameter, out: &mut [Q8_0]) -> Result<()> {
+        assert!(self.adapter.is_none(), "an adapter is merged in f32");
         let (Source::Gguf { file, head_dim, .. }, Found::Gguf(name)) = (&self.source, self.find(parameter)?)
         else {
             panic!("{} is not of Q8_0", parameter.name)

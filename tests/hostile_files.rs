@@ -257,6 +257,27 @@ fn model_folder() {
     }
 }
 
+/// Each file of an adapter, its base being as it should.
+#[test]
+fn adapter() {
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let place = tempfile::tempdir().unwrap();
+        // The base lies where the fixture's settings say: beside the adapter's folder.
+        let inside = place.path().join("adapter");
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::copy(tiny(), place.path().join("tiny-smollm.gguf")).unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::write(inside.join(file), fixture(&format!("tiny-smollm-lora/{file}"))).unwrap();
+        }
+        let seed = fixture(&format!("tiny-smollm-lora/{name}"));
+        let head = if name.ends_with(".json") { 1.0 } else { 0.2 };
+        fuzz(name, name, &[seed], (JSON_WORDS, head), |path| {
+            std::fs::copy(path, inside.join(name)).unwrap();
+            open_and_read(&inside);
+        });
+    }
+}
+
 #[test]
 fn jsonl() {
     let seeds = [

@@ -30,7 +30,7 @@ An answer, in a response and in the model's text alike, is what stands behind th
 #[derive(Args)]
 #[command(after_help = FIGURES)]
 pub struct EvalArguments {
-    /// A Hugging Face folder, a .gguf file, or the id of a model on the hub: org/name[@revision]
+    /// A Hugging Face folder, an adapter of PEFT, a .gguf file, or the id of a model on the hub: org/name[@revision]
     #[arg(long, value_name = "MODEL")]
     model: String,
     /// Rows to run: a .jsonl, .json, .csv or .parquet file, the id of a data set on the hub, or builtin:reasoning

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Flags of `export`.
 #[derive(Args)]
 pub struct ExportArguments {
-    /// A Hugging Face folder, a .gguf file, or the id of a model on the hub: org/name[@revision]
+    /// A Hugging Face folder, an adapter of PEFT, a .gguf file, or the id of a model on the hub: org/name[@revision]
     #[arg(long, value_name = "MODEL")]
     model: String,
     /// Where to: a .gguf file, or with --format hf a new folder

@@ -4,14 +4,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use smolten::dataset::{DataKind, DataSource};
 use smolten::error::Result;
 use smolten::hub::{self, Event, Observer};
+use smolten::pretrained;
 use smolten::recipe::Recipe;
 use smolten::trainer::Sources;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-/// The model that `--model` names: a path as it is, or a hub id as the folder it was fetched into.
+/// The model that `--model` names: a path as it is, or a hub id as the folder it was fetched into. If that is an adapter
+/// whose base is on the hub, the base is fetched too.
 pub fn model(text: &str) -> Result<PathBuf> {
-    shown(|observer| hub::model(text, observer))
+    let path = shown(|observer| hub::model(text, observer))?;
+    if let Some(base) = pretrained::base_on_hub(&path)? {
+        shown(|observer| hub::model(&base, observer))?;
+    }
+    Ok(path)
 }
 
 /// The data set that `--data` names: a file, what is bundled, or a hub id whose files are fetched.

@@ -19,7 +19,7 @@ const CHAT_POSITIONS: usize = 4096;
 /// Flags of `generate`.
 #[derive(Args)]
 pub struct GenerateArguments {
-    /// A Hugging Face folder, a .gguf file, or the id of a model on the hub: org/name[@revision]
+    /// A Hugging Face folder, an adapter of PEFT, a .gguf file, or the id of a model on the hub: org/name[@revision]
     #[arg(long, value_name = "MODEL")]
     model: String,
     /// The user's turn; with --raw the text itself

@@ -17,7 +17,7 @@ const BAR: usize = 40;
 /// Flags of `inspect`.
 #[derive(Args)]
 pub struct InspectArguments {
-    /// A Hugging Face folder, a .gguf file, or the id of a model on the hub: org/name[@revision]
+    /// A Hugging Face folder, an adapter of PEFT, a .gguf file, or the id of a model on the hub: org/name[@revision]
     #[arg(long, value_name = "MODEL")]
     model: String,
     /// Rows to inspect: a .jsonl, .json, .csv or .parquet file, the id of a data set on the hub, or builtin:reasoning

@@ -20,6 +20,9 @@ const SMALL: [&str; 7] = [
 ];
 const NECESSARY: usize = 2;
 
+/// An adapter as PEFT stores it: a repository with these and no weights of its own is one. Its base is another.
+const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
 /// Most names that a message lists.
 const SHOWN: usize = 12;
 
@@ -36,8 +39,15 @@ pub fn model_files(all: &[RemoteFile], what: &str) -> Result<Vec<RemoteFile>> {
             && !path.contains('/')
     };
     let sharded = !has(SINGLE) && has(INDEX);
+    let by_size = |needed: &dyn Fn(&str) -> bool| {
+        let mut files: Vec<RemoteFile> = all.iter().filter(|f| needed(&f.path)).cloned().collect();
+        files.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
+        files
+    };
     if !sharded && !has(SINGLE) {
-        return Err(no_weights(all, what));
+        let is_adapter = ADAPTER.iter().all(|name| has(name));
+        let needed = |path: &str| SMALL.contains(&path) || ADAPTER.contains(&path);
+        return if is_adapter { Ok(by_size(&needed)) } else { Err(no_weights(all, what)) };
     }
     if let Some(missing) = SMALL[..NECESSARY].iter().find(|name| !has(name)) {
         let remedy = "use a model of the Llama family in the form of transformers, with tokenizer.json";
@@ -46,9 +56,7 @@ pub fn model_files(all: &[RemoteFile], what: &str) -> Result<Vec<RemoteFile>> {
     let needed = |path: &str| {
         SMALL.contains(&path) || if sharded { path == INDEX || shard(path) } else { path == SINGLE }
     };
-    let mut files: Vec<RemoteFile> = all.iter().filter(|f| needed(&f.path)).cloned().collect();
-    files.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
-    Ok(files)
+    Ok(by_size(&needed))
 }
 
 fn no_weights(all: &[RemoteFile], what: &str) -> Error {
@@ -64,7 +72,7 @@ fn no_weights(all: &[RemoteFile], what: &str) -> Error {
     Error::input(what, found, remedy)
 }
 
-/// Whether a folder holds every file that opening a model needs.
+/// Whether a folder holds every file that opening a model, or an adapter beside its base, needs.
 pub fn is_whole_model(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
     let shards = || {
@@ -73,7 +81,8 @@ pub fn is_whole_model(folder: &Path) -> bool {
         let files = index["weight_map"].as_object()?;
         Some(files.values().all(|file| file.as_str().is_some_and(has)))
     };
-    SMALL[..NECESSARY].iter().all(|name| has(name)) && (has(SINGLE) || shards() == Some(true))
+    let is_model = SMALL[..NECESSARY].iter().all(|name| has(name)) && (has(SINGLE) || shards() == Some(true));
+    is_model || ADAPTER.iter().all(|name| has(name))
 }
 
 /// Splits of a data set, told by a word of a path.

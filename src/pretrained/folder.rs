@@ -28,32 +28,71 @@ pub fn parts(folder: &Path) -> Result<Parts> {
         )
     })?;
     let config = ModelConfig::from_json(&config_json, &origin)?;
-    let tokenizer = Tokenizer::from_folder(folder)?;
-    let tokenizer_config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_else(|| json!({}));
-    let map = read_json(&folder.join("special_tokens_map.json"))?.unwrap_or_else(|| json!({}));
-    // Where the tokenizer's files name no token, the configuration's id stands for it.
-    let token = |key: &str, id: Option<u32>| {
-        let named = token_text(&tokenizer_config[key]).or_else(|| token_text(&map[key]));
-        let absent = tokenizer_config.get(key).is_none() && map.get(key).is_none();
-        named.or_else(|| id.filter(|_| absent).and_then(|id| tokenizer.token(id)))
-    };
-    let tokens = SpecialTokens {
-        bos: token("bos_token", config.bos_token_id),
-        eos: token("eos_token", config.eos_token_ids.first().copied()),
-        pad: token("pad_token", config.pad_token_id),
-        unk: token("unk_token", None),
-    };
+    let words = Words::read(folder, &config)?;
     Ok(Parts {
         generation_config: read_json(&folder.join("generation_config.json"))?,
-        template: template_source(folder, &tokenizer_config)?,
+        template: template_source(folder, &words.config)?,
         weights: Weights::open(folder)?,
+        adapter: None,
         license: license::of_folder(folder),
         config,
         config_json,
-        tokenizer_config,
-        tokenizer,
-        tokens,
+        tokenizer_config: words.config,
+        tokenizer: words.tokenizer,
+        tokens: words.tokens,
     })
+}
+
+/// The tokenizer's files.
+struct Words {
+    tokenizer: Tokenizer,
+    /// `tokenizer_config.json`.
+    config: Value,
+    tokens: SpecialTokens,
+}
+
+impl Words {
+    fn read(folder: &Path, model: &ModelConfig) -> Result<Self> {
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        let config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_else(|| json!({}));
+        let map = read_json(&folder.join("special_tokens_map.json"))?.unwrap_or_else(|| json!({}));
+        // Where the tokenizer's files name no token, the configuration's id stands for it.
+        let token = |key: &str, id: Option<u32>| {
+            let named = token_text(&config[key]).or_else(|| token_text(&map[key]));
+            let absent = config.get(key).is_none() && map.get(key).is_none();
+            named.or_else(|| id.filter(|_| absent).and_then(|id| tokenizer.token(id)))
+        };
+        let tokens = SpecialTokens {
+            bos: token("bos_token", model.bos_token_id),
+            eos: token("eos_token", model.eos_token_ids.first().copied()),
+            pad: token("pad_token", model.pad_token_id),
+            unk: token("unk_token", None),
+        };
+        Ok(Self { tokenizer, config, tokens })
+    }
+}
+
+/// Replaces what lies in the folder of an adapter beside it: tokenizer, template, generation configuration.
+pub fn read_beside(folder: &Path, parts: &mut Parts) -> Result<()> {
+    if let Some(found) = read_json(&folder.join("generation_config.json"))? {
+        parts.generation_config = Some(found);
+    }
+    if folder.join("tokenizer.json").is_file() {
+        let Words { tokenizer, config, tokens } = Words::read(folder, &parts.config)?;
+        // Training may have set other tokens than the base's configuration has, which follows then, as it does in TRL.
+        let id = |token: &Option<String>| token.as_deref().and_then(|t| tokenizer.id(t));
+        parts.config.bos_token_id = id(&tokens.bos).or(parts.config.bos_token_id);
+        parts.config.pad_token_id = id(&tokens.pad).or(parts.config.pad_token_id);
+        if let Some(end) = id(&tokens.eos).filter(|end| !parts.config.eos_token_ids.contains(end)) {
+            parts.config.eos_token_ids = vec![end];
+        }
+        (parts.tokenizer, parts.tokenizer_config, parts.tokens) = (tokenizer, config, tokens);
+    }
+    let config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_else(|| json!({}));
+    if let Some(template) = template_source(folder, &config)? {
+        parts.template = Some(template);
+    }
+    Ok(())
 }
 
 /// A file's JSON; `None` when there is no such file.

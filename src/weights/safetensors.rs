@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub const SINGLE: &str = "model.safetensors";
+pub const INDEX: &str = "model.safetensors.index.json";
 
 /// Elements one task converts: 256 KiB of `f32`.
 const TASK: usize = 1 << 16;
@@ -34,11 +34,10 @@ pub struct Shards {
 impl Shards {
     /// Opens the files of a folder.
     pub fn open(folder: &Path) -> Result<Self> {
-        let mut shards = Self { files: Vec::new(), tensors: BTreeMap::new() };
         if folder.join(SINGLE).is_file() {
-            shards.add(&folder.join(SINGLE), |_| true)?;
-            return Ok(shards);
+            return Self::open_file(&folder.join(SINGLE));
         }
+        let mut shards = Self { files: Vec::new(), tensors: BTreeMap::new() };
         let index = folder.join(INDEX);
         if !index.is_file() {
             let found = if folder.join("pytorch_model.bin").is_file() {
@@ -75,6 +74,13 @@ impl Shards {
                 return Err(wrong(format!("\"{name}\" is not in {file}")));
             }
         }
+        Ok(shards)
+    }
+
+    /// Opens one file, all of it.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let mut shards = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        shards.add(path, |_| true)?;
         Ok(shards)
     }
 

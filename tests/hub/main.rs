@@ -1,6 +1,7 @@
 //! The hub as seen from here, against a server on this machine: what is fetched, kept, resumed, refused.
 //! `external/check_hub.py` does the same with Python's huggingface_hub on the other side of the cache.
 
+mod adapter;
 mod server;
 
 use serde_json::json;
