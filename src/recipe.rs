@@ -322,6 +322,10 @@ impl Recipe {
 
     /// Without adapters there is nothing for their keys to mean.
     fn check_lora(&self) -> Result<()> {
+        if self.lora_rank > 0 && self.save_dtype != DType::F32 {
+            let remedy = "drop save_dtype; smolten export --type writes the merged model in another type";
+            return Err(Error::input("key `save_dtype`", "not fp32, in which adapters are saved", remedy));
+        }
         if self.lora_rank > 0 {
             return Ok(());
         }

@@ -154,7 +154,7 @@ impl Weights {
                 } else if parameter.is_vector() {
                     let mut stored = vec![0.0; out.len()];
                     file.read(info, |row| row, &mut stored);
-                    (0..).zip(out).for_each(|(i, x)| *x = stored[interleaved_row(i, *head_dim)]);
+                    (0..).zip(out.iter_mut()).for_each(|(i, x)| *x = stored[interleaved_row(i, *head_dim)]);
                 } else {
                     file.read(info, |row| interleaved_row(row, *head_dim), out);
                 }

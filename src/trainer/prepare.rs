@@ -12,10 +12,10 @@ use crate::checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::metrics::available_memory_bytes;
-use crate::model::Capacity;
+use crate::model::{Capacity, initial, is_adapter};
 use crate::pretrained::Pretrained;
 use crate::recipe::{Compat, Precision, Recipe};
-use crate::weights::Weights;
+use crate::weights::{Adapter, Weights};
 use serde_json::Value;
 
 /// A run whose every part is open and checked.
@@ -61,6 +61,13 @@ impl Run {
             (_, precision) => precision,
         };
         let pretrained = Pretrained::open(&sources.model)?;
+        if recipe.lora_rank > 0 && pretrained.weights.adapter().is_some() {
+            return Err(Error::input(
+                format!("lora_rank = {}", recipe.lora_rank),
+                format!("the model {} is itself an adapter and its base", recipe.model),
+                "merge the two first: smolten export --model ADAPTER --out FOLDER, and train on FOLDER",
+            ));
+        }
         let target = Target::of(&recipe)?;
         let dtype = backend::precision(target, precision, &pretrained.config)?;
         let rows = Rows::load(&recipe, &sources, &pretrained)?;
@@ -167,20 +174,30 @@ impl Run {
             self.check_resumed(resumed, record)?;
         }
         let mut backend = backend::open(self.recipe.device, &self.plan, self.dtype)?;
-        let saved = match resumed.and_then(|r| r.checkpoint.as_ref()) {
-            None => {
-                self.trained.optimizer.reset(&mut *backend)?;
-                None
-            }
+        let (config, lora) = (&self.pretrained.config, self.recipe.lora());
+        let mut saved: (Option<Weights>, Option<Adapter>) = (None, None);
+        match resumed.and_then(|r| r.checkpoint.as_ref()) {
+            None => self.trained.optimizer.reset(&mut *backend)?,
             Some((folder, _)) => {
                 checkpoint::load_optimizer(&folder.join(OPTIMIZER), &self.trained.optimizer, &mut *backend)?;
-                let weights = Weights::open(folder)?;
-                weights.check(&self.pretrained.config)?;
-                Some(weights)
+                if lora.is_some() {
+                    saved.1 = Some(Adapter::of_checkpoint(folder, config)?);
+                } else {
+                    let weights = Weights::open(folder)?;
+                    weights.check(config)?;
+                    saved.0 = Some(weights);
+                }
             }
-        };
-        let weights = saved.as_ref().unwrap_or(&self.pretrained.weights);
-        self.trained.model.load(&mut *backend, |parameter, out| weights.read(parameter, out))?;
+        }
+        let (weights, adapter) = (saved.0.as_ref().unwrap_or(&self.pretrained.weights), &saved.1);
+        self.trained.model.load(&mut *backend, |parameter, out| match adapter {
+            _ if !is_adapter(parameter) => weights.read(parameter, out),
+            Some(adapter) => adapter.read(parameter, out),
+            None => {
+                initial(parameter, self.recipe.seed, out);
+                Ok(())
+            }
+        })?;
         Ok(backend)
     }
 

@@ -4,8 +4,10 @@ use super::folder::STATE;
 use super::{Run, State};
 use crate::backend::Backend;
 use crate::checkpoint::{self, Checkpoints, write_beside};
+use crate::config::Parameter;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::hub;
 use std::path::{Path, PathBuf};
 
 /// The optimizer's moments in a checkpoint.
@@ -28,7 +30,7 @@ impl<'a> Saver<'a> {
         self.checkpoints.path(step)
     }
 
-    /// A folder that transformers loads, with the fp32 master weights, the optimizer's state and the run's; then the
+    /// A folder that transformers (of adapters PEFT) loads, with the fp32 master weights, the optimizer's state and the run's; then the
     /// checkpoints beyond the latest `keep_checkpoints` are removed, but for the best.
     pub fn checkpoint(&self, backend: &mut dyn Backend, state: &State) -> Result<PathBuf> {
         let path = self.checkpoints.write(state.step, |folder| {
@@ -50,9 +52,16 @@ impl<'a> Saver<'a> {
     }
 
     fn model(&self, backend: &mut dyn Backend, folder: &Path, dtype: DType) -> Result<()> {
-        checkpoint::save_pretrained(folder, &self.run.pretrained, dtype, |parameter| {
-            self.run.trained.model.read_weight(backend, parameter)
-        })
+        let Run { pretrained, trained, recipe, sources, .. } = self.run;
+        let read = |parameter: &Parameter| trained.model.read_weight(backend, parameter);
+        match recipe.lora() {
+            None => checkpoint::save_pretrained(folder, pretrained, dtype, read),
+            Some(lora) => {
+                let path = sources.model.to_string_lossy();
+                let base = if hub::is_id(&recipe.model) { &recipe.model } else { path.as_ref() };
+                checkpoint::save_adapter(folder, pretrained, &lora, base, read)
+            }
+        }
     }
 
     /// Says of an error of the disk what is saved and how to go on.

@@ -89,6 +89,18 @@ impl Adapter {
         Ok(Self { lora, matrices: pairs.len(), stored, pairs })
     }
 
+    /// That of a checkpoint of this program.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`]; [`Error::Input`] when there is no adapter.
+    pub fn of_checkpoint(folder: &Path, config: &ModelConfig) -> Result<Self> {
+        let Some(settings) = AdapterSettings::of_folder(folder)? else {
+            let remedy = "remove this checkpoint's folder: the one before it is taken then";
+            return Err(Error::input(folder.display(), "there is no adapter_config.json", remedy));
+        };
+        Self::open(folder, &settings, config)
+    }
+
     /// Adds `scale·B·A` to the values of a weight, `[out, in]` row-major; nothing where it has no adapter.
     ///
     /// The product is summed in f32 by rising rank, then scaled and added. Each row is one thread's, so the result
@@ -115,6 +127,22 @@ impl Adapter {
                 w.iter_mut().zip(&*product).for_each(|(w, x)| *w += scale * x);
             },
         );
+    }
+
+    /// Reads one of the adapter's own matrices, under the name by which this program stores it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it is not there.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn read(&self, parameter: &Parameter, out: &mut [f32]) -> Result<()> {
+        if !self.pairs.values().flatten().any(|name| *name == parameter.name) {
+            let remedy = "if it is a checkpoint's, remove its folder: the one before it is taken then";
+            return Err(Error::input(format!("tensor \"{}\"", parameter.name), "it is missing", remedy));
+        }
+        self.stored.read(&parameter.name, out);
+        Ok(())
     }
 
     /// What B·A is multiplied by.
