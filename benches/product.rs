@@ -31,7 +31,7 @@ fn products<E: Operand>(t: usize) {
             rate(flops, || linear::forward(level, x, Weight::Plain(w), None, y, inputs)),
             rate(flops, || linear::forward_f32(level, x, Weight::Plain(w), wide, inputs)),
             rate(flops, || linear::forward_swiglu(level, x, Weight::Plain(w), None, y, act, inputs)),
-            rate(flops, || linear::input_gradient(level, dy, w, dx, inputs)),
+            rate(flops, || linear::input_gradient(level, dy, w, None, dx, inputs)),
             rate(flops, || linear::weight_gradient(level, dy, x, dw, inputs, false)),
             rate(flops, || linear::weight_gradient(level, dy, x, dw, inputs, true)),
         ];

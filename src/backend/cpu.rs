@@ -2,17 +2,16 @@
 
 mod head;
 mod projection;
+mod update;
 
 use super::*;
 use crate::arena::{Memory, Plan};
-use crate::dtype::{Element, with_element};
+use crate::dtype::with_element;
 use crate::ops::attention::Saved;
 use crate::ops::awake::awake;
 use crate::ops::grad_norm::{self, GradNorm};
-use crate::ops::linear::{Rotation, SwigluBuffers, Weight};
-use crate::ops::{
-    adamw, adamw_8bit, attention, bias, convert, embedding, linear, noise, places, rmsnorm, rope,
-};
+use crate::ops::linear::Weight;
+use crate::ops::{attention, bias, convert, embedding, linear, noise, places, rmsnorm, rope};
 
 /// The processor. bf16 goes through its matrix unit and fp32 through its vectors; fp16 is widened for them, and rounded
 /// where the kernels round.
@@ -194,16 +193,7 @@ impl Backend for Cpu {
     }
 
     fn linear_input_gradient(&mut self, dy: Tensor, w: Projection, dx: Tensor) -> Result<()> {
-        let w = w.w;
-        let (dy, dx) = (self.active(dy), self.active(dx));
-        dy.expect("linear_input_gradient", "dy", [dx.rows, w.rows])?;
-        dx.expect("linear_input_gradient", "dx", [dy.rows, w.cols])?;
-        let level = self.level;
-        let ([grad, weight], [out]) = self.memory.lend([dy, w], [dx]);
-        with_element!(w.dtype, E => {
-            linear::input_gradient::<E>(level, grad.get(), weight.get(), out.get(), w.cols);
-        });
-        Ok(())
+        self.input_gradient(dy, w, dx)
     }
 
     fn linear_weight_gradient(&mut self, dy: Tensor, x: Tensor, dw: Tensor) -> Result<()> {
@@ -236,22 +226,7 @@ impl Backend for Cpu {
         w: Projection,
         qkv: Tensor,
     ) -> Result<()> {
-        let bias = self.bias("linear_rope", w)?;
-        let (w, x, qkv) = (w.w, self.active(x), self.active(qkv));
-        x.expect("linear_rope", "x", [qkv.rows, w.cols])?;
-        qkv.expect("linear_rope", "qkv", [x.rows, heads.qkv_width()])?;
-        w.expect("linear_rope", "w", [heads.qkv_width(), x.cols])?;
-        let positions = Self::list(batch.positions, self.params.tokens);
-        let reads = [x, w, positions, rope.cos, rope.sin];
-        let level = self.level;
-        let ([input, weight, positions, cos, sin], [out]) = self.memory.lend(reads, [qkv]);
-        let table = rope::Table { cos: cos.get(), sin: sin.get() };
-        with_element!(x.dtype, E => {
-            let rotation = Rotation { heads, positions: positions.get(), table };
-            let (x, bias) = (input.get::<E>(), bias.as_deref());
-            linear::forward_rope(level, x, Weight::of(weight), bias, rotation, out.get(), w.cols);
-        });
-        Ok(())
+        self.rotated(batch, heads, rope, x, w, qkv)
     }
 
     fn attention_forward(
@@ -333,37 +308,11 @@ impl Backend for Cpu {
     }
 
     fn linear_swiglu(&mut self, x: Tensor, w: Projection, gate_up: Tensor, act: Tensor) -> Result<()> {
-        let bias = self.bias("linear_swiglu", w)?;
-        let (w, x, gate_up, act) = (w.w, self.active(x), self.active(gate_up), self.active(act));
-        w.expect("linear_swiglu", "w", [gate_up.cols, x.cols])?;
-        x.expect("linear_swiglu", "x", [act.rows, w.cols])?;
-        gate_up.expect("linear_swiglu", "gate_up", [act.rows, 2 * act.cols])?;
-        let (level, inputs) = (self.level, w.cols);
-        let ([input, weight], [gate_up, output]) = self.memory.lend([x, w], [gate_up, act]);
-        with_element!(act.dtype, E => {
-            let (x, w, bias) = (input.get::<E>(), Weight::of(weight), bias.as_deref());
-            linear::forward_swiglu(level, x, w, bias, gate_up.get(), output.get(), inputs);
-        });
-        Ok(())
+        self.gated(x, w, gate_up, act)
     }
 
     fn linear_swiglu_backward(&mut self, args: SwigluBackward) -> Result<()> {
-        let (op, w, level) = ("linear_swiglu_backward", args.w, self.level);
-        let [dy, gate_up] = [args.dy, args.gate_up].map(|t| self.active(t));
-        let [dact, act, dgate_up] = [args.dact, args.act, args.dgate_up].map(|t| self.active(t));
-        dy.expect(op, "dy", [act.rows, w.rows])?;
-        w.expect(op, "w", [dy.cols, act.cols])?;
-        dact.expect(op, "dact", [act.rows, act.cols])?;
-        gate_up.expect(op, "gate_up", [act.rows, 2 * act.cols])?;
-        dgate_up.expect(op, "dgate_up", [act.rows, 2 * act.cols])?;
-        let ([grad, weight, gate_up], [act_out, dgate_up]) =
-            self.memory.lend([dy, w, gate_up], [act, dgate_up]);
-        with_element!(act.dtype, E => {
-            let (gate_up, act_out, dgate_up) = (gate_up.get(), act_out.get(), dgate_up.get());
-            let buffers = SwigluBuffers::<E> { gate_up, act: act_out, dgate_up };
-            linear::swiglu_backward(level, grad.get(), weight.get(), buffers, w.cols);
-        });
-        Ok(())
+        self.gated_backward(&args)
     }
 
     fn linear_cross_entropy(&mut self, batch: &BatchBuffers, args: LinearCrossEntropy) -> Result<()> {
@@ -428,38 +377,5 @@ impl Backend for Cpu {
             with_element!(weight.working.dtype, E => self.update::<E>(rule, weight)?);
         }
         Ok(())
-    }
-}
-
-impl Cpu {
-    /// One weight by one rule.
-    fn update<E: Element>(&mut self, rule: UpdateRule, weight: &Trainable) -> Result<()> {
-        let (scalars, scale, decays) = (&self.params.adamw, self.norm.scale, weight.decays);
-        let (master, is_one) = (weight.master, weight.working == weight.master);
-        let working = if is_one { master.head(0) } else { weight.working };
-        match weight.moments {
-            Moments::Full { m, v } => {
-                let ([g], [p, working, m, v]) = self.memory.lend([weight.grad], [master, working, m, v]);
-                let step = match rule {
-                    UpdateRule::Torch => adamw::update::<E>,
-                    UpdateRule::Blockwise => adamw_8bit::update_fp32_state::<E>,
-                };
-                let weight = adamw::Weight { master: p.get(), working: working.get() };
-                step(scalars, scale, decays, weight, g.get(), m.get(), v.get())
-            }
-            Moments::Blockwise { m, m_absmax, v, v_absmax } => {
-                let writes = [master, working, m, m_absmax, v, v_absmax];
-                let ([g], [p, working, m_codes, m_absmax, v_codes, v_absmax]) =
-                    self.memory.lend([weight.grad], writes);
-                let state = adamw_8bit::State {
-                    m_codes: m_codes.get(),
-                    m_absmax: m_absmax.get(),
-                    v_codes: v_codes.get(),
-                    v_absmax: v_absmax.get(),
-                };
-                let weight = adamw::Weight::<E> { master: p.get(), working: working.get() };
-                adamw_8bit::update(scalars, scale, decays, weight, g.get(), state)
-            }
-        }
     }
 }

@@ -90,7 +90,7 @@ fn head(data: &[f32], width: usize, h: usize, d: usize, first: usize, last: usiz
 /// `c = a·b`, or `c += a·b` with `add`, inside a task that is one of many.
 fn multiply(a: Matrix<'_, f32>, b: Matrix<'_, f32>, c: &mut [f32], add: bool) {
     let (out, into) = (Output::new(c, b.shape()[1]), if add { Into::Sums } else { Into::Caches });
-    product(Level::best(), a, b, Pairing::ADJOINING, Threads::One, &Sum { out, into });
+    product(Level::best(), a, b, None, Pairing::ADJOINING, Threads::One, &Sum { out, into });
 }
 
 /// `1/√D`, the scale of the scores.

@@ -1,9 +1,11 @@
 //! Products with a weight `[out, in]`, forward and backward, accumulated in fp32, and what is fused with them: bf16 and
 //! fp32 as they are, fp16 widened.
 
+mod adapted;
 pub mod few;
 mod weight;
 
+pub use adapted::{Adapted, Narrow};
 pub use weight::{Weight, widen};
 
 use super::attention::Heads;
@@ -82,43 +84,55 @@ impl Operand for f16 {
     }
 }
 
-/// `x·wᵀ` into `epilogue`.
+/// `adapter + x·wᵀ` into `epilogue`.
 fn times_transpose<A: Operand>(
     level: Level,
     x: &[A],
-    w: Weight<'_, A>,
+    of: Adapted<'_, A>,
     inputs: usize,
     pairing: Pairing,
     epilogue: &impl Epilogue,
 ) {
-    let (t, outputs) = (x.len() / inputs, w.outputs(inputs));
+    let (t, outputs) = (x.len() / inputs, of.w.outputs(inputs));
     if t <= few::MOST_ROWS {
-        return few::times_transpose(x, w, inputs, pairing, epilogue);
+        return few::times_transpose(x, of, inputs, pairing, epilogue);
     }
-    let w = w.elements();
+    let w = of.w.elements();
     let (x, w) = (A::packed(x), A::packed(&w));
     let (x, w) = (Matrix::new(&x, t, inputs), Matrix::new(&w, outputs, inputs).t());
-    product(level, x, w, pairing, Threads::All, epilogue);
+    let sides = of.adapter.as_ref().map(Narrow::packed);
+    let addend = of.adapter.zip(sides.as_ref()).map(|(adapter, sides)| adapter.addend(sides, true));
+    product(level, x, w, addend, pairing, Threads::All, epilogue);
 }
 
-/// `dy·w` into `epilogue`.
-fn times<A: Operand>(level: Level, dy: &[A], w: &[A], inputs: usize, epilogue: &impl Epilogue) {
+/// `adapter + dy·w` into `epilogue`.
+fn times<A: Operand>(
+    level: Level,
+    dy: &[A],
+    w: &[A],
+    adapter: Option<Narrow<'_, A>>,
+    inputs: usize,
+    epilogue: &impl Epilogue,
+) {
     let outputs = w.len() / inputs;
     let (dy, w) = (A::packed(dy), A::packed(w));
     let (dy, w) = (Matrix::new(&dy, dy.len() / outputs, outputs), Matrix::new(&w, outputs, inputs));
-    product(level, dy, w, Pairing::ADJOINING, Threads::All, epilogue);
+    let sides = adapter.as_ref().map(Narrow::packed);
+    let addend = adapter.zip(sides.as_ref()).map(|(adapter, sides)| adapter.addend(sides, false));
+    product(level, dy, w, addend, Pairing::ADJOINING, Threads::All, epilogue);
 }
 
-/// `y = x·wᵀ + bias`, rounded once. `x` A `[T, in]`, `w` `[out, in]`, `bias` f32 `[out]`, `y` A `[T, out]`.
-pub fn forward<A: Operand>(
+/// `y = adapter + x·wᵀ + bias`, rounded once. `x` A `[T, in]`, `w` `[out, in]`, `bias` f32 `[out]`, `y` A `[T, out]`.
+pub fn forward<'a, A: Operand>(
     level: Level,
     x: &[A],
-    w: Weight<'_, A>,
+    w: impl std::convert::Into<Adapted<'a, A>>,
     bias: Option<&[f32]>,
     y: &mut [A],
     inputs: usize,
 ) {
-    let epilogue = Rounded { out: Output::new(y, w.outputs(inputs)), bias };
+    let w = w.into();
+    let epilogue = Rounded { out: Output::new(y, w.w.outputs(inputs)), bias };
     times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
@@ -127,20 +141,21 @@ pub fn forward_f32<A: Operand>(level: Level, x: &[A], w: Weight<'_, A>, y: &mut 
     // Of more rows logits are too large to be found in a cache again.
     let into = if x.len() / inputs > few::MOST_ROWS { Into::Memory } else { Into::Caches };
     let epilogue = Sum { out: Output::new(y, w.outputs(inputs)), into };
-    times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
+    times_transpose(level, x, Adapted::from(w), inputs, Pairing::ADJOINING, &epilogue);
 }
 
-/// `y = residual + x·wᵀ + bias`. `residual`, `y` f32 `[T, out]`.
-pub fn forward_residual<A: Operand>(
+/// `y = residual + adapter + x·wᵀ + bias`. `residual`, `y` f32 `[T, out]`.
+pub fn forward_residual<'a, A: Operand>(
     level: Level,
     x: &[A],
-    w: Weight<'_, A>,
+    w: impl std::convert::Into<Adapted<'a, A>>,
     bias: Option<&[f32]>,
     residual: &[f32],
     y: &mut [f32],
     inputs: usize,
 ) {
-    let epilogue = Residual { out: Output::new(y, w.outputs(inputs)), residual, bias };
+    let w = w.into();
+    let epilogue = Residual { out: Output::new(y, w.w.outputs(inputs)), residual, bias };
     times_transpose(level, x, w, inputs, Pairing::ADJOINING, &epilogue);
 }
 
@@ -155,17 +170,17 @@ pub struct Rotation<'a> {
     pub table: Table<'a>,
 }
 
-/// `qkv = x·wᵀ + bias`, q and k rotated, rounded once. `qkv` A `[T, (H + 2K)·D]`.
-pub fn forward_rope<A: Operand>(
+/// `qkv = adapter + x·wᵀ + bias`, q and k rotated, rounded once. `qkv` A `[T, (H + 2K)·D]`.
+pub fn forward_rope<'a, A: Operand>(
     level: Level,
     x: &[A],
-    w: Weight<'_, A>,
+    w: impl std::convert::Into<Adapted<'a, A>>,
     bias: Option<&[f32]>,
     rotation: Rotation<'_>,
     qkv: &mut [A],
     inputs: usize,
 ) {
-    let Rotation { heads, positions, table } = rotation;
+    let (w, Rotation { heads, positions, table }) = (w.into(), rotation);
     let pairing = Pairing { distance: heads.head_dim / 2 };
     if pairing.is_whole() {
         let out = Output::new(qkv, heads.qkv_width());
@@ -179,17 +194,18 @@ pub fn forward_rope<A: Operand>(
     });
 }
 
-/// `gate_up = x·wᵀ + bias`, `act = silu(gate)·up`. `w` `[2F, in]`, `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
-pub fn forward_swiglu<A: Operand>(
+/// `gate_up = adapter + x·wᵀ + bias`, `act = silu(gate)·up`. `w` `[2F, in]`, `gate_up` A `[T, 2F]`, `act` A `[T, F]`.
+pub fn forward_swiglu<'a, A: Operand>(
     level: Level,
     x: &[A],
-    w: Weight<'_, A>,
+    w: impl std::convert::Into<Adapted<'a, A>>,
     bias: Option<&[f32]>,
     gate_up: &mut [A],
     act: &mut [A],
     inputs: usize,
 ) {
-    let f = w.outputs(inputs) / 2;
+    let w = w.into();
+    let f = w.w.outputs(inputs) / 2;
     let pairing = Pairing { distance: f };
     if pairing.is_whole() {
         let epilogue = Swiglu { gate_up: Output::new(gate_up, 2 * f), act: Output::new(act, f), bias };
@@ -199,9 +215,16 @@ pub fn forward_swiglu<A: Operand>(
     swiglu::forward(gate_up, act, f);
 }
 
-/// `dx = dy·w`. `dy` A `[T, out]`, `dx` A `[T, in]`.
-pub fn input_gradient<A: Operand>(level: Level, dy: &[A], w: &[A], dx: &mut [A], inputs: usize) {
-    times(level, dy, w, inputs, &Rounded { out: Output::new(dx, inputs), bias: None });
+/// `dx = adapter + dy·w`, rounded once. `dy` A `[T, out]`, `dx` A `[T, in]`.
+pub fn input_gradient<A: Operand>(
+    level: Level,
+    dy: &[A],
+    w: &[A],
+    adapter: Option<Narrow<'_, A>>,
+    dx: &mut [A],
+    inputs: usize,
+) {
+    times(level, dy, w, adapter, inputs, &Rounded { out: Output::new(dx, inputs), bias: None });
 }
 
 /// What [`swiglu_backward`] reads and writes besides the product, A `[T, F]` and `[T, 2F]`.
@@ -214,11 +237,19 @@ pub struct SwigluBuffers<'a, A> {
     pub dgate_up: &'a mut [A],
 }
 
-/// Gradient through the down projection `w` A `[C, F]` and SwiGLU: `dact = dy·w`, rounded, and from it that of `gate_up`.
-pub fn swiglu_backward<A: Operand>(level: Level, dy: &[A], w: &[A], buffers: SwigluBuffers<'_, A>, f: usize) {
+/// Gradient through the down projection `w` A `[C, F]` and SwiGLU: `dact = adapter + dy·w`, rounded, and from it that of
+/// `gate_up`.
+pub fn swiglu_backward<A: Operand>(
+    level: Level,
+    dy: &[A],
+    w: &[A],
+    adapter: Option<Narrow<'_, A>>,
+    buffers: SwigluBuffers<'_, A>,
+    f: usize,
+) {
     let SwigluBuffers { gate_up, act, dgate_up } = buffers;
     let (act, dgate_up) = (Output::new(act, f), Output::new(dgate_up, 2 * f));
-    times(level, dy, w, f, &SwigluGradient { gate_up, act, dgate_up });
+    times(level, dy, w, adapter, f, &SwigluGradient { gate_up, act, dgate_up });
 }
 
 /// `dw = dyᵀ·x`, overwritten or added to. `dw` f32 `[out, in]`.
@@ -235,5 +266,5 @@ pub fn weight_gradient<A: Operand>(
     let (dy, x) = (Matrix::new(&dy, t, outputs).t(), Matrix::new(&x, t, inputs));
     let into = if add { Into::Sums } else { Into::Memory };
     let epilogue = Sum { out: Output::new(dw, inputs), into };
-    product(level, dy, x, Pairing::ADJOINING, Threads::All, &epilogue);
+    product(level, dy, x, None, Pairing::ADJOINING, Threads::All, &epilogue);
 }

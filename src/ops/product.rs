@@ -6,12 +6,14 @@
 //! would have to be read all the same, and written before.
 //!
 //! Sums run along k in one order that depends on the shape of the operands alone, so neither the number of threads nor
-//! the rectangle an element lies in changes a bit.
+//! the rectangle an element lies in changes a bit. An [`Addend`] is summed before all of k.
 
+mod addend;
 mod epilogue;
 mod output;
 mod sweep;
 
+pub use addend::{Addend, Mask};
 pub use epilogue::{Into, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
 pub use output::Output;
 
@@ -105,20 +107,25 @@ pub enum Threads {
 /// Multiplications and additions below which a share is not worth a thread.
 const MIN_SHARE: usize = 1 << 20;
 
-/// `a·b`, block by block into `epilogue`.
+/// `addend + a·b`, block by block into `epilogue`.
 ///
 /// # Panics
-/// If the inner dimensions differ, or the columns do not come in whole pairs.
+/// If the inner dimensions differ, the addend has another shape, or the columns do not come in whole pairs.
 pub fn product<T: Packed>(
     level: Level,
     a: Matrix<'_, T>,
     b: Matrix<'_, T>,
+    addend: Option<Addend<'_, T>>,
     pairing: Pairing,
     threads: Threads,
     epilogue: &impl Epilogue,
 ) {
     let ([m, k], [inner, n]) = (a.shape(), b.shape());
     assert_eq!(k, inner, "inner dimensions");
+    if let Some(Addend { left, right, .. }) = addend {
+        let ([rows, rank], [inner, columns]) = (left.shape(), right.shape());
+        assert_eq!([rows, inner, columns], [m, rank, n], "an addend's rows, inner dimension and columns");
+    }
     let pairs = pairing == Pairing::ADJOINING || pairing.is_whole() && n.is_multiple_of(2 * pairing.distance);
     assert!(pairs, "{n} columns in {pairing:?}");
     let shares = match threads {
@@ -126,7 +133,7 @@ pub fn product<T: Packed>(
         Threads::All => rayon::current_num_threads().min(m * n * k / MIN_SHARE).max(1),
     };
     let all = Rectangle { rows: 0..m.div_ceil(SIDE), columns: 0..n.div_ceil(SIDE) };
-    Product { level, a, b, pairing, epilogue }.share(all, shares);
+    Product { level, a, b, addend, pairing, epilogue }.share(all, shares);
 }
 
 /// A product under way.
@@ -134,6 +141,7 @@ struct Product<'a, T, E> {
     level: Level,
     a: Matrix<'a, T>,
     b: Matrix<'a, T>,
+    addend: Option<Addend<'a, T>>,
     pairing: Pairing,
     epilogue: &'a E,
 }
@@ -153,10 +161,11 @@ struct Scratch {
 }
 
 impl Scratch {
-    /// Room for packed rows, packed columns and blocks. What is in it is left over.
-    fn take(&mut self, columns: usize, rows: usize, sums: usize) -> Room<'_> {
-        let [columns, rows] = [columns, rows].map(|lines| lines * size_of::<Line>());
-        let bytes = columns + rows + sums * size_of::<Block>();
+    /// Room for packed columns and rows, those of an addend, and blocks. What is in it is left over.
+    fn take(&mut self, lines: [usize; 2], addend: [usize; 2], sums: usize) -> Room<'_> {
+        let bytes_of = |lines: [usize; 2]| lines.map(|n| n * size_of::<Line>());
+        let ([columns, rows], [addend_columns, addend_rows]) = (bytes_of(lines), bytes_of(addend));
+        let bytes = columns + rows + addend_columns + addend_rows + sums * size_of::<Block>();
         if self.map.as_ref().is_none_or(|map| map.len() < bytes) {
             let map =
                 MmapMut::map_anon(bytes.next_multiple_of(HUGE_PAGE)).expect("memory for packed operands");
@@ -165,9 +174,12 @@ impl Scratch {
         }
         let map = &mut self.map.as_mut().expect("mapped above")[..bytes];
         let (columns, rest) = map.split_at_mut(columns);
-        let (rows, sums) = rest.split_at_mut(rows);
+        let (rows, rest) = rest.split_at_mut(rows);
+        let (addend_columns, rest) = rest.split_at_mut(addend_columns);
+        let (addend_rows, sums) = rest.split_at_mut(addend_rows);
         let [columns, rows] = [columns, rows].map(bytemuck::cast_slice_mut);
-        Room { columns, rows, sums: bytemuck::cast_slice_mut(sums) }
+        let addend = [addend_columns, addend_rows].map(bytemuck::cast_slice_mut);
+        Room { columns, rows, addend, sums: bytemuck::cast_slice_mut(sums) }
     }
 }
 
@@ -205,12 +217,16 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         let unit = Unit::new(self.level);
         let chunks = chunks(self.a.shape()[1], most_k::<T>());
         let widest = T::panel_lines(chunks.first().map_or(0, Range::len));
-        let per_group = (MOST_LINES / widest.max(1)).max(1);
+        let narrow = self.addend.map_or(0, |addend| addend.lines());
+        let per_group = (MOST_LINES / (widest + narrow).max(1)).max(1);
         let together = if self.a.is_transposed() { TOGETHER } else { 1 };
         let groups = all.columns.len().div_ceil(per_group).max(1);
         for columns in shares_of(&all.columns, groups) {
             let kept = if chunks.len() == 1 { 2 } else { all.rows.len() };
-            let room = scratch.take(columns.len() * widest, together * widest, kept * columns.len());
+            let count = columns.len();
+            let lines = [count * widest, together * widest];
+            let room = scratch.take(lines, [count * narrow, narrow], kept * count);
+            let [addend_columns, addend_rows] = room.addend;
             for (i, chunk) in chunks.iter().enumerate() {
                 let lines = T::panel_lines(chunk.len());
                 let sweep = Sweep {
@@ -219,13 +235,15 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                     rows: all.rows.clone(),
                     b: self.b.rows(chunk.clone()),
                     columns: columns.clone(),
+                    addend: self.addend.filter(|_| i == 0),
                     add: i > 0,
                     finish: i + 1 == chunks.len(),
                     keeps: chunks.len() > 1,
                 };
                 let room = Room {
-                    columns: &mut room.columns[..columns.len() * lines],
+                    columns: &mut room.columns[..count * lines],
                     rows: &mut room.rows[..together * lines],
+                    addend: [&mut *addend_columns, &mut *addend_rows],
                     sums: &mut *room.sums,
                 };
                 self.sweep(&sweep, room);

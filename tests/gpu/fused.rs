@@ -79,7 +79,7 @@ fn swiglu_matches<E: Operand>(unit: f32) {
         );
         swiglu::forward(&gate_up_want, &mut act_want, f);
         let (mut dact, mut again, mut dgate_up_want) = (zeros(t * f), zeros(t * f), zeros(2 * t * f));
-        linear::input_gradient(level, &dy_host, &down_host, &mut dact, f);
+        linear::input_gradient(level, &dy_host, &down_host, None, &mut dact, f);
         swiglu::backward(&gate_up_want, &dact, &mut again, &mut dgate_up_want, f);
         let mut of_tiles = Vec::new();
         for (rung, tile) in versions(E::DTYPE) {

@@ -114,7 +114,7 @@ impl<E: Operand> Host<E> {
             &mut sum,
             inputs,
         );
-        linear::input_gradient(level, &self.dy, &self.w, &mut dx, inputs);
+        linear::input_gradient(level, &self.dy, &self.w, None, &mut dx, inputs);
         linear::weight_gradient(level, &self.dy, &self.x, &mut dw[0], inputs, false);
         linear::weight_gradient(level, &self.dy, &self.x, &mut dw[1], inputs, true);
         Results { y: widen(&y), sum, dx: widen(&dx), dw }

@@ -60,7 +60,7 @@ fn gradients_in<E: Operand>() {
         let x = values::<E>(t * inputs, 1.0, 1);
         let (rdy, rw, rx) = (reals(&dy), reals(&w), reals(&x));
         let mut dx = vec![E::from_f32(f32::NAN); t * inputs];
-        input_gradient(Level::best(), &dy, &w, &mut dx, inputs);
+        input_gradient(Level::best(), &dy, &w, None, &mut dx, inputs);
         let columns: Vec<Vec<Real>> = (0..inputs).map(|j| column(&rw, inputs, j)).collect();
         let want: Vec<Real> = (0..t * inputs)
             .map(|i| Real::dot(&rdy[i / inputs * outputs..][..outputs], &columns[i % inputs]))
@@ -101,7 +101,7 @@ fn threads_change_no_bit() {
             let (mut y, mut dx) = (vec![f32::NAN; t * outputs], vec![f32::NAN; t * inputs]);
             let mut dw = vec![f32::NAN; outputs * inputs];
             forward_f32(Level::best(), &x, Weight::Plain(&w), &mut y, inputs);
-            input_gradient(Level::best(), &dy, &w, &mut dx, inputs);
+            input_gradient(Level::best(), &dy, &w, None, &mut dx, inputs);
             weight_gradient(Level::best(), &dy, &x, &mut dw, inputs, false);
             [y, dx, dw].map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>())
         })

@@ -15,6 +15,8 @@ macro_rules! in_each_type {
     };
 }
 
+mod adapter;
+mod adapter_engine;
 mod arena;
 mod attention;
 mod attention_tiled;
@@ -28,6 +30,7 @@ mod few_q8_0;
 mod fused;
 mod head;
 mod linear;
+mod noise;
 mod product;
 mod rmsnorm;
 mod rope;

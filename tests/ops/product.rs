@@ -70,7 +70,7 @@ fn definition_in<E: Operand>() {
         assert_allowed(&format!("{:?} {level:?} onto the residual", E::DTYPE), &y, &want);
 
         let mut dx = vec![E::from_f32(f32::NAN); t * inputs];
-        input_gradient(level, &dy, &w, &mut dx, inputs);
+        input_gradient(level, &dy, &w, None, &mut dx, inputs);
         let columns: Vec<Vec<Real>> = (0..inputs).map(|j| column(&rw, inputs, j)).collect();
         let dots = |i: usize| Real::dot(&rdy[i / inputs * outputs..][..outputs], &columns[i % inputs]);
         assert_allowed(
@@ -111,7 +111,7 @@ fn run<E: Operand>(
         let (mut y, mut dx) = (vec![f32::NAN; t * outputs], vec![E::from_f32(f32::NAN); t * inputs]);
         let mut dw = vec![1.0; outputs * inputs];
         forward_f32(level, &x, Weight::Plain(&w), &mut y, inputs);
-        input_gradient(level, &dy, &w, &mut dx, inputs);
+        input_gradient(level, &dy, &w, None, &mut dx, inputs);
         weight_gradient(level, &dy, &x, &mut dw, inputs, true);
         let dx = dx.iter().map(|x| x.to_f32().to_bits()).collect();
         [y.into_iter().map(f32::to_bits).collect(), dx, dw.into_iter().map(f32::to_bits).collect()]

@@ -67,7 +67,7 @@ impl Cpu {
         }
         let ([d, head], [dx_chunk, dx]) = self.memory.lend([dlogits, w], [g.dx_chunk.head(n), g.dx]);
         let (dx_chunk, dx) = (dx_chunk.get::<E>(), dx.get::<E>());
-        linear::input_gradient::<E>(level, d.get(), head.get(), dx_chunk, c);
+        linear::input_gradient::<E>(level, d.get(), head.get(), None, dx_chunk, c);
         for (from, &row) in dx_chunk.chunks_exact(c).zip(rows) {
             dx[row as usize * c..][..c].copy_from_slice(from);
         }

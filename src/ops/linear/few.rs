@@ -1,12 +1,12 @@
 //! A product of few rows with a weight: as fast as the weight comes from memory, once, in the order in which it lies there.
 //!
 //! Each output is one sum in the order of [`dot`] or [`dot_q8_0`], whatever the vector width, the number of
-//! rows, and the thread that has it.
+//! rows, and the thread that has it; an adapter's is one more, added to it.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use super::weight::Weight;
+use super::{Adapted, Weight};
 use crate::dtype::{DType, Element, Q8_0};
 use crate::ops::convert::widen;
 use crate::ops::math::{self, dot, dot_q8_0, simd};
@@ -37,20 +37,26 @@ fn prefetch<T>(at: *const T, bytes: usize) {
 }
 
 /// A weight `[out, in]` and rows `x` f32 `[T, in]`.
-struct Operands<'a, E> {
+struct Factors<'a, E> {
     x: &'a [f32],
     w: Weight<'a, E>,
     inputs: usize,
+}
+
+/// What is multiplied with, and added to it, its adapter.
+struct Operands<'a, E> {
+    main: Factors<'a, E>,
+    adapter: Option<Factors<'a, E>>,
     outputs: usize,
 }
 
-/// `x·wᵀ` into `epilogue`, as [`product`](crate::ops::product::product) would. `x` A `[T, in]`, `w` `[out, in]`.
+/// `adapter + x·wᵀ` into `epilogue`, as [`product`](crate::ops::product::product) would. `x` A `[T, in]`, `w` `[out, in]`.
 ///
 /// # Panics
-/// If the columns do not come in whole pairs.
+/// If the columns do not come in whole pairs, the adapter has another shape, or a mask, which no forward product has.
 pub fn times_transpose<E: Element>(
     x: &[E],
-    w: Weight<'_, E>,
+    Adapted { w, adapter }: Adapted<'_, E>,
     inputs: usize,
     pairing: Pairing,
     epilogue: &impl Epilogue,
@@ -59,7 +65,16 @@ pub fn times_transpose<E: Element>(
     let pairs =
         pairing == Pairing::ADJOINING || pairing.is_whole() && outputs.is_multiple_of(2 * pairing.distance);
     assert!(pairs, "{outputs} columns in {pairing:?}");
-    let operands = Operands { x: &widen(x), w, inputs, outputs };
+    let x = widen(x);
+    let left = adapter.map(|adapter| {
+        let rank = adapter.rank;
+        let shapes = [adapter.left.len() / rank, adapter.right.len() / rank];
+        assert_eq!(shapes, [x.len() / inputs, outputs], "an adapter's rows and columns");
+        assert!(adapter.mask.is_none(), "a mask in a forward product");
+        (widen(adapter.left), Weight::Plain(adapter.right), rank)
+    });
+    let adapter = left.as_ref().map(|(x, w, rank)| Factors { x, w: *w, inputs: *rank });
+    let operands = Operands { main: Factors { x: &x, w, inputs }, adapter, outputs };
     let panel = |p: usize| operands.panel(pairing, p, epilogue);
     let (panels, panel_bytes) = (outputs.div_ceil(SIDE), w.bytes(SIDE * inputs));
     if panels * panel_bytes < 2 * MIN_SHARE {
@@ -70,17 +85,21 @@ pub fn times_transpose<E: Element>(
     }
 }
 
+impl<E: Element> Factors<'_, E> {
+    fn rows(&self) -> usize {
+        self.x.len() / self.inputs
+    }
+}
+
 impl<E: Element> Operands<'_, E> {
     /// The 32 columns of panel `p`, for all rows.
     fn panel(&self, pairing: Pairing, p: usize, epilogue: &impl Epilogue) {
         let firsts = pairing.firsts(p);
-        let (mut sums, rows) = (Block::ZERO, self.x.len() / self.inputs);
-        for (half, first) in firsts.into_iter().enumerate() {
-            // Half a panel may lie beyond the weight.
-            let until = self.outputs.min(first + HALF);
-            if first < until {
-                self.w.dots(first..until, self.x, self.inputs, half, &mut sums.0[..rows]);
-            }
+        let (mut sums, rows) = (self.sums(&self.main, firsts), self.main.rows());
+        if let Some(adapter) = &self.adapter {
+            let addend = self.sums(adapter, firsts);
+            let lines = sums.0[..rows].iter_mut().zip(&addend.0);
+            lines.for_each(|(sums, addend)| sums.iter_mut().zip(addend).for_each(|(x, y)| *x += y));
         }
         for row in 0..rows {
             let strip = Strip { row, firsts: &[firsts], blocks: std::slice::from_ref(&sums), line: row };
@@ -89,6 +108,19 @@ impl<E: Element> Operands<'_, E> {
                 || epilogue.store::<false>(strip),
             );
         }
+    }
+
+    /// Sums of both halves of a panel.
+    fn sums(&self, of: &Factors<'_, E>, firsts: [usize; 2]) -> Block {
+        let (mut sums, rows) = (Block::ZERO, of.rows());
+        for (half, first) in firsts.into_iter().enumerate() {
+            // Half a panel may lie beyond the weight.
+            let until = self.outputs.min(first + HALF);
+            if first < until {
+                of.w.dots(first..until, of.x, of.inputs, half, &mut sums.0[..rows]);
+            }
+        }
+        sums
     }
 }
 

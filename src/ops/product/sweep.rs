@@ -3,8 +3,11 @@
 //! The columns are packed and stay in L2; a panel of rows at a time is in L1. Results come out row by row, as memory
 //! likes to be written.
 
+use super::addend::{Addend, Panels};
 use super::{Epilogue, MOST_STEPS, Product, Strip, chunks};
-use crate::ops::tile::{Block, Level, Line, Matrix, Packed, SIDE, Unit, pack_all_columns, pack_all_rows};
+use crate::ops::tile::{
+    Block, Level, Line, Matrix, Packed, SIDE, Unit, pack_all_columns, pack_all_rows, pack_rows,
+};
 use std::ops::Range;
 
 /// What is multiplied.
@@ -16,6 +19,8 @@ pub(super) struct Sweep<'a, T> {
     /// The right operand, of the rows of this chunk, and which panels of it.
     pub(super) b: Matrix<'a, T>,
     pub(super) columns: Range<usize>,
+    /// What is summed before this chunk.
+    pub(super) addend: Option<Addend<'a, T>>,
     /// Sums hold those of an earlier chunk.
     pub(super) add: bool,
     /// Sums are whole after this chunk.
@@ -30,6 +35,8 @@ pub(super) struct Room<'a> {
     pub(super) columns: &'a mut [Line],
     /// As many panels of rows as are packed together.
     pub(super) rows: &'a mut [Line],
+    /// Of an addend, panels of all columns and one of rows.
+    pub(super) addend: [&'a mut [Line]; 2],
     /// Two blocks per panel of columns, or one for each panel of rows where there are several chunks.
     pub(super) sums: &'a mut [Block],
 }
@@ -37,43 +44,58 @@ pub(super) struct Room<'a> {
 impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     /// Packs the columns and multiplies.
     pub(super) fn sweep(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
+        // Compiled apart, so that a product without an addend knows nothing of one.
+        match sweep.addend {
+            Some(_) => self.sweep_on_level::<true>(sweep, room),
+            None => self.sweep_on_level::<false>(sweep, room),
+        }
+    }
+
+    fn sweep_on_level<const ADDEND: bool>(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
         #[cfg(target_arch = "x86_64")]
         match self.level {
-            // SAFETY: levels are made available ones only, and these have AVX-512 with bf16.
-            Level::Amx | Level::Avx512Bf16 => return unsafe { self.sweep_avx512_bf16(sweep, room) },
+            Level::Amx | Level::Avx512Bf16 => {
+                // SAFETY: levels are made available ones only, and these have AVX-512 with bf16.
+                return unsafe { self.sweep_avx512_bf16::<ADDEND>(sweep, room) };
+            }
             // SAFETY: as above, AVX-512.
-            Level::Avx512 => return unsafe { self.sweep_avx512(sweep, room) },
+            Level::Avx512 => return unsafe { self.sweep_avx512::<ADDEND>(sweep, room) },
             // SAFETY: as above, AVX2.
-            Level::Avx2 => return unsafe { self.sweep_avx2(sweep, room) },
+            Level::Avx2 => return unsafe { self.sweep_avx2::<ADDEND>(sweep, room) },
             Level::Portable => {}
         }
-        self.sweep_plain::<false>(sweep, room);
+        self.sweep_plain::<false, ADDEND>(sweep, room);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-    fn sweep_avx512_bf16(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
-        self.sweep_plain::<true>(sweep, room);
+    fn sweep_avx512_bf16<const ADDEND: bool>(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
+        self.sweep_plain::<true, ADDEND>(sweep, room);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    fn sweep_avx512(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
-        self.sweep_plain::<false>(sweep, room);
+    fn sweep_avx512<const ADDEND: bool>(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
+        self.sweep_plain::<false, ADDEND>(sweep, room);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn sweep_avx2(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
-        self.sweep_plain::<false>(sweep, room);
+    fn sweep_avx2<const ADDEND: bool>(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
+        self.sweep_plain::<false, ADDEND>(sweep, room);
     }
 
     #[inline(always)]
-    fn sweep_plain<const NATIVE: bool>(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
+    fn sweep_plain<const NATIVE: bool, const ADDEND: bool>(&self, sweep: &Sweep<'_, T>, room: Room<'_>) {
         let count = sweep.columns.len();
         let lines = room.columns.len() / count.max(1);
         let firsts: Vec<_> = sweep.columns.clone().map(|p| self.pairing.firsts(p)).collect();
         pack_all_columns(self.level, sweep.b, |p| firsts[p], lines, room.columns);
+        let [addend_columns, addend_rows] = room.addend;
+        let addend = if ADDEND { sweep.addend } else { None };
+        if let Some(Addend { right, .. }) = addend {
+            pack_all_columns(self.level, right, |p| firsts[p], addend_rows.len(), addend_columns);
+        }
         let together = (room.rows.len() / lines.max(1)).max(1);
         let mut waiting = 0..0;
         for (i, row) in sweep.rows.clone().enumerate() {
@@ -82,11 +104,18 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                 pack_all_rows(self.level, sweep.a, row * SIDE, lines, &mut room.rows[..panels * lines]);
             }
             let [sums, before] = places(room.sums, i, count, sweep.keeps);
+            let mut panels = None;
+            if let Some(Addend { left, mask, .. }) = addend {
+                pack_rows(self.level, left, row * SIDE, addend_rows);
+                let (rows, columns) = (&*addend_rows, &*addend_columns);
+                panels = Some(Panels { rows, columns, mask, row: row * SIDE, firsts: &firsts });
+            }
             let mut pending = Pending::new(&firsts, before, waiting);
             self.multiply::<NATIVE>(
                 sweep,
                 &room.rows[i % together * lines..][..lines],
                 room.columns,
+                panels,
                 sums,
                 &mut pending,
             );
@@ -114,6 +143,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         sweep: &Sweep<'_, T>,
         rows: &[Line],
         columns: &[Line],
+        addend: Option<Panels<'_>>,
         sums: &mut [Block],
         pending: &mut Pending<'_>,
     ) {
@@ -124,11 +154,18 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
             for (p, sums) in sums.iter_mut().enumerate() {
                 let b = &columns[p * lines + piece.start * SIDE..][..a.len()];
                 let add = sweep.add || q > 0;
+                let addend = addend.filter(|_| q == 0);
                 let Some(tiles) = sweep.unit.tiles() else {
-                    sweep.unit.multiply(a, b, sums, add);
+                    if let Some(addend) = addend {
+                        addend.multiply(sweep.unit, p, sums);
+                    }
+                    sweep.unit.multiply(a, b, sums, add || addend.is_some());
                     continue;
                 };
-                tiles.begin(if add { Some(&*sums) } else { None });
+                match addend {
+                    Some(addend) => addend.begin(tiles, p, sums),
+                    None => tiles.begin(if add { Some(&*sums) } else { None }),
+                }
                 for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
                     tiles.step(a, b);
                     if E::BETWEEN_STEPS {
