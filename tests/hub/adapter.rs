@@ -27,7 +27,7 @@ fn an_adapter_brings_its_base() {
     assert_eq!(answers(&mut command(&server.url, &cache, adapter)), "");
     answers(command(&server.url, &cache, adapter).env("HF_HUB_OFFLINE", "1"));
 
-    let files = [
+    let files: [(&str, &[u8]); 3] = [
         ("adapter_config.json", config.as_bytes()),
         ("adapter_model.safetensors", &matrices),
         ("optimizer.pt", b"not needed"),
