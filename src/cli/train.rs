@@ -345,7 +345,9 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize, adapters: bool) {
     say!("training loss: {:.4} at the first step, {:.4} at the last", state.first_loss, state.last_loss);
     if let Some((before, after)) = state.evaluations {
         let verdict = verdict(before.loss, after.loss);
-        say!("held-out loss: {:.4} before, {:.4} after ({verdict})", before.loss, after.loss);
+        let lower = state.best.filter(|(_, loss)| *loss < after.loss);
+        let risen = lower.map_or(String::new(), |(step, _)| format!("; it has risen since step {step}"));
+        say!("held-out loss: {:.4} before, {:.4} after ({verdict}{risen})", before.loss, after.loss);
     }
     if let (Some((step, loss)), Some(path)) = (state.best, &outcome.best) {
         say!("lowest held-out loss: {loss:.4} after step {step}, kept in {}", path.display());
@@ -358,7 +360,7 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize, adapters: bool) {
     }
     if adapters {
         say!("adapters: {} (PEFT loads this folder beside the model they were trained on)", out.display());
-        say!("merged model: smolten export --model {} --out FOLDER", out.display());
+        say!("merged model: smolten export --model {} --out FOLDER --format hf", out.display());
     } else {
         say!("model: {} (transformers loads this folder)", out.display());
     }

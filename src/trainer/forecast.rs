@@ -1,8 +1,10 @@
 //! How long a run will take.
 
 use super::Run;
-use crate::ops::linear::{Weight, forward_f32};
+use crate::dtype::DType;
+use crate::ops::linear::{Operand, Weight, forward_f32};
 use crate::ops::tile::Level;
+use half::bf16;
 use std::time::Instant;
 
 impl Run {
@@ -10,10 +12,15 @@ impl Run {
     pub fn forecast_seconds(&self) -> f64 {
         let tokens = self.total_steps as f64 * self.mean_step_tokens();
         // Two operations per weight and token forward, two for the gradient of the input, and two for that of the weight where
-        // it is trained; the rest of a step is about a third of that.
+        // it is trained; the rest of a step takes about a third of that, in bf16 as
+        // long again.
         let per_weight = if self.recipe.lora_rank > 0 { 4.0 } else { 6.0 };
         let operations = tokens * per_weight * self.pretrained.config.num_parameters() as f64;
-        operations / matrix_rate() / 0.75
+        let (rate, share) = match self.dtype {
+            DType::BF16 => (matrix_rate::<bf16>(), 0.5),
+            _ => (matrix_rate::<f32>(), 0.75),
+        };
+        operations / rate / share
     }
 
     /// Tokens of a step, on average, but for an epoch's short last one.
@@ -35,10 +42,10 @@ impl Run {
     }
 }
 
-/// Floating-point operations per second of the matrix product, measured for a moment.
-fn matrix_rate() -> f64 {
+/// Floating-point operations per second of the matrix product in this type, measured for a moment.
+fn matrix_rate<E: Operand>() -> f64 {
     const N: usize = 512;
-    let (a, b, mut c) = (vec![1.0f32; N * N], vec![1.0; N * N], vec![0.0; N * N]);
+    let (a, b, mut c) = (vec![E::from_f32(1.0); N * N], vec![E::from_f32(1.0); N * N], vec![0.0; N * N]);
     let mut once = || {
         forward_f32(Level::best(), &a, Weight::Plain(&b), &mut c, N);
     };

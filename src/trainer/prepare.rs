@@ -65,7 +65,7 @@ impl Run {
             return Err(Error::input(
                 format!("lora_rank = {}", recipe.lora_rank),
                 format!("the model {} is itself an adapter and its base", recipe.model),
-                "merge the two first: smolten export --model ADAPTER --out FOLDER, and train on FOLDER",
+                "merge the two first: smolten export --model ADAPTER --out FOLDER --format hf, and train on FOLDER",
             ));
         }
         let target = Target::of(&recipe)?;
