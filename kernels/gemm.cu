@@ -32,6 +32,7 @@
 //            or old gradient added in f32; one rounding to A per element, at the store, and where "A" stands above.
 //            expf, correctly rounded division.
 // Budget     linear*_128x64: 168 registers, 36864 bytes shared, 3 blocks of 128 threads (sm_75: 2, sm_86: 2, sm_89: 2, sm_120: 2)
+//            linear_input*_64x64, linear_swiglu_b*_64x64: 168 registers, 24576 bytes shared, 3 blocks of 128 threads (sm_80: 4, sm_86: 4, sm_89: 4, sm_90: 4, sm_120: 4)
 //            linear*_64x64: 128 registers, 24576 bytes shared, 4 blocks of 128 threads (sm_75: 3)
 //            linear_weight_gradient_finish: 64 registers, 0 bytes shared, 8 blocks of 128 threads
 //            linear*: 255 registers, 49152 bytes shared, 2 blocks of 128 threads
@@ -352,6 +353,14 @@ __device__ __forceinline__ void add_partials(const LinearArgs& args) {
     store(dw, sum);
 }
 
+// On Turing four blocks of the gradients that an adapter may take part in would spill.
+template <Product P>
+constexpr int blocks_of_64x64 =
+#if __CUDA_ARCH__ < 800
+    P == Product::InputGradient || P == Product::SwigluBackward ? 3 :
+#endif
+    4;
+
 #define KERNEL(NAME, BLOCKS, ...)                                                                            \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) NAME(const __grid_constant__ LinearArgs args) { \
         __VA_ARGS__(args);                                                                                   \
@@ -361,7 +370,7 @@ __device__ __forceinline__ void add_partials(const LinearArgs& args) {
 #define ALL_TILES(NAME, PRODUCT, A, E)                                                                       \
     ONE_TILE(NAME, PRODUCT, A, E)                                                                            \
     KERNEL(NAME##_128x64_##A, 3, product<Product::PRODUCT, E, Tile<128, 64>>)                                \
-    KERNEL(NAME##_64x64_##A, 4, product<Product::PRODUCT, E, Tile<64, 64>>)
+    KERNEL(NAME##_64x64_##A, blocks_of_64x64<Product::PRODUCT>, product<Product::PRODUCT, E, Tile<64, 64>>)
 #define KERNELS(A, E, FEW_BLOCKS, MANY_BLOCKS)                                                               \
     MANY_BLOCKS(linear, Linear, A, E)                                                                        \
     MANY_BLOCKS(linear_wide, Wide, A, E)                                                                     \

@@ -112,7 +112,11 @@ impl TrainBench {
         trained.optimizer.reset(&mut *backend)?;
         let seed = recipe.seed;
         trained.model.load(&mut *backend, |parameter, out| {
-            if is_adapter(parameter) { Ok(initial(parameter, seed, out)) } else { read(parameter, out) }
+            if !is_adapter(parameter) {
+                return read(parameter, out);
+            }
+            initial(parameter, seed, out);
+            Ok(())
         })?;
         backend.set_loss_scale(LossScale::new(dtype))?;
         Ok(Self { dtype, parameters: config.num_parameters(), recipe, trained, batches, backend })

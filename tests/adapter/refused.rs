@@ -1,6 +1,6 @@
 //! What is no adapter of this model, or means what is not supported: refused, with what was found and what to do.
 
-use super::{BASE, Folder, Tensors, fixture, open};
+use super::{Folder, Tensors, fixture, open};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use smolten::pretrained::Pretrained;
