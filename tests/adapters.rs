@@ -41,6 +41,11 @@ fn random(config: &ModelConfig, lora: &LoraConfig, name: &str) -> Vec<f32> {
     values.into_iter().map(|x| size * x).collect()
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what is asked for")]
+fn narrow(x: f64) -> f32 {
+    x as f32
+}
+
 fn fixture() -> Fixture {
     Fixture::open(&root().join("tests/fixtures/tiny-lora.safetensors"))
 }
@@ -123,7 +128,7 @@ fn merged(config: &ModelConfig, lora: &LoraConfig, weights: &Fixture, name: &str
             let (row, column) = (i / inputs, i % inputs);
             let sum: f64 =
                 (0..r).map(|k| f64::from(b[row * r + k]) * f64::from(a[k * inputs + column])).sum();
-            *value = (f64::from(*value) + lora.scale() * sum) as f32;
+            *value = narrow(f64::from(*value) + lora.scale() * sum);
         }
     }
     values
@@ -145,19 +150,19 @@ fn adapters_are_the_merged_model() {
     ] {
         let lora = LoraConfig { rank, alpha, dropout: 0.0, rslora, targets };
         let purpose = Purpose::Adapters(Recompute::NormSwiglu, &lora);
-        let mut narrow = engine(DType::F32, UpdateRule::Torch, purpose, |name| random(&config, &lora, name));
+        let mut beside = engine(DType::F32, UpdateRule::Torch, purpose, |name| random(&config, &lora, name));
         let mut whole = Engine::new(&config, DType::F32, UpdateRule::Torch, CAPACITY, |name| {
             merged(&config, &lora, &weights, name)
         });
         let (plain, _) = Engine::tiny("tied", DType::F32, UpdateRule::Torch).evaluate(&batch);
-        let [(got, _), (want, _)] = [narrow.evaluate(&batch), whole.evaluate(&batch)];
+        let [(got, _), (want, _)] = [beside.evaluate(&batch), whole.evaluate(&batch)];
         let moved = want.iter().zip(&plain).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
         assert!(moved > 0.01 * max_abs(&want), "{lora:?}: the adapters move the logits by {moved}");
         // Each is within the bound of the exact logits.
         assert_close("logits", &got, &want, 0.0, 2.0 * bound(FORWARD) * max_abs(&want));
-        narrow.gradients(std::slice::from_ref(&batch));
+        beside.gradients(std::slice::from_ref(&batch));
         whole.gradients(std::slice::from_ref(&batch));
-        let (gradients, of_whole) = (narrow.all_gradients(), whole.all_gradients());
+        let (gradients, of_whole) = (beside.all_gradients(), whole.all_gradients());
         for p in config.adapters(&lora) {
             let index = |of: &Engine, name: &str| {
                 of.model.weights.iter().position(|w| w.parameter.name == name).unwrap()
@@ -171,18 +176,18 @@ fn adapters_are_the_merged_model() {
                 .map(|at| {
                     let (k, i) = (at / inputs, at % inputs);
                     let sum: f64 = (0..outputs).map(|o| f64::from(b[o * r + k]) * entry(o, i)).sum();
-                    (lora.scale() * sum) as f32
+                    narrow(lora.scale() * sum)
                 })
                 .collect();
             let db: Vec<f32> = (0..outputs * r)
                 .map(|at| {
                     let (o, k) = (at / r, at % r);
                     let sum: f64 = (0..inputs).map(|i| entry(o, i) * f64::from(a[k * inputs + i])).sum();
-                    (lora.scale() * sum) as f32
+                    narrow(lora.scale() * sum)
                 })
                 .collect();
             for (parameter, want) in [(&p.a, da), (&p.b, db)] {
-                let got = &gradients[index(&narrow, &parameter.name)];
+                let got = &gradients[index(&beside, &parameter.name)];
                 let allowed = 2.0 * bound(3.0 * FORWARD + 50.0) * max_abs(&want);
                 assert_close(&parameter.name, got, &want, 0.0, allowed);
             }
@@ -222,7 +227,7 @@ fn gradients_with_dropout_and_noise_are_the_slope() {
     };
     // A step that moves the loss by some 1e-2 of itself: its rounding is then below 1e-3 of that, and so is the
     // third-order term of the central difference.
-    let step = (0.01 * loss / batch.supervised() as f64 / square) as f32;
+    let step = narrow(0.01 * loss / batch.supervised() as f64 / square);
     let slope = (at(step) - at(-step)) / (2.0 * f64::from(step));
     assert!((slope - square).abs() <= 0.01 * square, "slope {slope}, square {square}");
     // Masks and noise are there in training, and in nothing else.
@@ -253,8 +258,8 @@ fn bits_do_not_depend_on_threads_or_recomputation() {
                     let purpose = Purpose::Adapters(recompute, &lora);
                     let mut engine = engine(dtype, rule, purpose, |name| random(&config, &lora, name));
                     let before = engine.bytes();
-                    for (i, window) in windows.iter().enumerate() {
-                        engine.params.noise_key = [i as u32, 9];
+                    for (i, window) in (0u32..).zip(&windows) {
+                        engine.params.noise_key = [i, 9];
                         engine.step(window, &CONFIG);
                     }
                     let after = engine.bytes();

@@ -80,7 +80,8 @@ fn settings_that_mean_something_else_are_refused() {
 #[test]
 fn tensors_that_are_no_pair_of_this_model_are_refused() {
     let q = |what: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.lora_{what}");
-    let cases: [(&dyn Fn(&mut Tensors, String), &[&str]); 13] = [
+    type Change<'a> = &'a dyn Fn(&mut Tensors, String);
+    let cases: [(Change<'_>, &[&str]); 13] = [
         (&|t, a| drop(t.remove(&a)), &["q_proj.lora_B", "missing"]),
         (&|t, a| drop(t.remove(&a.replace("lora_A", "lora_B"))), &["q_proj.lora_A", "missing"]),
         (&|t, a| drop(t.insert(q("B.bias"), t[&a].clone())), &["lora_B.bias", "no adapter of a projection"]),
