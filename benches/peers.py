@@ -7,6 +7,7 @@ Parts (default: all that have what they need):
   step-avx2              the same with AVX-512 and AMX switched off, both in fp32 (PyTorch takes over a minute for a step in bf16)
   products-fp32, -bf16   matrix products of the step, three layouts, beside torch.mm (MKL, oneDNN)
   trl                    ragged rows, TRL's SFTTrainer with bitsandbytes' adamw_8bit beside   (--model, --data)
+  lora                   the same rows with adapters of rank 16, TRL with PEFT and our own full step beside  (--model, --data)
   losses                 how far bf16's losses are from fp32's, here and in TRL; --steps 60   (--model, --data)
   decode                 one greedy stream, llama.cpp beside, from the same GGUF file         (--model)
 
@@ -184,6 +185,27 @@ def trl(args) -> dict:
     )
 
 
+def lora(args) -> dict:
+    shape, rank = dict(rows=2, grad_accum=4, length=512), 16
+    words = ["--model", args.model, "--data", args.data, "--precision", "bf16"]
+    words += [w for key, n in shape.items() for w in (f"--{key.replace('_', '-')}", n)]
+    theirs = dict(model=str(args.model), data=str(args.data), warmup=WARMUP, steps=args.steps, threads=args.threads, **shape)
+    sides = {
+        f"smolten bf16, LoRA of rank {rank}": lambda: bench_train(args, *words, "--set", f"lora_rank={rank}"),
+        f"TRL with PEFT bf16, LoRA of rank {rank}": lambda: torch_side("trl", lora=rank, **theirs),
+        "smolten bf16, all weights": lambda: bench_train(args, *words),
+    }
+    runs = in_turn(args, sides)
+    counts = {tuple(r["tokens"]) for rounds in runs.values() for r in rounds}
+    if len(counts) != 1:
+        sys.exit(f"the sides did not train on the same tokens: {counts}")
+    # Two steps after the start adapters have moved less than all weights have.
+    table = compare_steps(runs, None, 0.25)
+    return table | dict(
+        what=f"{args.model.name} on {args.data.name}, 2 × 4 rows of at most 512 tokens a step, adapters on all seven projections, {args.optimizer}", runs=runs
+    )  # fmt: skip
+
+
 def losses(args) -> dict:
     """How far bf16's losses are from fp32's, step by step, here and in TRL; fp32 AdamW on all sides."""
     shape = dict(rows=args.rows, grad_accum=1, length=args.length)
@@ -255,6 +277,7 @@ PARTS = {
     "step-fp32": ("Training steps, fp32", lambda args: step(args, "fp32", ["fp32"])),
     "step-avx2": ("Training steps on AVX2", lambda args: step(args, "fp32", ["fp32"], "avx2", AVX2)),
     "trl": ("Ragged rows, TRL", trl),
+    "lora": ("Adapters, TRL with PEFT", lora),
     "losses": ("Losses in bf16 and in fp32", losses),
     "products-bf16": ("Matrix products, bf16", lambda args: products(args, "bf16")),
     "products-fp32": ("Matrix products, fp32", lambda args: products(args, "fp32")),
@@ -330,7 +353,7 @@ def main():
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     if args.rounds * args.steps < 5 or args.repeats < 5:
         parser.error("fewer than five timed steps or calls; raise --steps, --rounds or --repeats")
-    needs = {"trl": args.model and args.data, "losses": args.model and args.data, "decode": args.model}
+    needs = {"trl": args.model and args.data, "lora": args.model and args.data, "losses": args.model and args.data, "decode": args.model}
     for part in args.parts or [part for part in PARTS if needs.get(part, True)]:
         if not needs.get(part, True):
             parser.error(f"{part} needs --model{' and --data' * (part != 'decode')}")

@@ -121,8 +121,9 @@ def products(shapes, operations, precision, repeats, flush_bytes, threads):
     return dict(median_us=alone, same_us=same, versions=versions(torch))
 
 
-def trl(model, data, rows, grad_accum, length, warmup, steps, threads, autocast=True, optim="adamw_8bit"):
-    """SFTTrainer's steps on the first rows of a prompt/response file: bf16 autocast or fp32; adamw_8bit of bitsandbytes."""
+def trl(model, data, rows, grad_accum, length, warmup, steps, threads, autocast=True, optim="adamw_8bit", lora=0):
+    """SFTTrainer's steps on the first rows of a prompt/response file: bf16 autocast or fp32; adamw_8bit of bitsandbytes; with
+    `lora` PEFT's adapters of this rank on all projections."""
     import bitsandbytes
     import smollm2
     import torch
@@ -146,6 +147,12 @@ def trl(model, data, rows, grad_accum, length, warmup, steps, threads, autocast=
                 self.losses.append(logs["loss"])
                 self.tokens.append(logs["num_tokens"])
 
+    packages, adapters = [torch, transformers, trl, bitsandbytes], None
+    if lora:
+        import peft
+
+        adapters = peft.LoraConfig(r=lora, lora_alpha=lora, target_modules="all-linear", task_type="CAUSAL_LM")
+        packages.append(peft)
     torch.set_num_threads(threads)
     clock, count = Clock(), (warmup + steps) * rows * grad_accum
     with tempfile.TemporaryDirectory() as scratch:
@@ -158,7 +165,7 @@ def trl(model, data, rows, grad_accum, length, warmup, steps, threads, autocast=
         )  # fmt: skip
         trainer = trl.SFTTrainer(
             model=smollm2.load_model(Path(model)), args=config, train_dataset=Dataset.from_list(read_rows(Path(data), count)),
-            processing_class=smollm2.load_tokenizer(Path(model)), callbacks=[clock],
+            processing_class=smollm2.load_tokenizer(Path(model)), callbacks=[clock], peft_config=adapters,
         )  # fmt: skip
         trainer.train()
         optimizer = type(trainer.optimizer.optimizer if hasattr(trainer.optimizer, "optimizer") else trainer.optimizer)
@@ -166,7 +173,7 @@ def trl(model, data, rows, grad_accum, length, warmup, steps, threads, autocast=
     seconds = [end - start for start, end in zip(clock.starts, clock.ends)]
     return dict(seconds=seconds[warmup:], tokens=tokens[warmup:], losses=clock.losses[warmup:],
                 peak_memory_bytes=peak_bytes(), optimizer=f"{optimizer.__module__}.{optimizer.__name__}",
-                versions=versions(torch, transformers, trl, bitsandbytes))  # fmt: skip
+                versions=versions(*packages))  # fmt: skip
 
 
 def decode(model, prompt_ids, new, threads):

@@ -26,6 +26,7 @@ mod embedding;
 mod fused;
 mod head;
 mod linear;
+mod lora;
 mod loss_scale;
 mod model;
 mod noise;

@@ -12,14 +12,14 @@ use smolten::model::{Capacity, Purpose};
 use smolten::ops::adamw::AdamWConfig;
 use smolten::recipe::Recompute;
 
-const CONFIG: AdamWConfig = AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
-const CAPACITY: Capacity = Capacity { tokens: 130, sequences: 8, positions: 70 };
+pub const CONFIG: AdamWConfig = AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+pub const CAPACITY: Capacity = Capacity { tokens: 130, sequences: 8, positions: 70 };
 
 /// Roundings to A on the way to a logit of the tiny models (see tests/precision.rs).
-const STORES: f32 = 31.0;
+pub const STORES: f32 = 31.0;
 
 /// Types that the device computes in.
-fn types() -> impl Iterator<Item = (DType, f32)> {
+pub fn types() -> impl Iterator<Item = (DType, f32)> {
     [(DType::F32, U_F32), (DType::F16, U_F16), (DType::BF16, U_BF16)]
         .into_iter()
         .filter(|&(dtype, _)| dtype == DType::F32 || has_tensor_cores(dtype))
@@ -27,7 +27,7 @@ fn types() -> impl Iterator<Item = (DType, f32)> {
 
 /// What two engines may differ by, relative to the size of the whole: in 16 bits the roundings to A, of independent sign
 /// in both, since sums in another order make some of them fall the other way; in f32 all roundings.
-fn allowed(stores: f32, depth: f32, dtype: DType, unit: f32) -> f32 {
+pub fn allowed(stores: f32, depth: f32, dtype: DType, unit: f32) -> f32 {
     let narrow = if dtype == DType::F32 { 0.0 } else { 4.0 * stores.sqrt() * unit };
     2.0 * (narrow + bound(depth))
 }
@@ -55,14 +55,14 @@ fn with_recompute(
 }
 
 /// Two micro-batches of sequences of very different lengths, one without anything in the loss.
-fn window(seed: u64) -> Vec<MicroBatch> {
+pub fn window(seed: u64) -> Vec<MicroBatch> {
     let rows: Vec<MicroBatch> =
         [1, 20, 65, 7, 40, 2].into_iter().zip(10 * seed..).map(|(n, seed)| sequence(n, 320, seed)).collect();
     vec![join(&rows[..3]), join(&rows[3..])]
 }
 
 /// `‖a − b‖ / ‖b‖`; 0 where both vanish.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
+pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let norm = |f: &dyn Fn(usize) -> f32| (0..a.len()).map(|i| f64::from(f(i)).powi(2)).sum::<f64>().sqrt();
     let (difference, size) = (norm(&|i| a[i] - b[i]), norm(&|i| b[i]));

@@ -57,7 +57,7 @@ impl Part {
         let Trainable { working, grad, .. } = self.weight;
         engine.rmsnorm_forward(self.x, self.norm_weight, 1e-5, self.normed, self.rstd)?;
         engine.linear_residual(self.normed, working.into(), self.x, self.out)?;
-        engine.linear_input_gradient(self.dout, working, self.dnormed)?;
+        engine.linear_input_gradient(self.dout, working.into(), self.dnormed)?;
         engine.linear_weight_gradient(self.dout, self.normed, grad)?;
         engine.gradient_norm(Tensor { rows: 1, cols: grad.len(), ..grad })?;
         engine.adamw(UpdateRule::Blockwise, &[self.weight])
