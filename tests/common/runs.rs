@@ -84,7 +84,8 @@ pub fn said(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// The weights a run ended with.
+/// The weights a run ended with, or its adapters.
 pub fn weights(out: &Path) -> Vec<u8> {
-    std::fs::read(out.join("model.safetensors")).unwrap()
+    let adapters = out.join("adapter_model.safetensors");
+    std::fs::read(if adapters.exists() { adapters } else { out.join("model.safetensors") }).unwrap()
 }

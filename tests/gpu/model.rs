@@ -12,7 +12,8 @@ use smolten::model::{Capacity, Purpose};
 use smolten::ops::adamw::AdamWConfig;
 use smolten::recipe::Recompute;
 
-pub const CONFIG: AdamWConfig = AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+pub const CONFIG: AdamWConfig =
+    AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
 pub const CAPACITY: Capacity = Capacity { tokens: 130, sequences: 8, positions: 70 };
 
 /// Roundings to A on the way to a logit of the tiny models (see tests/precision.rs).
