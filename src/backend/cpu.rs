@@ -11,6 +11,7 @@ use crate::ops::attention::Saved;
 use crate::ops::awake::awake;
 use crate::ops::grad_norm::{self, GradNorm};
 use crate::ops::linear::Weight;
+use crate::ops::tile::Level;
 use crate::ops::{attention, bias, convert, embedding, linear, noise, places, rmsnorm, rope};
 
 /// The processor. bf16 goes through its matrix unit and fp32 through its vectors; fp16 is widened for them, and rounded

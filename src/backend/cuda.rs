@@ -2,6 +2,8 @@
 //! first run is recorded at its second, as a graph, and replayed from then on.
 
 use super::*;
+use crate::arena::Plan;
+use crate::config::ModelConfig;
 use crate::cuda::{
     Cuda, Device as Gpu, LOSS_SCALE_AT, NORM_AT, PARAMS_BYTES, Rung, STEP_BYTES, SUMS_AT, cuda, range,
 };
