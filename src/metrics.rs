@@ -51,6 +51,12 @@ pub struct EvalRecord {
     pub epoch: f64,
     /// Mean over the supervised tokens, in nats.
     pub eval_loss: f64,
+    /// From where to where it may reasonably lie with other rows of the same kind, at 95 %; none for a single row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_loss_interval: Option<[f64; 2]>,
+    /// Likewise by how much it has changed over the same rows since before the first step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_loss_change_interval: Option<[f64; 2]>,
     /// Share of the supervised tokens that had the largest logit.
     pub eval_mean_token_accuracy: f64,
     /// Tokens in the loss.

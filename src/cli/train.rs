@@ -215,10 +215,13 @@ fn conclude(outcome: &Outcome, out: &Path, planned: usize, adapters: bool) {
     let state = &outcome.state;
     say!("training loss: {:.4} at the first step, {:.4} at the last", state.first_loss, state.last_loss);
     if let Some((before, after)) = state.evaluations {
-        let verdict = verdict(before.loss, after.loss);
+        let verdict = verdict(before.loss, after.loss, state.change);
         let lower = state.best.filter(|(_, loss)| *loss < after.loss);
         let risen = lower.map_or(String::new(), |(step, _)| format!("; it has risen since step {step}"));
         say!("held-out loss: {:.4} before, {:.4} after ({verdict}{risen})", before.loss, after.loss);
+        if let Some([low, high]) = state.change {
+            say!("  changed by {low:+.4} to {high:+.4} over these rows, at 95 %");
+        }
     }
     if let (Some((step, loss)), Some(path)) = (state.best, &outcome.best) {
         say!("lowest held-out loss: {loss:.4} after step {step}, kept in {}", path.display());

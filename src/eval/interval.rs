@@ -75,6 +75,11 @@ impl Interval {
         Self { low: f(self.low), high: f(self.high), ..self }
     }
 
+    /// Both ends, the lower one first.
+    pub fn ends(&self) -> [f64; 2] {
+        [self.low, self.high]
+    }
+
     /// Whether a difference with this interval may be none.
     pub fn holds_zero(&self) -> bool {
         // An end that is NaN rules nothing out.

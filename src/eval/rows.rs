@@ -4,14 +4,16 @@ use super::{Evaluation, Interval, run};
 use crate::backend::Backend;
 use crate::batch::{MicroBatch, NO_TARGET};
 use crate::error::Result;
+use crate::metrics::nan_if_null;
 use crate::model::{Model, read_floats};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
 
 /// What one row costs a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowLoss {
     /// Sum over its supervised tokens, in nats.
+    #[serde(deserialize_with = "nan_if_null")]
     pub loss: f64,
     /// How many those are.
     pub tokens: usize,

@@ -45,6 +45,10 @@ pub struct History {
     pub held_out: Series,
     /// Token accuracy on the held-out rows.
     pub held_out_accuracy: Series,
+    /// Where the held-out loss may reasonably lie with other rows of the same kind, before the first step and now, at 95 %.
+    pub intervals: [Option<[f64; 2]>; 2],
+    /// Likewise its change over the same rows.
+    pub change: Option<[f64; 2]>,
     /// The lowest held-out loss after a step, and that step.
     pub best: Option<(usize, f64)>,
     /// Texts; the first one and the latest are always there.
@@ -133,6 +137,8 @@ impl History {
             if step == 0 && loss.is_finite() {
                 self.before = Some(loss);
             }
+            self.intervals[usize::from(step > 0)] = pair(line, "eval_loss_interval");
+            self.change = pair(line, "eval_loss_change_interval");
             self.held_out_accuracy.push(step, number(line, "eval_mean_token_accuracy")?);
             self.eval_seconds += number(line, "eval_seconds")?;
             if step > 0 && loss < self.best.map_or(f64::INFINITY, |(_, best)| best) {
@@ -198,6 +204,15 @@ impl History {
     pub fn held_out_ends(&self) -> Option<(f64, f64)> {
         let (_, after) = self.held_out.last().filter(|(step, _)| *step > 0)?;
         Some((self.before?, after))
+    }
+}
+
+/// Both ends of an interval, where there is one.
+fn pair(line: &Value, key: &str) -> Option<[f64; 2]> {
+    let ends = line.get(key)?.as_array()?;
+    match ends[..] {
+        [ref low, ref high] => Some([low.as_f64()?, high.as_f64()?]),
+        _ => None,
     }
 }
 

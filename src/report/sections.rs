@@ -81,8 +81,24 @@ pub fn loss_said(history: &History) -> String {
         }
         _ => String::new(),
     };
-    let (verdict, ends) = (words::verdict(before, after), [before, after].map(words::loss));
-    format!("Held-out loss: {} before, {} now, {verdict}.{risen} {smoothed}", ends[0], ends[1])
+    let verdict = words::verdict(before, after, history.change);
+    let sure = |i: usize| {
+        let ends = history.intervals[i].map(|ends| ends.map(words::loss));
+        ends.map_or(String::new(), |[low, high]| format!(" ({low} to {high})"))
+    };
+    let change = history.change.map_or(String::new(), |[low, high]| {
+        format!(
+            " Over the same rows it has changed by {low:+.4} to {high:+.4}; intervals are at 95 %, of rows drawn again and again."
+        )
+    });
+    let ends = [before, after].map(words::loss);
+    format!(
+        "Held-out loss: {}{} before, {}{} now, {verdict}.{change}{risen} {smoothed}",
+        ends[0],
+        sure(0),
+        ends[1],
+        sure(1)
+    )
 }
 
 /// The charts; the first is of the losses.

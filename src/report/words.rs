@@ -16,9 +16,12 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// What two held-out losses say.
-pub fn verdict(before: f64, after: f64) -> &'static str {
-    if after < before {
+/// What two held-out losses say, with the interval of their difference where it is known.
+pub fn verdict(before: f64, after: f64, change: Option<[f64; 2]>) -> &'static str {
+    let may_be_none = change.is_some_and(|[low, high]| !(low > 0.0 || high < 0.0));
+    if may_be_none {
+        "which other rows of this kind might not show: no difference was seen"
+    } else if after < before {
         "lower: what was learnt holds for rows not trained on"
     } else {
         "not lower: the rows were memorised; fewer steps or a smaller --lr may help"

@@ -139,17 +139,22 @@ fn results(run: &Run, state: &State) -> String {
         return text
             + "No rows were held out, so nothing here says how it does on text that it has not seen.\n\n";
     };
-    let verdict = if after.loss < before.loss {
+    let verdict = if state.change.is_some_and(|[low, high]| !(low > 0.0 || high < 0.0)) {
+        "Other rows of the same kind might show no change."
+    } else if after.loss < before.loss {
         "It is lower: some of what was learnt holds for rows like these."
     } else {
         "It is not lower: the rows that were trained on were memorised."
     };
+    let change = state.change.map_or(String::new(), |[low, high]| {
+        format!(" Over these rows it changed by {low:+.4} to {high:+.4} (95 %, bootstrap over rows).")
+    });
     put(
         &mut text,
         format_args!(
             "| {} held-out rows, {} learnt tokens | before | after |\n| --- | --- | --- |\n| loss, nats per token | \
              {:.4} | {:.4} |\n| most likely token right | {:.1} % | {:.1} % |\n\nThe held-out loss stands for one split of \
-             one data set. {verdict}\n\n",
+             one data set. {verdict}{change}\n\n",
             run.rows.held_out.len(),
             after.supervised_tokens,
             before.loss,

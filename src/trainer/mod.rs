@@ -248,11 +248,15 @@ impl Run {
         let start = Instant::now();
         let (examples, held_out) = (self.rows.held_out_examples(), &self.rows.held_out);
         let batches = eval::micro_batches(examples, held_out, self.capacity.tokens);
-        let evaluation = eval::evaluate(&self.trained.model, running.backend, batches)?;
+        let rows = eval::evaluate_rows(&self.trained.model, running.backend, batches)?;
+        running.state.evaluated_rows(&rows.losses);
+        let evaluation = rows.evaluation;
         let record = EvalRecord {
             step: running.state.step,
             epoch,
             eval_loss: evaluation.loss,
+            eval_loss_interval: rows.loss_interval.map(|interval| interval.ends()),
+            eval_loss_change_interval: running.state.change,
             eval_mean_token_accuracy: evaluation.mean_token_accuracy,
             eval_supervised_tokens: evaluation.supervised_tokens,
             eval_seconds: start.elapsed().as_secs_f64(),

@@ -2,7 +2,7 @@
 
 use crate::backend::StepOutput;
 use crate::dtype::DType;
-use crate::eval::Evaluation;
+use crate::eval::{Evaluation, RowLoss, loss_difference};
 use crate::metrics::{StepRecord, nan_if_null};
 use crate::ops::loss_scale::LossScale;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,12 @@ pub struct State {
     pub last_loss: f64,
     /// Held-out rows before the first step and at the latest evaluation.
     pub evaluations: Option<(Evaluation, Evaluation)>,
+    /// Loss of each held-out row before the first step.
+    #[serde(default)]
+    pub rows_before: Vec<RowLoss>,
+    /// From where to where the change of the held-out loss since then may reasonably lie, at 95 %.
+    #[serde(default)]
+    pub change: Option<[f64; 2]>,
     /// Step and held-out loss of the best evaluation after the first step.
     pub best: Option<(usize, f64)>,
 }
@@ -50,6 +56,8 @@ impl State {
             first_loss: f64::NAN,
             last_loss: f64::NAN,
             evaluations: None,
+            rows_before: Vec::new(),
+            change: None,
             best: None,
         }
     }
@@ -62,6 +70,15 @@ impl State {
         self.skipped += usize::from(output.skipped);
         self.skipped_in_a_row = if output.skipped { self.skipped_in_a_row + 1 } else { 0 };
         self.loss_scale = output.loss_scale;
+    }
+
+    /// Takes in the rows of an evaluation.
+    pub fn evaluated_rows(&mut self, losses: &[RowLoss]) {
+        if self.step == 0 {
+            self.rows_before = losses.to_vec();
+        } else if self.rows_before.len() == losses.len() {
+            self.change = loss_difference(&self.rows_before, losses).map(|interval| interval.ends());
+        }
     }
 
     /// Takes in an evaluation; whether it is the best so far.
@@ -92,9 +109,30 @@ mod tests {
         assert_eq!((state.best, state.evaluations.unwrap().0.loss), (Some((3, 2.0)), 1.0));
     }
 
+    /// Rows that all fell by as much leave no doubt; the first evaluation is what later ones are held against.
+    #[test]
+    fn a_change_is_over_the_same_rows() {
+        let rows = |by: f64| -> Vec<RowLoss> {
+            (0..20).map(|i| RowLoss { loss: f64::from(i) - by, tokens: 10 }).collect()
+        };
+        let mut state = State::new(9, 1, DType::F32);
+        state.evaluated_rows(&rows(0.0));
+        assert_eq!(state.change, None);
+        state.step = 3;
+        for by in [5.0, 1.0] {
+            state.evaluated_rows(&rows(by));
+            let [low, high] = state.change.unwrap();
+            assert!((low + by / 10.0).abs() < 1e-9 && (high + by / 10.0).abs() < 1e-9, "{low} to {high}");
+        }
+        state.evaluated_rows(&rows(0.0)[1..]);
+        assert!(state.change.is_some(), "other rows say nothing");
+    }
+
     #[test]
     fn a_state_comes_back_from_json_in_every_bit() {
         let mut state = State::new(9, 1, DType::F16);
+        state
+            .evaluated_rows(&[RowLoss { loss: f64::NAN, tokens: 1 }, RowLoss { loss: 0.1 + 0.2, tokens: 2 }]);
         (state.step, state.first_loss) = (2, 0.1 + 0.2);
         state.evaluated(Evaluation { loss: 1.0 / 3.0, perplexity: f64::INFINITY, ..Evaluation::default() });
         let text = serde_json::to_string(&state).unwrap();

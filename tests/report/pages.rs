@@ -128,6 +128,32 @@ fn a_loss_that_rose_is_not_passed_over() {
     assert!(page.contains("It was lowest after step 5, 2.2500, and has risen since."));
 }
 
+/// How sure the losses are, where the log says so, and what a difference that may be chance is called.
+#[test]
+fn losses_come_with_their_intervals() {
+    let sure = |i, loss, interval: [f64; 2], change: Option<[f64; 2]>| {
+        let mut line = evaluation(i, loss);
+        line["eval_loss_interval"] = serde_json::json!(interval);
+        if let Some(change) = change {
+            line["eval_loss_change_interval"] = serde_json::json!(change);
+        }
+        line
+    };
+    let page_of = |change| {
+        let lines =
+            [sure(0, 2.0, [1.75, 2.25], None), step(1, 1.0, 1.0), sure(1, 1.5, [1.25, 1.625], Some(change))];
+        page("sure", 1, "m", &lines, &Progress::Finished, &[])
+    };
+    let fell = page_of([-0.625, -0.375]);
+    assert!(
+        fell.contains("2.0000 (1.7500 to 2.2500) before, 1.5000 (1.2500 to 1.6250) now, lower"),
+        "{fell}"
+    );
+    assert!(fell.contains("changed by -0.6250 to -0.3750; intervals are at 95 %"), "{fell}");
+    let chance = page_of([-0.75, 0.125]);
+    assert!(chance.contains("no difference was seen") && !chance.contains("now, lower"), "{chance}");
+}
+
 #[test]
 fn every_text_is_escaped() {
     let lines = [
