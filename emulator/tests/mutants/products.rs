@@ -70,8 +70,8 @@ struct Mask {
     factor: f32,
 }
 
-/// Which mask it is.
-const SITE: u32 = 3;
+/// Which mask it is: one in which the number of row 0 and column 0 is 0.
+const SITE: u32 = 0x3f47_cb62;
 
 /// Half is dropped; to double the others is exact.
 const HALF: Mask = Mask { threshold: 1 << 31, factor: 2.0 };
@@ -122,11 +122,12 @@ fn cases(kernel: Kernel) -> Vec<Case> {
     sized(kernel, 300).into_iter().chain(few).chain(whole).collect()
 }
 
-/// Masks that drop nothing, double nothing, do neither. Then, for each of a lane's elements, one whose number is the
+/// Masks that drop nothing, double nothing, do neither; that drop a number or all and double nothing. Then, for each of a lane's elements, one whose number is the
 /// very threshold, or the one below it: of a row in eight the one where it shows most.
 fn masks(kernel: Kernel) -> Vec<Case> {
     let masked = |mask, size: [usize; 3]| case(Kernel { mask, ..kernel }, size, true, Rows::tokens(size[0]));
     let few = [Mask { threshold: 0, ..HALF }, Mask { factor: 1.0, ..HALF }, NONE];
+    let few = few.into_iter().chain([1, u32::MAX].map(|threshold| Mask { threshold, ..NONE }));
     let edge = |i: usize, j: usize| {
         let (size, column) = ([8 * i + 8, 8, j / 2 * 8 + 8], j / 2 * 8 + j % 2);
         let problem = Problem::new(kernel, size, true);
@@ -136,7 +137,7 @@ fn masks(kernel: Kernel) -> Vec<Case> {
         [0, 1].map(|above| masked(Mask { threshold: number + above, ..HALF }, size))
     };
     let edges = (0..kernel.tile[0] / 32).flat_map(|i| (0..16).flat_map(move |j| edge(i, j)));
-    few.map(|mask| masked(mask, [10, 24, 40])).into_iter().chain(edges).collect()
+    few.map(|mask| masked(mask, [10, 24, 40])).chain(edges).collect()
 }
 
 /// A whole tile, and more steps than stages; then all remainders of a tile, and several of them. `more` rows in each.
@@ -213,8 +214,8 @@ impl Problem {
         let (a, b) = (numbers(4, m * k), numbers(5, k * n));
         let takes_bias = matches!(product, Product::Residual | Product::Rope | Product::Swiglu);
         let bias = if biased && takes_bias { numbers(10, n) } else { vec![] };
-        let rank = if biased && (takes_bias || product.is_masked()) { [8, 16, 40][t / 2 % 3] } else { 0 };
-        let (left, right) = (numbers(11, m * rank), numbers(12, rank * n));
+        let rank = if biased && (takes_bias || product.is_masked()) { [8, 40, 104][t / 2 % 3] } else { 0 };
+        let (left, right) = (numbers(14, m * rank), numbers(12, rank * n));
         let element = if product == Product::Linear { Element::F16 } else { Element::Bf16 };
         let turned = if head_dim == 0 || n == head_dim { n } else { n - head_dim };
         let sums = vec![];
@@ -381,7 +382,9 @@ fn case(kernel: Kernel, size: [usize; 3], accumulate: bool, rows: Rows) -> Case 
     arguments.push(U32(first.cast_unsigned()));
     arguments.extend([turned, head_dim].map(|n| U32(word(n))));
     let bias = if problem.bias.is_empty() { U64(0) } else { At(BIAS) };
-    arguments.extend([At(PARTIALS), U32(word(parts)), U32(word(problem.rank)), bias]);
+    // Without an adapter the rank is not asked for.
+    let rank = if problem.rank > 0 { problem.rank } else { 8 };
+    arguments.extend([At(PARTIALS), U32(word(parts)), U32(word(rank)), bias]);
     buffers.push(Buffer { bytes: if parts > 1 { 4 * parts * m * n } else { 0 }, ..Buffer::default() });
     if !problem.bias.is_empty() {
         buffers.push(Buffer::input(element.bytes(&problem.bias)));
