@@ -122,8 +122,9 @@ fn cases(kernel: Kernel) -> Vec<Case> {
     sized(kernel, 300).into_iter().chain(few).chain(whole).collect()
 }
 
-/// Masks that drop nothing, double nothing, do neither; that drop a number or all and double nothing. Then, for each of a lane's elements, one whose number is the
-/// very threshold, or the one below it: of a row in eight the one where it shows most.
+/// Masks that drop nothing, double nothing, do neither; that drop one number or all, and double nothing. Then, for each of
+/// a lane's elements, one whose number is the very threshold, or the one below it: of eight rows the one where it shows
+/// most.
 fn masks(kernel: Kernel) -> Vec<Case> {
     let masked = |mask, size: [usize; 3]| case(Kernel { mask, ..kernel }, size, true, Rows::tokens(size[0]));
     let few = [Mask { threshold: 0, ..HALF }, Mask { factor: 1.0, ..HALF }, NONE];
