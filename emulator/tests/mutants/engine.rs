@@ -48,7 +48,21 @@ const NOISE_KEY_AT: usize = 60;
 const LOSS_SCALE_AT: usize = NOISE_KEY_AT + 8;
 
 /// What random numbers follow from.
-pub const NOISE_KEY: [u32; 2] = [0x0123_4567, 0x89ab_cdef];
+const NOISE_KEY: [u32; 2] = [0x0123_4567, 0x89ab_cdef];
+
+/// The number of a place, as `kernels/noise.cuh` has it.
+pub fn number(site: u32, row: u32, column: u32) -> u32 {
+    let mix = |mut x: u32| {
+        x ^= x >> 16;
+        x = x.wrapping_mul(0x7feb_352d);
+        x ^= x >> 15;
+        x = x.wrapping_mul(0x846c_a68b);
+        x ^ x >> 16
+    };
+    let place = mix(NOISE_KEY[0] ^ site.wrapping_mul(0x9e37_79b9));
+    let of_row = mix(place ^ NOISE_KEY[1] ^ row.wrapping_mul(0x85eb_ca6b));
+    mix(of_row.wrapping_add(column.wrapping_mul(0x9e37_79b9)))
+}
 
 /// A small number.
 pub fn word(n: usize) -> u32 {

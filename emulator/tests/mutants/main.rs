@@ -3,6 +3,7 @@
 //! are not stand in README.md, each with the reason.
 
 mod adamw;
+mod adapter;
 mod attention;
 mod attention_backward;
 mod compile;
@@ -79,6 +80,7 @@ fn every_mutant_is_found() {
         small::samples,
         engine::samples,
         adamw::samples,
+        adapter::samples,
         attention::samples,
         attention_backward::samples,
         layers::samples,

@@ -1,8 +1,8 @@
 //! The engine's products on tensor cores. Inputs are whole numbers, or eighths, so that sums are exact in any order.
 
-use super::engine::{NOISE_KEY, Step, word};
+use super::engine::{Step, number, word};
 use super::near::{Element, Near, TINY};
-use super::sample::Argument::{Buffer as At, U32, U64};
+use super::sample::Argument::{Buffer as At, F32, U32, U64};
 use super::sample::{Argument, Buffer, Case, Launched, Sample};
 use super::small::{bytes_f32, bytes_u32, whole};
 
@@ -16,6 +16,13 @@ enum Product {
     InputGradient,
     SwigluBackward,
     WeightGradient,
+}
+
+impl Product {
+    /// An adapter's part is multiplied by a mask.
+    fn is_masked(self) -> bool {
+        matches!(self, Product::InputGradient | Product::SwigluBackward)
+    }
 }
 
 /// Which rows are in use: `first` and `rows` of `LinearArgs`, and the counts of the step.
@@ -56,6 +63,20 @@ const SIN: usize = 7;
 const GATE_UP: usize = 8;
 const ACT: usize = 9;
 
+/// An adapter's mask in a gradient: below what numbers it drops, by what it multiplies the others.
+#[derive(Clone, Copy)]
+struct Mask {
+    threshold: u32,
+    factor: f32,
+}
+
+/// Which mask it is: one in which the number of row 0 and column 0 is 0.
+const SITE: u32 = 0x3f47_cb62;
+
+/// Half is dropped; to double the others is exact.
+const HALF: Mask = Mask { threshold: 1 << 31, factor: 2.0 };
+const NONE: Mask = Mask { threshold: 0, factor: 1.0 };
+
 /// A kernel: rows and columns of a tile, and in how many parts the rows are summed.
 #[derive(Clone, Copy)]
 struct Kernel {
@@ -63,6 +84,7 @@ struct Kernel {
     product: Product,
     tile: [usize; 2],
     parts: usize,
+    mask: Mask,
 }
 
 /// All of them, each with one of its tiles. What was not compiled for Turing only is bf16.
@@ -78,15 +100,19 @@ pub fn samples() -> Vec<Sample> {
         ("gemm weight gradient", "linear_weight_gradient_64x64_bf16", WeightGradient, [64, 64], 3),
         ("gemm Turing", "linear_f16", Linear, [128, 128], 1),
     ];
-    let sample = |(title, name, product, tile, parts)| {
+    let sample = |(title, name, product, tile, parts): (_, _, Product, _, _)| {
         let target = if product == Linear { 75 } else { 80 };
-        Sample::new(title, "kernels/gemm.cu", target, cases(Kernel { name, product, tile, parts }))
+        let mask = if product.is_masked() { HALF } else { NONE };
+        Sample::new(title, "kernels/gemm.cu", target, cases(Kernel { name, product, tile, parts, mask }))
     };
     all.map(sample).into()
 }
 
 /// In parts: those that have several steps each; few rows; and the same kernel without parts.
 fn cases(kernel: Kernel) -> Vec<Case> {
+    if kernel.product.is_masked() {
+        return sized(kernel, 0).into_iter().chain(masks(kernel)).collect();
+    }
     if kernel.parts == 1 {
         return sized(kernel, 0);
     }
@@ -94,6 +120,25 @@ fn cases(kernel: Kernel) -> Vec<Case> {
     let few = [0, 1, 32, 33, 64, 65, 97].map(few);
     let whole = sized(Kernel { parts: 1, ..kernel }, 0);
     sized(kernel, 300).into_iter().chain(few).chain(whole).collect()
+}
+
+/// Masks that drop nothing, double nothing, do neither; that drop one number or all, and double nothing. Then, for each of
+/// a lane's elements, one whose number is the very threshold, or the one below it: of eight rows the one where it shows
+/// most.
+fn masks(kernel: Kernel) -> Vec<Case> {
+    let masked = |mask, size: [usize; 3]| case(Kernel { mask, ..kernel }, size, true, Rows::tokens(size[0]));
+    let few = [Mask { threshold: 0, ..HALF }, Mask { factor: 1.0, ..HALF }, NONE];
+    let few = few.into_iter().chain([1, u32::MAX].map(|threshold| Mask { threshold, ..NONE }));
+    let edge = |i: usize, j: usize| {
+        let (size, column) = ([8 * i + 8, 8, j / 2 * 8 + 8], j / 2 * 8 + j % 2);
+        let problem = Problem::new(kernel, size, true);
+        let adapter = |row: &usize| problem.adapter(*row, column).abs();
+        let row = (8 * i..8 * i + 8).max_by(|a, b| adapter(a).total_cmp(&adapter(b))).expect("eight");
+        let number = number(SITE, word(row), word(column));
+        [0, 1].map(|above| masked(Mask { threshold: number + above, ..HALF }, size))
+    };
+    let edges = (0..kernel.tile[0] / 32).flat_map(|i| (0..16).flat_map(move |j| edge(i, j)));
+    few.map(|mask| masked(mask, [10, 24, 40])).chain(edges).collect()
 }
 
 /// A whole tile, and more steps than stages; then all remainders of a tile, and several of them. `more` rows in each.
@@ -143,6 +188,7 @@ struct Problem {
     rank: usize,
     left: Vec<f32>,
     right: Vec<f32>,
+    mask: Mask,
     /// Exactly, with the bias.
     sums: Vec<f32>,
     /// Columns of a head, and how many are rotated.
@@ -151,7 +197,8 @@ struct Problem {
 }
 
 impl Problem {
-    fn new(product: Product, [t, o, i]: [usize; 3], biased: bool) -> Self {
+    fn new(kernel: Kernel, [t, o, i]: [usize; 3], biased: bool) -> Self {
+        let Kernel { product, mask, .. } = kernel;
         let head_dim = if product == Product::Rope { [16, 32, 64][t % 3] } else { 0 };
         let o = match product {
             Product::Rope => o.next_multiple_of(head_dim),
@@ -168,14 +215,13 @@ impl Problem {
         let (a, b) = (numbers(4, m * k), numbers(5, k * n));
         let takes_bias = matches!(product, Product::Residual | Product::Rope | Product::Swiglu);
         let bias = if biased && takes_bias { numbers(10, n) } else { vec![] };
-        let has_adapter = takes_bias || matches!(product, Product::InputGradient | Product::SwigluBackward);
-        let rank = if biased && has_adapter { [8, 16, 40][t / 2 % 3] } else { 0 };
-        let (left, right) = (numbers(11, m * rank), numbers(12, rank * n));
+        let rank = if biased && (takes_bias || product.is_masked()) { [8, 40, 104][t / 2 % 3] } else { 0 };
+        let (left, right) = (numbers(14, m * rank), numbers(12, rank * n));
         let element = if product == Product::Linear { Element::F16 } else { Element::Bf16 };
         let turned = if head_dim == 0 || n == head_dim { n } else { n - head_dim };
         let sums = vec![];
         let mut problem =
-            Self { product, element, m, n, k, a, b, bias, rank, left, right, sums, head_dim, turned };
+            Self { product, element, m, n, k, a, b, bias, rank, left, right, mask, sums, head_dim, turned };
         problem.sums = (0..m * n).map(|at| problem.sum(at / n, at % n)).collect();
         problem
     }
@@ -183,16 +229,20 @@ impl Problem {
     fn sum(&self, row: usize, column: usize) -> f32 {
         let &Self { product, m, n, k, .. } = self;
         let of_a = |d: usize| if product == Product::WeightGradient { d * m + row } else { row * k + d };
-        let is_turned =
-            matches!(product, Product::WeightGradient | Product::InputGradient | Product::SwigluBackward);
+        let is_turned = product.is_masked() || product == Product::WeightGradient;
         let of_b = |d: usize| if is_turned { d * n + column } else { column * k + d };
-        // `sum` of nothing would be -0.
-        let of_right = |d: usize| if is_turned { d * n + column } else { column * self.rank + d };
-        let adapter = (0..self.rank).map(|d| self.left[row * self.rank + d] * self.right[of_right(d)]);
-        let mask = if is_turned { mask(word(row), word(column)) } else { 1.0 };
-        let sum = (0..k).map(|d| self.a[of_a(d)] * self.b[of_b(d)]);
-        let sum = sum.fold(adapter.fold(0.0, |sum, x| sum + x) * mask, |sum, x| sum + x);
+        let Mask { threshold, factor } = self.mask;
+        let is_dropped = number(SITE, word(row), word(column)) < threshold;
+        let adapter = self.adapter(row, column) * if is_dropped { 0.0 } else { factor };
+        let sum = (0..k).map(|d| self.a[of_a(d)] * self.b[of_b(d)]).fold(adapter, |sum, x| sum + x);
         sum + self.bias.get(column).unwrap_or(&0.0)
+    }
+
+    /// Its product, of which `sum` would be -0 without one.
+    fn adapter(&self, row: usize, column: usize) -> f32 {
+        let &Self { n, rank, .. } = self;
+        let right = |d: usize| if self.product.is_masked() { d * n + column } else { column * rank + d };
+        (0..rank).map(|d| self.left[row * rank + d] * self.right[right(d)]).fold(0.0, |sum, x| sum + x)
     }
 
     fn output(&self, values: &[f32]) -> Buffer {
@@ -259,7 +309,7 @@ impl Problem {
 
     /// Within a rounding, and what `loud` says of those in f32.
     fn push(&self, near: &mut Near, value: f64, loud: f64) {
-        near.push(value, self.element.unit() * value.abs() + F32 * loud + TINY);
+        near.push(value, self.element.unit() * value.abs() + BY_F32 * loud + TINY);
     }
 
     /// The gradients of gate and up, and act again.
@@ -292,35 +342,16 @@ impl Problem {
     }
 }
 
-/// An adapter's mask in a gradient: its site, below what numbers it drops; the others are doubled, which is exact.
-const SITE: u32 = 3;
-const THRESHOLD: u32 = 1 << 31;
-
-/// Of `kernels/noise.cuh`.
-fn mask(row: u32, column: u32) -> f32 {
-    let mix = |mut x: u32| {
-        x ^= x >> 16;
-        x = x.wrapping_mul(0x7feb_352d);
-        x ^= x >> 15;
-        x = x.wrapping_mul(0x846c_a68b);
-        x ^ x >> 16
-    };
-    let place = mix(NOISE_KEY[0] ^ SITE.wrapping_mul(0x9e37_79b9));
-    let of_row = mix(place ^ NOISE_KEY[1] ^ row.wrapping_mul(0x85eb_ca6b));
-    let number = mix(of_row.wrapping_add(column.wrapping_mul(0x9e37_79b9)));
-    if number < THRESHOLD { 0.0 } else { 2.0 }
-}
-
 /// Bounds the relative error of an exponential, a quotient and six more operations in f32.
-const F32: f64 = 16.0 / (1 << 24) as f64;
+const BY_F32: f64 = 16.0 / (1 << 24) as f64;
 
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
 fn case(kernel: Kernel, size: [usize; 3], accumulate: bool, rows: Rows) -> Case {
-    let Kernel { name, product, tile, parts } = kernel;
-    let problem = Problem::new(product, size, accumulate);
+    let Kernel { name, product, tile, parts, mask } = kernel;
+    let problem = Problem::new(kernel, size, accumulate);
     let &Problem { m, n, element, head_dim, turned, .. } = &problem;
     let Rows { first, planned, tokens, supervised } = rows;
     let mut buffers = vec![
@@ -352,21 +383,21 @@ fn case(kernel: Kernel, size: [usize; 3], accumulate: bool, rows: Rows) -> Case 
     arguments.push(U32(first.cast_unsigned()));
     arguments.extend([turned, head_dim].map(|n| U32(word(n))));
     let bias = if problem.bias.is_empty() { U64(0) } else { At(BIAS) };
-    arguments.extend([At(PARTIALS), U32(word(parts)), U32(word(problem.rank)), bias]);
+    // Without an adapter the rank is not asked for.
+    let rank = if problem.rank > 0 { problem.rank } else { 8 };
+    arguments.extend([At(PARTIALS), U32(word(parts)), U32(word(rank)), bias]);
     buffers.push(Buffer { bytes: if parts > 1 { 4 * parts * m * n } else { 0 }, ..Buffer::default() });
     if !problem.bias.is_empty() {
         buffers.push(Buffer::input(element.bytes(&problem.bias)));
     }
-    let (left, is_masked) =
-        (buffers.len(), matches!(product, Product::InputGradient | Product::SwigluBackward));
     if problem.rank > 0 {
+        let left = buffers.len();
         arguments.extend([At(left), At(left + 1)]);
         buffers.extend([&problem.left, &problem.right].map(|x| Buffer::input(element.bytes(x))));
     } else {
         arguments.extend([U64(0), U64(0)]);
     }
-    let dropout = if is_masked { [SITE, THRESHOLD, 2.0f32.to_bits()] } else { [0, 0, 1.0f32.to_bits()] };
-    arguments.extend(dropout.map(U32));
+    arguments.extend([U32(SITE), U32(mask.threshold), F32(mask.factor)]);
     arguments.push(U32(0));
     let grid = [word(n.div_ceil(tile[1])), word(m.div_ceil(tile[0]) + 1), word(parts)];
     let mut launches = vec![Launched { kernel: name, grid, threads: 128, shared: 0, arguments }];
