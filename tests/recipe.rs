@@ -77,7 +77,7 @@ fn every_key_can_be_set_and_is_in_the_json() {
         device = "cuda:3"
         device_name = "RTX 4090"
         threads = 2
-        save_dtype = "fp16"
+        save_dtype = "fp32"
         prompt_field = "Frage"
         response_field = "Antwort"
         system = "Be brief."
@@ -125,7 +125,7 @@ fn every_key_can_be_set_and_is_in_the_json() {
         device: Device::Cuda(3),
         device_name: Some("RTX 4090".into()),
         threads: Some(2),
-        save_dtype: DType::F16,
+        save_dtype: DType::F32, // as adapters are saved
         prompt_field: Some("Frage".into()),
         response_field: Some("Antwort".into()),
         system: Some("Be brief.".into()),
@@ -147,7 +147,7 @@ fn every_key_can_be_set_and_is_in_the_json() {
     assert_eq!(keys, KEYS);
     for (key, value) in [
         ("device", "cuda:3"),
-        ("save_dtype", "fp16"),
+        ("save_dtype", "fp32"),
         ("optimizer", "adamw_8bit"),
         ("embedding_state", "8bit"),
         ("out", "runs/a"),
@@ -162,7 +162,15 @@ fn every_key_can_be_set_and_is_in_the_json() {
 
 #[test]
 fn layers_win_in_their_order() {
-    let sets = ["lr=3", "seed=3", "scheduler=constant", "betas=[0.5, 0.6]", "system=a=b", "prompt_field=7x"];
+    let sets = [
+        "lr=3",
+        "save_dtype=fp16",
+        "seed=3",
+        "scheduler=constant",
+        "betas=[0.5, 0.6]",
+        "system=a=b",
+        "prompt_field=7x",
+    ];
     let flags = RecipeOverrides {
         lr: Some(4.0),
         optimizer: Some("adamw".into()),
@@ -174,6 +182,7 @@ fn layers_win_in_their_order() {
     let recipe = resolve(&format!("{BASE}lr = 2\nseed = 2\nclip = 2"), &sets, &flags).unwrap();
     assert_eq!((recipe.lr, recipe.seed, recipe.clip, recipe.eps), (4.0, 3, 2.0, 1e-8));
     assert_eq!((recipe.scheduler, recipe.betas), (Scheduler::Constant, [0.5, 0.6]));
+    assert_eq!(recipe.save_dtype, DType::F16);
     assert_eq!((recipe.system.as_deref(), recipe.prompt_field.as_deref()), (Some("a=b"), Some("7x")));
     assert_eq!((recipe.optimizer, recipe.shuffle), (OptimizerKind::AdamW, false));
     assert_eq!((recipe.device, recipe.batch_size), (Device::Cpu, 9));

@@ -39,7 +39,7 @@ def expected(run):
                 tag = "train/" + key
             else:
                 continue
-            if value is None and key == "peak_memory_bytes":
+            if value is None and key == "peak_memory_bytes" or isinstance(value, list):  # intervals are no curves
                 continue
             scalars.setdefault(tag, []).append((step, numpy.float32(math.nan if value is None else value)))
         if "sample" in record:
