@@ -81,13 +81,22 @@ fn settings_that_mean_something_else_are_refused() {
 fn tensors_that_are_no_pair_of_this_model_are_refused() {
     let q = |what: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.lora_{what}");
     type Change<'a> = &'a dyn Fn(&mut Tensors, String);
-    let cases: [(Change<'_>, &[&str]); 13] = [
+    let cases: [(Change<'_>, &[&str]); 14] = [
         (&|t, a| drop(t.remove(&a)), &["q_proj.lora_B", "missing"]),
         (&|t, a| drop(t.remove(&a.replace("lora_A", "lora_B"))), &["q_proj.lora_A", "missing"]),
         (&|t, a| drop(t.insert(q("B.bias"), t[&a].clone())), &["lora_B.bias", "no adapter of a projection"]),
         (&|t, a| drop(t.insert(q("magnitude_vector"), t[&a].clone())), &["magnitude_vector", "no adapter"]),
         (&|t, a| drop(t.insert(q("A.a.b.weight"), t[&a].clone())), &["lora_A.a.b.weight", "no adapter"]),
         (&|t, a| drop(t.insert(q("A.x.weight"), t[&a].clone())), &["second adapter"]),
+        (
+            &|t, a| {
+                for name in [a.replace("lora_A", "lora_B"), a] {
+                    let tensor = t.remove(&name).unwrap();
+                    t.insert(name.replace(".weight", ".x.weight"), tensor);
+                }
+            },
+            &["second adapter"],
+        ),
         (
             &|t, a| drop(t.insert(a.replace("layers.0", "layers.1"), t[&a].clone())),
             &["layers.1", "no adapter"],
