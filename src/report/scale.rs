@@ -65,8 +65,12 @@ impl Scale {
         let high =
             if spikes { usual.map_or(largest.1, |usual| usual + 0.25 * (usual - low)) } else { largest.1 };
         let low = if from == From::Zero { low.min(0.0) } else { low };
-        // One value, or many that are the same, lie in the middle.
-        let room = if high > low { 0.05 * (high - low) } else { (0.05 * high.abs()).max(f64::MIN_POSITIVE) };
+        // One value, or many that are the same but for their rounding, lie in the middle.
+        let room = if high - low > 1e-9 * high.abs() {
+            0.05 * (high - low)
+        } else {
+            (0.05 * high.abs()).max(f64::MIN_POSITIVE)
+        };
         let low = if low == 0.0 { low } else { low - room };
         (Self { low, high: high + room, logarithmic: false }, spikes.then_some(largest))
     }
@@ -156,7 +160,7 @@ fn label(value: f64, unit: f64) -> String {
         return figure(value);
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a handful of places")]
-    let places = (-unit.log10().floor()).max(0.0) as usize;
+    let places = (-unit.log10().floor()).clamp(0.0, 12.0) as usize;
     if places == 0 && value >= 0.0 { grouped(whole(value)) } else { format!("{value:.places$}") }
 }
 
@@ -189,6 +193,21 @@ mod tests {
         assert_eq!(labels(&Scale::steps(0, 100_000).step_ticks(5))[1], "20,000");
         for scale in [scale, Scale::steps(0, 7)] {
             assert!(scale.ticks(5).iter().all(|t| (0.0..=100.0).contains(&t.at)), "{:?}", scale.ticks(5));
+        }
+    }
+
+    /// Losses that differ in their last bits were once a panic.
+    #[test]
+    fn values_that_are_nearly_the_same_have_an_axis() {
+        for value in [10.8092f64, 1.0, 1e-5, 2e6] {
+            for next in [value, value.next_up(), value * (1.0 + 1e-12), value * (1.0 + 1e-8)] {
+                let (scale, _) = Scale::values(&[&series([value, next])], From::Data);
+                let ticks = scale.ticks(6);
+                assert!(
+                    ticks.len() > 1 && ticks.iter().all(|t| t.label.len() < 20),
+                    "{value} {next}: {ticks:?}"
+                );
+            }
         }
     }
 
