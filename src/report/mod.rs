@@ -18,7 +18,7 @@ pub use history::{History, Sample};
 pub use overlay::{FIGURES, RunRecord, differences, is_ours, overlay};
 pub use record::{DataRecord, ModelRecord, Record};
 pub use series::{Bucket, Series};
-pub use words::{duration, figure, grouped, loss, mib, verdict};
+pub use words::{duration, figure, grouped, loss, may_be_none, mib, verdict};
 
 use crate::checkpoint::write_beside;
 use crate::error::{Error, Result};

@@ -16,11 +16,16 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Whether a change with this interval may be none; not where nothing is known.
+pub fn may_be_none(change: Option<[f64; 2]>) -> bool {
+    // An end that is NaN rules nothing out.
+    change.is_some_and(|[low, high]| !(low > 0.0 || high < 0.0))
+}
+
 /// What two held-out losses say, with the interval of their difference where it is known.
 pub fn verdict(before: f64, after: f64, change: Option<[f64; 2]>) -> &'static str {
-    let may_be_none = change.is_some_and(|[low, high]| !(low > 0.0 || high < 0.0));
-    if may_be_none {
-        "which other rows of this kind might not show: no difference was seen"
+    if may_be_none(change) {
+        "no difference was seen: over other rows of this kind there might be none"
     } else if after < before {
         "lower: what was learnt holds for rows not trained on"
     } else {

@@ -7,6 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::hub;
 use crate::metrics::processor;
+use crate::report::may_be_none;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -139,7 +140,7 @@ fn results(run: &Run, state: &State) -> String {
         return text
             + "No rows were held out, so nothing here says how it does on text that it has not seen.\n\n";
     };
-    let verdict = if state.change.is_some_and(|[low, high]| !(low > 0.0 || high < 0.0)) {
+    let verdict = if may_be_none(state.change) {
         "Other rows of the same kind might show no change."
     } else if after.loss < before.loss {
         "It is lower: some of what was learnt holds for rows like these."
