@@ -21,7 +21,7 @@ use super::tile::{Block, HALF, Level, Line, Matrix, Packed, SIDE, Unit};
 use memmap2::{Advice, MmapMut};
 use std::cell::RefCell;
 use std::ops::Range;
-use sweep::{Room, Sweep};
+use sweep::{Places, Room, Sweep};
 
 /// Which columns share a block: half of it is 16 columns, the other half those `distance` further on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +49,19 @@ impl Pairing {
 }
 
 /// What is done with finished blocks, row by row. Every element of the result is handed over once, by whichever thread
-/// has it. Compiled for the level's vector unit, which `store` must inline into.
+/// has it. Compiled for the level's vector unit, into which both functions must be inlined.
 pub trait Epilogue: Sync {
-    /// Whether a row takes the vector unit so long that it is better stored while the matrix unit works.
-    const BETWEEN_STEPS: bool = false;
+    /// Whether blocks are handed over one by one, out of L1. Else those of a panel of rows are together, along each row:
+    /// better where a block has only half of a line of memory, or more places than L1 has room for.
+    const BLOCK_BY_BLOCK: bool = true;
+
+    /// Asks for the memory that a row of a block will be stored to and computed from, while the block is multiplied.
+    /// `firsts`: columns of the result where its halves begin, which may lie beyond it. Only where they come one by one:
+    /// along whole rows the processor sees by itself what comes next.
+    #[inline(always)]
+    fn bring(&self, row: usize, firsts: [usize; 2]) {
+        let _ = (row, firsts);
+    }
 
     /// Stores a row of some blocks, what of them lies within the result. `NATIVE`: with the processor's own instruction to
     /// round to bf16.
@@ -89,8 +98,8 @@ const fn most_k<T: Packed>() -> usize {
     if T::DEPTH == SIDE { 1536 } else { 640 }
 }
 
-/// Lines of packed columns that a thread has at a time, for a bit more than half of 2 MiB of L2: 640 columns of 1024.
-const MOST_LINES: usize = (5 << 18) / size_of::<Line>();
+/// Lines of packed columns that a thread has at a time, for half of 2 MiB of L2: 512 columns of 1024.
+const MOST_LINES: usize = (1 << 20) / size_of::<Line>();
 
 /// Panels of rows that are packed together where memory runs across them, for more of a row of it at a time.
 const TOGETHER: usize = 4;
@@ -222,10 +231,10 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         let together = if self.a.is_transposed() { TOGETHER } else { 1 };
         let groups = all.columns.len().div_ceil(per_group).max(1);
         for columns in shares_of(&all.columns, groups) {
-            let kept = if chunks.len() == 1 { 2 } else { all.rows.len() };
             let count = columns.len();
             let lines = [count * widest, together * widest];
-            let room = scratch.take(lines, [count * narrow, narrow], kept * count);
+            let places = Self::places(all.rows.len(), count, &chunks);
+            let room = scratch.take(lines, [count * narrow, narrow], places.panels * places.width);
             let [addend_columns, addend_rows] = room.addend;
             for (i, chunk) in chunks.iter().enumerate() {
                 let lines = T::panel_lines(chunk.len());
@@ -238,7 +247,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                     addend: self.addend.filter(|_| i == 0),
                     add: i > 0,
                     finish: i + 1 == chunks.len(),
-                    keeps: chunks.len() > 1,
+                    places,
                 };
                 let room = Room {
                     columns: &mut room.columns[..count * lines],
@@ -255,6 +264,19 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         unsafe {
             std::arch::x86_64::_mm_sfence();
         }
+    }
+
+    /// Places for the blocks of `rows` panels of rows and `columns` of columns, along chunks of k.
+    fn places(rows: usize, columns: usize, chunks: &[Range<usize>]) -> Places {
+        let steps = chunks.first().map_or(0, |chunk| T::panel_lines(chunk.len()) / SIDE);
+        let [panels, width] = match chunks.len() {
+            2.. => [rows, columns],
+            // Those of the panel before wait while the next has its own.
+            _ if !E::BLOCK_BY_BLOCK => [2, columns],
+            _ if steps > MOST_STEPS => [1, columns],
+            _ => [1, 1],
+        };
+        Places { panels: panels.max(1), width: width.max(1) }
     }
 }
 

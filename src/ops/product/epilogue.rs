@@ -4,9 +4,9 @@ use super::output::{Lanes, Output, load};
 use super::{Epilogue, Strip};
 use crate::dtype::{DType, Element};
 use crate::ops::attention::Heads;
-use crate::ops::math::sigmoid;
+use crate::ops::math::{prefetch, sigmoid};
 use crate::ops::rope::Table;
-use crate::ops::tile::HALF;
+use crate::ops::tile::{HALF, Line};
 use half::bf16;
 
 /// Rounds each. `NATIVE`: to bf16 by the instruction for it, which makes zeros of bf16's denormal numbers, as which the
@@ -64,6 +64,13 @@ fn biased(bias: Option<&[f32]>, first: usize, sums: &Lanes<f32>) -> Lanes<f32> {
     }
 }
 
+/// Columns where the halves of a row begin, but for a second one in the line of the first.
+#[inline(always)]
+fn lines<T>(firsts: [usize; 2]) -> impl Iterator<Item = usize> {
+    let one = size_of::<Lanes<T>>() < size_of::<Line>() && firsts[1] == firsts[0] + HALF;
+    firsts.into_iter().take(if one { 1 } else { 2 })
+}
+
 /// `out = sums + bias`, rounded.
 pub struct Rounded<'a, T> {
     /// Result.
@@ -73,6 +80,12 @@ pub struct Rounded<'a, T> {
 }
 
 impl<T: Element> Epilogue for Rounded<'_, T> {
+    #[inline(always)]
+    fn bring(&self, row: usize, firsts: [usize; 2]) {
+        let out = self.out.whole(row);
+        lines::<T>(firsts).for_each(|column| out.bring(column));
+    }
+
     #[inline(always)]
     fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
         let out = self.out.whole(strip.row);
@@ -108,6 +121,15 @@ pub enum Into {
 
 impl Epilogue for Sum<'_> {
     #[inline(always)]
+    fn bring(&self, row: usize, firsts: [usize; 2]) {
+        // What goes past the caches is not brought into them.
+        if self.into != Into::Memory {
+            let out = self.out.whole(row);
+            lines::<f32>(firsts).for_each(|column| out.bring(column));
+        }
+    }
+
+    #[inline(always)]
     fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
         let out = self.out.whole(strip.row);
         for i in 0..strip.firsts.len() {
@@ -142,6 +164,15 @@ pub struct Residual<'a> {
 
 impl Epilogue for Residual<'_> {
     #[inline(always)]
+    fn bring(&self, row: usize, firsts: [usize; 2]) {
+        let out = self.out.whole(row);
+        for column in lines::<f32>(firsts) {
+            prefetch(self.residual.as_ptr().wrapping_add(row * out.len() + column));
+            out.bring(column);
+        }
+    }
+
+    #[inline(always)]
     fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
         let out = self.out.whole(strip.row);
         let residual = &self.residual[strip.row * out.len()..][..out.len()];
@@ -173,6 +204,12 @@ pub struct Rope<'a, T> {
 }
 
 impl<T: Element> Epilogue for Rope<'_, T> {
+    #[inline(always)]
+    fn bring(&self, row: usize, firsts: [usize; 2]) {
+        let out = self.out.whole(row);
+        lines::<T>(firsts).for_each(|column| out.bring(column));
+    }
+
     #[inline(always)]
     fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
         let (out, d) = (self.out.whole(strip.row), self.heads.head_dim);
@@ -208,7 +245,7 @@ pub struct Swiglu<'a, T> {
 }
 
 impl<T: Element> Epilogue for Swiglu<'_, T> {
-    const BETWEEN_STEPS: bool = true;
+    const BLOCK_BY_BLOCK: bool = false;
 
     #[inline(always)]
     fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
@@ -243,7 +280,7 @@ pub struct SwigluGradient<'a, T> {
 }
 
 impl<T: Element> Epilogue for SwigluGradient<'_, T> {
-    const BETWEEN_STEPS: bool = true;
+    const BLOCK_BY_BLOCK: bool = false;
 
     #[inline(always)]
     fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {

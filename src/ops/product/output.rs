@@ -1,5 +1,6 @@
 //! Results that several threads write at the same time.
 
+use crate::ops::math::prefetch_to_write;
 use crate::ops::tile::HALF;
 use bytemuck::Pod;
 use std::marker::PhantomData;
@@ -84,6 +85,12 @@ impl<T: Pod> OutputRow<'_, T> {
     pub fn split(self, at: usize) -> [Self; 2] {
         let rest = self.len.checked_sub(at).expect("inside the row");
         [Self { len: at, ..self }, Self { data: self.data.wrapping_add(at), len: rest, ..self }]
+    }
+
+    /// Asks for the memory of what will be stored from `column` on.
+    #[inline(always)]
+    pub fn bring(&self, column: usize) {
+        prefetch_to_write(self.data.wrapping_add(column));
     }
 
     /// Stores the lanes that lie within the row.

@@ -1,7 +1,7 @@
 //! All rows of a rectangle by a group of its columns, along one chunk of k: where the time of a product goes.
 //!
-//! The columns are packed and stay in L2; a panel of rows at a time is in L1. Results come out row by row, as memory
-//! likes to be written.
+//! The columns are packed and stay in L2; a panel of rows at a time is in L1. While tiles work on a block, the rest of the
+//! core hands rows of earlier ones to the epilogue, and asks for the memory that later ones will need.
 
 use super::addend::{Addend, Panels};
 use super::{Epilogue, MOST_STEPS, Product, Strip, chunks};
@@ -25,8 +25,25 @@ pub(super) struct Sweep<'a, T> {
     pub(super) add: bool,
     /// Sums are whole after this chunk.
     pub(super) finish: bool,
-    /// Sums are kept from one chunk to the next: a block for each panel of rows too.
-    pub(super) keeps: bool,
+    /// Where sums are.
+    pub(super) places: Places,
+}
+
+/// Where the blocks of sums are.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    /// Panels of rows that have places of their own.
+    pub(super) panels: usize,
+    /// Places of each: one for each panel of columns, or a single one where a block is handed over before the next is
+    /// finished.
+    pub(super) width: usize,
+}
+
+impl Places {
+    /// Of the block of the `i`th panel of rows with panel `p` of columns.
+    fn at(self, i: usize, p: usize) -> usize {
+        i % self.panels * self.width + p.min(self.width - 1)
+    }
 }
 
 /// Room to work in.
@@ -37,7 +54,7 @@ pub(super) struct Room<'a> {
     pub(super) rows: &'a mut [Line],
     /// Of an addend, panels of all columns and one of rows.
     pub(super) addend: [&'a mut [Line]; 2],
-    /// Two blocks per panel of columns, or one for each panel of rows where there are several chunks.
+    /// See [`Places`].
     pub(super) sums: &'a mut [Block],
 }
 
@@ -97,37 +114,25 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
             pack_all_columns(self.level, right, |p| firsts[p], addend_rows.len(), addend_columns);
         }
         let together = (room.rows.len() / lines.max(1)).max(1);
-        let mut waiting = 0..0;
+        let sums = room.sums;
+        let mut waiting = Waiting::NOTHING;
         for (i, row) in sweep.rows.clone().enumerate() {
             if i % together == 0 {
                 let panels = together.min(sweep.rows.end - row);
                 pack_all_rows(self.level, sweep.a, row * SIDE, lines, &mut room.rows[..panels * lines]);
             }
-            let [sums, before] = places(room.sums, i, count, sweep.keeps);
             let mut panels = None;
             if let Some(Addend { left, mask, .. }) = addend {
                 pack_rows(self.level, left, row * SIDE, addend_rows);
                 let (rows, columns) = (&*addend_rows, &*addend_columns);
                 panels = Some(Panels { rows, columns, mask, row: row * SIDE, firsts: &firsts });
             }
-            let mut pending = Pending::new(&firsts, before, waiting);
-            self.multiply::<NATIVE>(
-                sweep,
-                &room.rows[i % together * lines..][..lines],
-                room.columns,
-                panels,
-                sums,
-                &mut pending,
-            );
-            self.store::<NATIVE>(&mut pending, usize::MAX);
-            waiting = if sweep.finish { self.rows_of(row) } else { 0..0 };
-            if !E::BETWEEN_STEPS {
-                let mut all = Pending::new(&firsts, sums, std::mem::take(&mut waiting));
-                self.store::<NATIVE>(&mut all, usize::MAX);
-            }
+            let rows = &room.rows[i % together * lines..][..lines];
+            let of = if sweep.finish { self.rows_of(row) } else { 0..0 };
+            let panel = Panel { rows, columns: room.columns, addend: panels, firsts: &firsts, i, of };
+            self.multiply::<NATIVE>(sweep, &panel, sums, &mut waiting);
         }
-        let [sums, _] = places(room.sums, sweep.rows.len().max(1) - 1, count, sweep.keeps);
-        self.store::<NATIVE>(&mut Pending::new(&firsts, sums, waiting), usize::MAX);
+        self.store::<NATIVE>(sums, &mut waiting, usize::MAX);
     }
 
     /// Rows of the result in a panel.
@@ -135,92 +140,146 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         panel * SIDE..self.a.shape()[0].min((panel + 1) * SIDE)
     }
 
-    /// A panel of rows with all panels of columns. Between the steps of tiles the rest of the core has time for what is
-    /// pending.
+    /// A panel of rows with all panels of columns.
     #[inline(always)]
-    fn multiply<const NATIVE: bool>(
+    fn multiply<'f, const NATIVE: bool>(
         &self,
         sweep: &Sweep<'_, T>,
-        rows: &[Line],
-        columns: &[Line],
-        addend: Option<Panels<'_>>,
+        panel: &Panel<'_, 'f>,
         sums: &mut [Block],
-        pending: &mut Pending<'_>,
+        waiting: &mut Waiting<'f>,
     ) {
-        let lines = rows.len();
-        let share = SIDE.div_ceil((lines / SIDE).max(1));
-        for (q, piece) in chunks(lines / SIDE, MOST_STEPS).into_iter().enumerate() {
-            let a = &rows[piece.start * SIDE..piece.end * SIDE];
-            for (p, sums) in sums.iter_mut().enumerate() {
-                let b = &columns[p * lines + piece.start * SIDE..][..a.len()];
-                let add = sweep.add || q > 0;
-                let addend = addend.filter(|_| q == 0);
+        let lines = panel.rows.len();
+        let pieces = chunks(lines / SIDE, MOST_STEPS);
+        for (q, piece) in pieces.iter().enumerate() {
+            let a = &panel.rows[piece.start * SIDE..piece.end * SIDE];
+            let share = SIDE.div_ceil(piece.len().max(1));
+            let rows = if q + 1 == pieces.len() { panel.of.clone() } else { 0..0 };
+            for p in 0..panel.firsts.len() {
+                let b = &panel.columns[p * lines + piece.start * SIDE..][..a.len()];
+                let place = sweep.places.at(panel.i, p);
+                let block = Waiting::new(place, &panel.firsts[p..=p], rows.clone());
+                let (add, addend) = (sweep.add || q > 0, panel.addend.filter(|_| q == 0));
                 let Some(tiles) = sweep.unit.tiles() else {
-                    if let Some(addend) = addend {
-                        addend.multiply(sweep.unit, p, sums);
-                    }
-                    sweep.unit.multiply(a, b, sums, add || addend.is_some());
+                    let addend = addend.map(|addend| (addend, p));
+                    self.multiply_at_once::<NATIVE>(sweep.unit, [a, b], addend, add, sums, block);
                     continue;
                 };
                 match addend {
-                    Some(addend) => addend.begin(tiles, p, sums),
-                    None => tiles.begin(if add { Some(&*sums) } else { None }),
+                    Some(addend) => {
+                        // Sums that are masked take their place meanwhile.
+                        if E::BLOCK_BY_BLOCK {
+                            self.store::<NATIVE>(sums, waiting, usize::MAX);
+                        }
+                        addend.begin(tiles, p, &mut sums[place]);
+                    }
+                    None => tiles.begin(if add { Some(&sums[place]) } else { None }),
                 }
+                let mut coming = rows.clone();
                 for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
                     tiles.step(a, b);
-                    if E::BETWEEN_STEPS {
-                        self.store::<NATIVE>(pending, share);
+                    self.store::<NATIVE>(sums, waiting, share);
+                    if E::BLOCK_BY_BLOCK {
+                        self.bring(&mut coming, panel.firsts[p], share);
                     }
                 }
-                tiles.end(sums);
+                if E::BLOCK_BY_BLOCK {
+                    // Of no steps at all.
+                    self.store::<NATIVE>(sums, waiting, usize::MAX);
+                    *waiting = block;
+                }
+                tiles.end(&mut sums[place]);
+            }
+        }
+        if !E::BLOCK_BY_BLOCK {
+            self.store::<NATIVE>(sums, waiting, usize::MAX);
+            *waiting = Waiting::new(sweep.places.at(panel.i, 0), panel.firsts, panel.of.clone());
+        }
+    }
+
+    /// A block where there are no tiles: nothing is done between its steps.
+    #[inline(always)]
+    fn multiply_at_once<const NATIVE: bool>(
+        &self,
+        unit: &Unit<T>,
+        [a, b]: [&[Line]; 2],
+        addend: Option<(Panels<'_>, usize)>,
+        add: bool,
+        sums: &mut [Block],
+        mut block: Waiting<'_>,
+    ) {
+        if E::BLOCK_BY_BLOCK {
+            self.bring(&mut block.rows.clone(), block.firsts[0], SIDE);
+        }
+        let sum = &mut sums[block.place];
+        if let Some((addend, p)) = addend {
+            addend.multiply(unit, p, sum);
+        }
+        unit.multiply(a, b, sum, add || addend.is_some());
+        if E::BLOCK_BY_BLOCK {
+            self.store::<NATIVE>(sums, &mut block, usize::MAX);
+        }
+    }
+
+    /// Hands over up to `most` waiting rows of blocks, row by row.
+    #[inline(always)]
+    fn store<const NATIVE: bool>(&self, sums: &[Block], waiting: &mut Waiting<'_>, most: usize) {
+        let (mut left, count) = (most, waiting.firsts.len());
+        while left > 0 && !waiting.rows.is_empty() {
+            let (row, from) = (waiting.rows.start, waiting.block);
+            let until = from + left.min(count - from);
+            let blocks = &sums[waiting.place + from..waiting.place + until];
+            self.epilogue.store::<NATIVE>(Strip {
+                row,
+                firsts: &waiting.firsts[from..until],
+                blocks,
+                line: row % SIDE,
+            });
+            left -= until - from;
+            waiting.block = until;
+            if until == count {
+                (waiting.block, waiting.rows.start) = (0, row + 1);
             }
         }
     }
 
-    /// Hands over up to `most` pending rows of blocks, row by row.
+    /// Asks for the memory of up to `most` rows of a block.
     #[inline(always)]
-    fn store<const NATIVE: bool>(&self, pending: &mut Pending<'_>, most: usize) {
-        let (mut left, count) = (most, pending.sums.len());
-        while left > 0 && !pending.rows.is_empty() {
-            let (row, line, from) = (pending.rows.start, pending.line, pending.block);
-            let until = from + left.min(count - from);
-            let (firsts, blocks) = (&pending.firsts[from..until], &pending.sums[from..until]);
-            self.epilogue.store::<NATIVE>(Strip { row, firsts, blocks, line });
-            left -= until - from;
-            pending.block = until;
-            if until == count {
-                (pending.block, pending.line, pending.rows.start) = (0, line + 1, row + 1);
-            }
-        }
+    fn bring(&self, rows: &mut Range<usize>, firsts: [usize; 2], most: usize) {
+        rows.take(most).for_each(|row| self.epilogue.bring(row, firsts));
     }
 }
 
-/// Blocks of a panel of rows that are to be stored.
-struct Pending<'a> {
+/// A panel of rows, and what it is multiplied with.
+struct Panel<'a, 'f> {
+    rows: &'a [Line],
+    /// All panels of columns.
+    columns: &'a [Line],
+    addend: Option<Panels<'a>>,
+    /// First columns of the halves of each panel of columns.
+    firsts: &'f [[usize; 2]],
+    /// How many panels were before.
+    i: usize,
+    /// Rows of the result, where it finishes them.
+    of: Range<usize>,
+}
+
+/// Finished blocks whose rows are still to be handed over: one, or all of a panel of rows.
+struct Waiting<'a> {
+    /// The first of them.
+    place: usize,
     /// First columns of their halves.
     firsts: &'a [[usize; 2]],
-    sums: &'a [Block],
     /// Rows of the result that are left.
     rows: Range<usize>,
-    /// The next of them in the blocks, and the next block of it.
-    line: usize,
+    /// The next block of the first of them.
     block: usize,
 }
 
-impl<'a> Pending<'a> {
-    fn new(firsts: &'a [[usize; 2]], sums: &'a [Block], rows: Range<usize>) -> Self {
-        Self { firsts, sums, rows, line: 0, block: 0 }
-    }
-}
+impl<'a> Waiting<'a> {
+    const NOTHING: Self = Self { place: 0, firsts: &[], rows: 0..0, block: 0 };
 
-/// Where panel `i` of rows has its blocks, and the panel before it: in one of two places, or where they are kept.
-fn places(sums: &mut [Block], i: usize, count: usize, keeps: bool) -> [&mut [Block]; 2] {
-    let at = |i: usize| {
-        let first = if keeps { i } else { i % 2 } * count;
-        first..first + count
-    };
-    match i {
-        0 => [&mut sums[..count], &mut []],
-        _ => sums.get_disjoint_mut([at(i), at(i - 1)]).expect("two places"),
+    fn new(place: usize, firsts: &'a [[usize; 2]], rows: Range<usize>) -> Self {
+        Self { place, firsts, rows, block: 0 }
     }
 }
