@@ -172,3 +172,13 @@ fn whole_in<E: Operand>() {
         }
     }
 }
+
+/// Of no tokens at all, in several blocks.
+#[test]
+fn a_weight_gradient_of_nothing_is_zero() {
+    for level in levels() {
+        let mut dw = vec![f32::NAN; 70 * 100];
+        weight_gradient::<bf16>(level, &[], &[], &mut dw, 100, false);
+        assert!(dw.iter().all(|&x| x == 0.0), "{level:?}");
+    }
+}
