@@ -12,8 +12,9 @@ Parts (default: all that have what they need):
   decode                 one greedy stream, llama.cpp beside, from the same GGUF file         (--model)
 
 Each round runs first one side, then the other, each in its own process. Reported: medians over the timed steps of all
-rounds; of products, each side's best round. Every part goes to benches/results/cpu/PART.json, and benches/results/cpu.md is made from those; no ratio is made
-from two runs. Needs the packages of tests/external/requirements*.txt; trl needs bitsandbytes too.
+rounds; of products, each side's best round. Every part goes to benches/results/cpu/PART.json, and benches/results/cpu.md
+is made from those; no ratio is made from two runs. Needs the packages of tests/external/requirements*.txt; trl needs
+bitsandbytes too.
 """
 
 import argparse

@@ -167,8 +167,8 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                 };
                 match addend {
                     Some(addend) => {
-                        // Sums that are masked take their place meanwhile.
-                        if E::BLOCK_BY_BLOCK {
+                        // Sums take their place for as long as they are masked.
+                        if E::BLOCK_BY_BLOCK && addend.mask.is_some() {
                             self.store::<NATIVE>(sums, waiting, usize::MAX);
                         }
                         addend.begin(tiles, p, &mut sums[place]);
