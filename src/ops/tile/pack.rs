@@ -3,6 +3,11 @@
 //! Both kinds of panel come from either orientation in two moves on 16 lines: take rows as they are or, where a lane is a
 //! pair, in interleaved pairs, then leave or transpose the 16 × 16 lanes.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use super::{HALF, Level, Line, Packed, SIDE};
 use crate::ops::math::prefetch;
 use std::ops::Range;
@@ -128,33 +133,46 @@ fn pack_panels<T: Packed>(
         return;
     }
     let count = panels.len() / lines;
+    let steps = lines / SIDE;
     if !paired {
-        for (p, panel) in panels.chunks_exact_mut(lines).enumerate() {
-            let firsts = firsts(p);
-            if ask {
-                for first in firsts {
-                    bring(m, first..first + HALF, 0..lines / SIDE * T::DEPTH);
+        let mut halves = (0..count).flat_map(&firsts).peekable();
+        if let Some(&first) = halves.peek().filter(|_| ask) {
+            bring(m, first..first + HALF, 0..steps * T::DEPTH);
+        }
+        for i in 0..2 * count {
+            let (first, next) = (halves.next().expect("two of each panel"), halves.peek());
+            for step in 0..steps {
+                let lines = &mut panels[i / 2 * lines + step * SIDE + i % 2 * HALF..];
+                pack(level, m, paired, first, step * T::DEPTH, lines.first_chunk_mut().expect("half a step"));
+                if let Some(&next) = next.filter(|_| ask) {
+                    bring(m, share(next..next + HALF, step, steps), 0..steps * T::DEPTH);
                 }
-            }
-            for (i, lines) in panel.as_chunks_mut().0.iter_mut().enumerate() {
-                pack(level, m, paired, firsts[i % 2], i / 2 * T::DEPTH, lines);
             }
         }
         return;
     }
-    for step in 0..lines / SIDE {
+    // One panel reads no more of a row than a line.
+    let all = (ask && count > 1).then(|| firsts(0)[0]..firsts(count - 1)[1] + HALF);
+    if let Some(all) = &all {
+        bring(m, 0..T::DEPTH, all.clone());
+    }
+    for step in 0..steps {
         let inner = step * T::DEPTH;
-        // One panel reads no more of a row than a line.
-        if ask && count > 1 {
-            bring(m, inner..inner + T::DEPTH, firsts(0)[0]..firsts(count - 1)[1] + HALF);
-        }
         for p in 0..count {
             for (half, first) in firsts(p).into_iter().enumerate() {
                 let lines = &mut panels[p * lines + step * SIDE + half * HALF..];
                 pack(level, m, paired, first, inner, lines.first_chunk_mut().expect("half a step"));
             }
+            if let Some(all) = &all {
+                bring(m, share(inner + T::DEPTH..inner + 2 * T::DEPTH, p, count), all.clone());
+            }
         }
     }
+}
+
+/// Part `i` of `all` in `of` nearly equal parts.
+fn share(all: Range<usize>, i: usize, of: usize) -> Range<usize> {
+    all.start + all.len() * i / of..all.start + all.len() * (i + 1) / of
 }
 
 /// Asks for a part of memory's rows in the order in which they lie there, which the processor is quick to go on with.
@@ -183,7 +201,12 @@ fn pack<T: Packed>(
     #[cfg(target_arch = "x86_64")]
     if inside && level >= Level::Avx512 {
         // SAFETY: levels are made available ones only, and this one has AVX-512.
-        return unsafe { registers::pack(m, paired, row, column, lines) };
+        return unsafe { avx512::pack(m, paired, row, column, lines) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if inside && level == Level::Avx2 {
+        // SAFETY: as above, AVX2.
+        return unsafe { avx2::pack(m, paired, row, column, lines) };
     }
     let _ = level;
     let rows = if inside { rows } else { m.rows.saturating_sub(row).min(rows) };
@@ -199,7 +222,7 @@ fn pack<T: Packed>(
         }
     }
     if m.transposed {
-        transpose_lanes(lines);
+        transpose(level, lines);
     }
 }
 
@@ -208,7 +231,12 @@ pub fn transpose(level: Level, lines: &mut [Line; HALF]) {
     #[cfg(target_arch = "x86_64")]
     if level >= Level::Avx512 {
         // SAFETY: levels are made available ones only, and this one has AVX-512.
-        return unsafe { registers::transpose_lines(lines) };
+        return unsafe { avx512::transpose_lines(lines) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx2 {
+        // SAFETY: as above, AVX2.
+        return unsafe { avx2::transpose_lines(lines) };
     }
     let _ = level;
     transpose_lanes(lines);
@@ -220,94 +248,5 @@ fn transpose_lanes(lines: &mut [Line; HALF]) {
         for (q, pair) in line.0.chunks_exact_mut(2).enumerate() {
             pair.copy_from_slice(&from[q].0[2 * p..][..2]);
         }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod registers {
-    use super::{HALF, Line, Matrix, Packed};
-    use std::arch::x86_64::*;
-
-    /// See [`super::pack`], for a part that lies inside the matrix.
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub fn pack<T: Packed>(
-        m: Matrix<'_, T>,
-        paired: bool,
-        row: usize,
-        column: usize,
-        lines: &mut [Line; HALF],
-    ) {
-        let mut tile = [_mm512_setzero_si512(); HALF];
-        for (p, line) in tile.iter_mut().enumerate() {
-            *line = if paired && T::DEPTH > HALF {
-                let even = m.stored(row + 2 * p, column, HALF);
-                let odd = m.stored(row + 2 * p + 1, column, HALF);
-                _mm512_or_si512(widen(even), _mm512_slli_epi32::<16>(widen(odd)))
-            } else {
-                let from = m.stored(row + p, column, T::DEPTH);
-                // SAFETY: a slice of 64 bytes.
-                unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
-            };
-        }
-        if m.transposed {
-            tile = transpose(tile);
-        }
-        for (line, from) in lines.iter_mut().zip(tile) {
-            // SAFETY: a line is 64 bytes, aligned to as many.
-            unsafe { _mm512_store_si512((&raw mut *line).cast(), from) };
-        }
-    }
-
-    /// See [`super::transpose`].
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub fn transpose_lines(lines: &mut [Line; HALF]) {
-        let mut tile = [_mm512_setzero_si512(); HALF];
-        for (to, line) in tile.iter_mut().zip(&*lines) {
-            // SAFETY: a line is 64 bytes, aligned to as many.
-            *to = unsafe { _mm512_load_si512((&raw const *line).cast()) };
-        }
-        for (line, from) in lines.iter_mut().zip(transpose(tile)) {
-            // SAFETY: as above.
-            unsafe { _mm512_store_si512((&raw mut *line).cast(), from) };
-        }
-    }
-
-    /// 16 values of two bytes as the lower halves of 16 lanes.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    fn widen<T: Packed>(x: &[T]) -> __m512i {
-        debug_assert_eq!(size_of_val(x), 32);
-        // SAFETY: a slice of 16 values of two bytes.
-        _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
-    }
-
-    /// Transposes 16 × 16 lanes: within quarters of a register first, then the quarters.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    fn transpose(rows: [__m512i; HALF]) -> [__m512i; HALF] {
-        let zero = [_mm512_setzero_si512(); HALF];
-        let (mut pairs, mut quads) = (zero, zero);
-        for i in (0..HALF).step_by(2) {
-            pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-            pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-        }
-        for i in (0..HALF).step_by(4) {
-            quads[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
-            quads[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
-            quads[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
-            quads[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
-        }
-        // quads[4g + j] holds, in quarter q, lane 4q + j of rows 4g..4g + 4.
-        let mut out = zero;
-        for j in 0..4 {
-            let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
-            let (ab, ab_high) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-            let (cd, cd_high) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
-            out[j] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
-            out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
-            out[4 + j] = _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high);
-            out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high);
-        }
-        out
     }
 }
