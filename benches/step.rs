@@ -1,14 +1,15 @@
 //! One training step of SmolLM2-135M with random weights on the CPU, by operation:
-//! `cargo bench --bench step -- [bf16|fp32] [ROWS] [LENGTH] [THREADS]`
+//! `cargo bench --bench step -- [bf16|fp32] [ROWS] [LENGTH] [THREADS] [LEVEL]`
 
 use smolten::arena::Plan;
 use smolten::backend::{Backend, Cpu, Part, StepParams, UpdateRule};
 use smolten::batch::{Example, Examples, MicroBatch};
-use smolten::bench::{SIZES, Timed};
+use smolten::bench::Timed;
 use smolten::config::ModelConfig;
 use smolten::dtype::DType;
 use smolten::model::{Capacity, Feed, Model, Purpose};
 use smolten::ops::adamw::AdamWConfig;
+use smolten::ops::tile::Level;
 use smolten::optimizer::Optimizer;
 use smolten::recipe::Recompute;
 use std::time::Instant;
@@ -18,6 +19,10 @@ fn main() {
     let number = |i: usize, default| arguments.get(i).map_or(default, |a| a.parse().expect("a number"));
     let dtype = if arguments.first().is_some_and(|a| a == "fp32") { DType::F32 } else { DType::BF16 };
     let (rows, length, threads) = (number(1, 2), number(2, 512), number(3, 2));
+    if let Some(name) = arguments.get(4) {
+        let level = Level::ALL.into_iter().find(|l| l.name() == name).expect("a level");
+        assert!(Level::limit(level), "the processor has no {name}");
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
     pool.install(|| run(dtype, rows, length));
 }
@@ -29,7 +34,6 @@ fn run(dtype: DType, rows: usize, length: usize) {
         "vocab_size": 49152, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100_000.0,
         "tie_word_embeddings": true, "attention_bias": false, "mlp_bias": false, "bos_token_id": 1, "eos_token_id": 2
     });
-    let _ = SIZES;
     let config = ModelConfig::from_json(&json, std::path::Path::new("config.json")).expect("a config");
     let mut plan = Plan::default();
     let capacity = Capacity { tokens: rows * length, sequences: rows, positions: length };

@@ -7,12 +7,13 @@ mod update;
 use super::*;
 use crate::arena::{Memory, Plan};
 use crate::dtype::with_element;
-use crate::ops::attention::Saved;
+use crate::ops::attention::{Saved, tiled};
 use crate::ops::awake::awake;
 use crate::ops::grad_norm::{self, GradNorm};
 use crate::ops::linear::Weight;
 use crate::ops::tile::Level;
 use crate::ops::{attention, bias, convert, embedding, linear, noise, places, rmsnorm, rope};
+use half::bf16;
 
 /// The processor. bf16 goes through its matrix unit and fp32 through its vectors; fp16 is widened for them, and rounded
 /// where the kernels round.
@@ -245,14 +246,18 @@ impl Backend for Cpu {
         let bounds = Self::list(batch.cu_seqlens, self.params.sequences + 1);
         let level = self.level;
         let ([input, bounds], [output, lse]) = self.memory.lend([qkv, bounds], [out, lse]);
-        // Without tiles the strips were measured to be faster.
-        if qkv.dtype == DType::BF16 && level == Level::Amx {
-            attention::tiled::forward(level, input.get(), bounds.get(), heads, output.get(), lse.get());
-            return Ok(());
+        let bounds = bounds.get();
+        match qkv.dtype {
+            DType::F32 => {
+                tiled::forward::<f32>(level, input.get(), bounds, heads, output.get(), lse.get());
+            }
+            DType::BF16 => {
+                tiled::forward::<bf16>(level, input.get(), bounds, heads, output.get(), lse.get());
+            }
+            _ => with_element!(qkv.dtype, E => {
+                attention::forward::<E>(input.get(), bounds, heads, output.get(), lse.get());
+            }),
         }
-        with_element!(qkv.dtype, E => {
-            attention::forward::<E>(input.get(), bounds.get(), heads, output.get(), lse.get());
-        });
         Ok(())
     }
 
@@ -274,18 +279,22 @@ impl Backend for Cpu {
         let reads = [qkv, out, lse, dout, bounds, positions, rope.cos, rope.sin];
         let level = self.level;
         let ([q, o, l, d, bounds, positions, cos, sin], [dq, delta]) = self.memory.lend(reads, [dqkv, delta]);
+        let (bounds, positions) = (bounds.get(), positions.get());
         let table = rope::Table { cos: cos.get(), sin: sin.get() };
-        // Without tiles the strips were measured to be faster.
-        if qkv.dtype == DType::BF16 && level == Level::Amx {
-            let saved = Saved { qkv: q.get(), out: o.get(), lse: l.get(), dout: d.get() };
-            let (bounds, positions) = (bounds.get(), positions.get());
-            attention::tiled::backward(level, &saved, bounds, positions, heads, table, dq.get());
-            return Ok(());
+        match qkv.dtype {
+            DType::F32 => {
+                let saved = Saved::<f32> { qkv: q.get(), out: o.get(), lse: l.get(), dout: d.get() };
+                tiled::backward(level, &saved, bounds, positions, heads, table, dq.get());
+            }
+            DType::BF16 => {
+                let saved = Saved::<bf16> { qkv: q.get(), out: o.get(), lse: l.get(), dout: d.get() };
+                tiled::backward(level, &saved, bounds, positions, heads, table, dq.get());
+            }
+            _ => with_element!(qkv.dtype, E => {
+                let saved = Saved::<E> { qkv: q.get(), out: o.get(), lse: l.get(), dout: d.get() };
+                attention::backward(&saved, bounds, positions, heads, table, delta.get(), dq.get());
+            }),
         }
-        with_element!(qkv.dtype, E => {
-            let saved = Saved::<E> { qkv: q.get(), out: o.get(), lse: l.get(), dout: d.get() };
-            attention::backward(&saved, bounds.get(), positions.get(), heads, table, delta.get(), dq.get());
-        });
         Ok(())
     }
 

@@ -89,8 +89,14 @@ impl Strip<'_> {
     }
 }
 
-/// Steps of k that a rows panel has in L1 at a time: 36 KiB.
-const MOST_STEPS: usize = 18;
+/// Steps of k that are multiplied at a time, of what is read again and again: for tiles a panel of rows, 36 KiB of L1; with
+/// AVX-512 two panels of columns, 24 KiB; else one, 36 KiB.
+fn most_steps(level: Level) -> usize {
+    match level {
+        Level::Avx512 | Level::Avx512Bf16 => 6,
+        Level::Portable | Level::Avx2 | Level::Amx => 18,
+    }
+}
 
 /// Inner dimension that is packed at a time: 1536 of bf16, 640 of fp32. With less of it more columns fit in L2 for each
 /// rows panel that is packed, and sums are kept from one part to the next.
@@ -233,7 +239,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         for columns in shares_of(&all.columns, groups) {
             let count = columns.len();
             let lines = [count * widest, together * widest];
-            let places = Self::places(all.rows.len(), count, &chunks);
+            let places = Self::places(&unit, all.rows.len(), count, &chunks);
             let room = scratch.take(lines, [count * narrow, narrow], places.panels * places.width);
             let [addend_columns, addend_rows] = room.addend;
             for (i, chunk) in chunks.iter().enumerate() {
@@ -267,14 +273,15 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     }
 
     /// Places for the blocks of `rows` panels of rows and `columns` of columns, along chunks of k.
-    fn places(rows: usize, columns: usize, chunks: &[Range<usize>]) -> Places {
+    fn places(unit: &Unit<T>, rows: usize, columns: usize, chunks: &[Range<usize>]) -> Places {
         let steps = chunks.first().map_or(0, |chunk| T::panel_lines(chunk.len()) / SIDE);
         let [panels, width] = match chunks.len() {
             2.. => [rows, columns],
             // Those of the panel before wait while the next has its own.
             _ if !E::BLOCK_BY_BLOCK => [2, columns],
-            _ if steps > MOST_STEPS => [1, columns],
-            _ => [1, 1],
+            _ if steps > most_steps(unit.level()) => [1, columns],
+            _ if unit.tiles().is_some() => [1, 1],
+            _ => [1, 2],
         };
         Places { panels: panels.max(1), width: width.max(1) }
     }

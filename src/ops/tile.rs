@@ -88,16 +88,6 @@ impl Packed for f32 {
     }
 }
 
-/// Steps that an inner dimension of `k` takes in bf16.
-pub const fn steps(k: usize) -> usize {
-    k.div_ceil(SIDE)
-}
-
-/// Lines of a panel along an inner dimension of `k` in bf16.
-pub const fn panel_lines(k: usize) -> usize {
-    steps(k) * SIDE
-}
-
 /// A thread's hold on the matrix unit. AMX has tiles to configure before and to release after.
 pub struct Unit<T = bf16> {
     level: Level,
@@ -115,6 +105,12 @@ impl<T: Packed> Unit<T> {
         Self { level, _not_send: PhantomData }
     }
 
+    /// What multiplies.
+    #[inline(always)]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
     /// `c = a·b`, or `c += a·b` with `add`. The sum over k goes step by step in ascending order.
     ///
     /// Levels without AMX add each product to the sum in ascending k, but for the one with AVX-512 BF16, which like AMX
@@ -125,7 +121,7 @@ impl<T: Packed> Unit<T> {
     /// If the panels are not of one length, or not of whole steps.
     #[inline]
     pub fn multiply(&self, a: &[Line], b: &[Line], c: &mut Block, add: bool) {
-        assert!(a.len() == b.len() && a.len().is_multiple_of(SIDE), "panels of {} and {}", a.len(), b.len());
+        check(a, b);
         if let Some(tiles) = self.tiles() {
             tiles.begin(add.then_some(&*c));
             for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
@@ -139,11 +135,32 @@ impl<T: Packed> Unit<T> {
         vector::multiply::<T>(self.level, a, b, c);
     }
 
+    /// The same for two panels of columns, with the same bits.
+    ///
+    /// # Panics
+    /// As [`Unit::multiply`].
+    #[inline]
+    pub fn multiply_two(&self, a: &[Line], b: [&[Line]; 2], c: &mut [Block; 2], add: bool) {
+        if self.tiles().is_some() {
+            b.into_iter().zip(c).for_each(|(b, c)| self.multiply(a, b, c, add));
+            return;
+        }
+        b.iter().for_each(|b| check(a, b));
+        if !add {
+            *c = [Block::ZERO; 2];
+        }
+        vector::multiply_two::<T>(self.level, a, b, c);
+    }
+
     /// The tiles, for callers with something to do between the steps, where the unit has tiles.
     #[inline(always)]
     pub fn tiles(&self) -> Option<Tiles<'_>> {
         if self.level == Level::Amx { Some(Tiles { _configured: PhantomData }) } else { None }
     }
+}
+
+fn check(a: &[Line], b: &[Line]) {
+    assert!(a.len() == b.len() && a.len().is_multiple_of(SIDE), "panels of {} and {}", a.len(), b.len());
 }
 
 /// The three parts of [`Unit::multiply`] on tiles.
@@ -230,6 +247,14 @@ mod tests {
                     for add in [false, true] {
                         unit.multiply(&panels[0], &panels[1], &mut c, add);
                     }
+                    let mut other = vec![Line::ZERO; T::panel_lines(k)];
+                    pack_columns(level, y, [0, n / 3], &mut other);
+                    let (mut one, mut two) = (Block::ZERO, [Block([[1.0; SIDE]; SIDE]); 2]);
+                    for add in [false, true] {
+                        unit.multiply(&panels[0], &other, &mut one, add);
+                        unit.multiply_two(&panels[0], [&other, &panels[1]], &mut two, add);
+                    }
+                    assert_eq!(two, [one, c], "{level:?} {m}x{n}x{k}, two together");
                     for (i, got) in c.0.iter().enumerate() {
                         for (j, got) in got.iter().enumerate() {
                             let column = firsts[j / HALF] + j % HALF;

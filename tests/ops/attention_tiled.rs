@@ -3,6 +3,7 @@
 use crate::attention::{Case, Rows, Terms, bits, rotate_back};
 use crate::common::real::{Real, assert_allowed, reals, values};
 use half::bf16;
+use smolten::ops::attention::tiled::Operand;
 use smolten::ops::attention::{self, Saved, tiled};
 use smolten::ops::rope::{Table, table};
 use smolten::ops::tile::Level;
@@ -30,7 +31,7 @@ fn exponent(rows: &Rows, t: usize, j: usize, h: usize) -> Real {
 }
 
 /// Output and log-sum-exp.
-fn reference(case: &Case<bf16>) -> (Vec<Real>, Vec<Real>) {
+fn reference<E: Operand>(case: &Case<E>) -> (Vec<Real>, Vec<Real>) {
     let (rows, starts) = (case.rows(), case.starts());
     let (mut out, mut lse) = (Vec::new(), Vec::new());
     for (t, &start) in starts.iter().enumerate() {
@@ -47,7 +48,7 @@ fn reference(case: &Case<bf16>) -> (Vec<Real>, Vec<Real>) {
             };
             let weights: Vec<Real> = x.iter().map(weight).collect();
             let total = Real::sum(weights.iter().copied());
-            let weights: Vec<Real> = weights.into_iter().map(Real::rounded::<bf16>).collect();
+            let weights: Vec<Real> = weights.into_iter().map(Real::rounded::<E>).collect();
             for c in 0..case.heads.head_dim {
                 let terms = weights.iter().zip(start..).map(|(&w, j)| w * rows.v(j, h)[c]);
                 out.push(Real::sum(terms) * (Real::exact(1.0) / total));
@@ -63,32 +64,32 @@ fn reference(case: &Case<bf16>) -> (Vec<Real>, Vec<Real>) {
 }
 
 /// A gradient of the output.
-fn dout(case: &Case<bf16>) -> Vec<bf16> {
+fn dout<E: Operand>(case: &Case<E>) -> Vec<E> {
     values(case.tokens() * case.heads.width(), 1.0, 2)
 }
 
 /// What the engine makes of it.
-fn forward(level: Level, case: &Case<bf16>) -> (Vec<bf16>, Vec<f32>) {
+fn forward<E: Operand>(level: Level, case: &Case<E>) -> (Vec<E>, Vec<f32>) {
     let t = case.tokens();
-    let mut out = vec![bf16::NAN; t * case.heads.width()];
+    let mut out = vec![E::from_f32(f32::NAN); t * case.heads.width()];
     let mut lse = vec![f32::NAN; t * case.heads.heads];
     tiled::forward(level, &case.qkv, &case.cu_seqlens(), case.heads, &mut out, &mut lse);
     (out, lse)
 }
 
 /// A gradient to propagate, with positions and angles.
-struct Incoming {
-    out: Vec<bf16>,
+struct Incoming<E> {
+    out: Vec<E>,
     lse: Vec<f32>,
-    dout: Vec<bf16>,
+    dout: Vec<E>,
     positions: Vec<u32>,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
-impl Incoming {
+impl<E: Operand> Incoming<E> {
     /// Every sequence begins at position `first`.
-    fn new(level: Level, case: &Case<bf16>, dout: &[bf16], first: u32) -> Self {
+    fn new(level: Level, case: &Case<E>, dout: &[E], first: u32) -> Self {
         let (out, lse) = forward(level, case);
         let d = case.heads.head_dim;
         let frequencies: Vec<f64> = (0..d / 2).map(|i| 100f64.powf(-((2 * i) as f64) / d as f64)).collect();
@@ -102,7 +103,7 @@ impl Incoming {
 }
 
 /// Gradient of q, k and v before rotation.
-fn reference_gradient(case: &Case<bf16>, from: &Incoming) -> Vec<Real> {
+fn reference_gradient<E: Operand>(case: &Case<E>, from: &Incoming<E>) -> Vec<Real> {
     let (rows, starts, heads) = (case.rows(), case.starts(), case.heads);
     let (d, width) = (heads.head_dim, heads.qkv_width());
     let mut terms = Terms(vec![Vec::new(); case.tokens() * width]);
@@ -115,11 +116,11 @@ fn reference_gradient(case: &Case<bf16>, from: &Incoming) -> Vec<Real> {
             let (k, v) = (heads.heads + h / heads.group(), heads.heads + heads.kv_heads + h / heads.group());
             for j in start..=t {
                 let p = exp2(exponent(&rows, t, j, h) - lse);
-                let ds = (p * (Real::dot(&dout, rows.v(j, h)) - delta)).rounded::<bf16>();
+                let ds = (p * (Real::dot(&dout, rows.v(j, h)) - delta)).rounded::<E>();
                 let ds = Real { error: ds.error + SMALLEST, ..ds };
                 terms.add(t * width + h * d, ds, rows.k(j, h));
                 terms.add(j * width + k * d, ds, rows.q(t, h));
-                terms.add(j * width + v * d, p.rounded::<bf16>(), &dout);
+                terms.add(j * width + v * d, p.rounded::<E>(), &dout);
             }
         }
     }
@@ -132,15 +133,15 @@ fn reference_gradient(case: &Case<bf16>, from: &Incoming) -> Vec<Real> {
     gradient
 }
 
-fn backward(level: Level, case: &Case<bf16>, from: &Incoming) -> Vec<bf16> {
-    let mut gradient = vec![bf16::NAN; case.qkv.len()];
+fn backward<E: Operand>(level: Level, case: &Case<E>, from: &Incoming<E>) -> Vec<E> {
+    let mut gradient = vec![E::from_f32(f32::NAN); case.qkv.len()];
     let saved = Saved { qkv: &case.qkv, out: &from.out, lse: &from.lse, dout: &from.dout };
     let (bounds, heads) = (case.cu_seqlens(), case.heads);
     tiled::backward(level, &saved, &bounds, &from.positions, heads, from.table(), &mut gradient);
     gradient
 }
 
-fn both(case: &Case<bf16>, first_position: u32) {
+fn both<E: Operand>(case: &Case<E>, first_position: u32) {
     let (want_out, want_lse) = reference(case);
     let from = Incoming::new(Level::Portable, case, &dout(case), first_position);
     let want = reference_gradient(case, &from);
@@ -152,42 +153,53 @@ fn both(case: &Case<bf16>, first_position: u32) {
         assert_allowed(&format!("lse, {level:?}"), &lse, &want_lse);
         let got = backward(level, case, &from);
         for (name, columns) in [("dq", 0..q), ("dk", q..q + k), ("dv", q + k..q + 2 * k)] {
-            let got: Vec<bf16> = got.chunks(width).flat_map(|row| row[columns.clone()].to_vec()).collect();
+            let got: Vec<E> = got.chunks(width).flat_map(|row| row[columns.clone()].to_vec()).collect();
             let want: Vec<Real> = want.chunks(width).flat_map(|row| row[columns.clone()].to_vec()).collect();
             assert_allowed(&format!("{name}, {level:?}"), &got, &want);
         }
     }
 }
 
+/// In both types.
+fn of_both_types(group: usize, kv_heads: usize, head_dim: usize, lengths: &[usize], first_position: u32) {
+    both(&Case::<bf16>::new(group, kv_heads, head_dim, lengths), first_position);
+    both(&Case::<f32>::new(group, kv_heads, head_dim, lengths), first_position);
+}
+
 #[test]
 fn every_group_size_and_head_width() {
     for group in [1, 3] {
         for head_dim in [6, 16, 32, 64, 96, 128] {
-            both(&Case::new(group, 2, head_dim, &[3, 1, 40]), 0);
+            of_both_types(group, 2, head_dim, &[3, 1, 40], 0);
         }
     }
 }
 
 #[test]
 fn sequences_of_very_different_lengths() {
-    both(&Case::new(3, 1, 16, &[1, 2, 31, 33, 64, 65, 130]), 0);
-    both(&Case::new(1, 1, 64, &[0, 97, 0, 1, 0]), 0);
-    both(&Case::new(1, 1, 16, &[600]), 0);
+    of_both_types(3, 1, 16, &[1, 2, 31, 33, 64, 65, 130], 0);
+    of_both_types(1, 1, 64, &[0, 97, 0, 1, 0], 0);
+    of_both_types(1, 1, 16, &[600], 0);
 }
 
 #[test]
 fn positions_far_from_the_start() {
-    both(&Case::new(2, 1, 32, &[70, 5]), 8000);
+    of_both_types(2, 1, 32, &[70, 5], 8000);
 }
 
 /// Scores far beyond what powers of two hold, that grow along the keys, so that what is subtracted changes often.
 #[test]
 fn large_scores() {
-    let mut case = Case::new(1, 1, 16, &[200]);
+    large_scores_of::<bf16>();
+    large_scores_of::<f32>();
+}
+
+fn large_scores_of<E: Operand>() {
+    let mut case = Case::<E>::new(1, 1, 16, &[200]);
     let width = case.heads.qkv_width();
     for (t, row) in case.qkv.chunks_mut(width).enumerate() {
-        row[..16].fill(bf16::from_f32(1.0 + (t % 3) as f32));
-        row[16..32].iter_mut().for_each(|k| *k = bf16::from_f32(k.to_f32() + 0.1 * t as f32));
+        row[..16].fill(E::from_f32(1.0 + (t % 3) as f32));
+        row[16..32].iter_mut().for_each(|k| *k = E::from_f32(k.to_f32() + 0.1 * t as f32));
     }
     for sharper in [1.0, 30.0] {
         case.sharpen(sharper);
@@ -198,13 +210,13 @@ fn large_scores() {
             assert_allowed("lse", &lse, &want_lse);
         }
     }
-    let mut case = Case::new(1, 1, 16, &[70]);
+    let mut case = Case::<E>::new(1, 1, 16, &[70]);
     case.sharpen(10.0);
     both(&case, 0);
 }
 
 /// Bits of everything, with so many threads.
-fn all_bits(level: Level, case: &Case<bf16>, dout: &[bf16], threads: usize) -> [Vec<u32>; 3] {
+fn all_bits<E: Operand>(level: Level, case: &Case<E>, dout: &[E], threads: usize) -> [Vec<u32>; 3] {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let from = Incoming::new(level, case, dout, 0);
@@ -215,8 +227,13 @@ fn all_bits(level: Level, case: &Case<bf16>, dout: &[bf16], threads: usize) -> [
 /// Work is cut in other ways for each number of threads and each company.
 #[test]
 fn threads_change_no_bit() {
+    threads_change_no_bit_of::<bf16>();
+    threads_change_no_bit_of::<f32>();
+}
+
+fn threads_change_no_bit_of<E: Operand>() {
     for lengths in [vec![600], vec![1, 300, 33, 64, 128, 31]] {
-        let case = Case::new(3, 1, 64, &lengths);
+        let case = Case::<E>::new(3, 1, 64, &lengths);
         for level in [Level::best(), Level::Portable] {
             let dout = dout(&case);
             let one = all_bits(level, &case, &dout, 1);
@@ -231,7 +248,7 @@ fn threads_change_no_bit() {
 }
 
 /// The rows of sequence `i` of a case.
-fn alone(case: &Case<bf16>, i: usize) -> (Case<bf16>, std::ops::Range<usize>) {
+fn alone<E: Operand>(case: &Case<E>, i: usize) -> (Case<E>, std::ops::Range<usize>) {
     let first: usize = case.lengths[..i].iter().sum();
     let rows = first..first + case.lengths[i];
     let width = case.heads.qkv_width();
@@ -242,11 +259,16 @@ fn alone(case: &Case<bf16>, i: usize) -> (Case<bf16>, std::ops::Range<usize>) {
 /// In bits, even if the neighbours are not finite.
 #[test]
 fn neighbours_are_invisible() {
+    neighbours_are_invisible_to::<bf16>();
+    neighbours_are_invisible_to::<f32>();
+}
+
+fn neighbours_are_invisible_to<E: Operand>() {
     let lengths = [40, 1, 65, 200, 2, 33];
-    let mut case = Case::new(3, 2, 64, &lengths);
+    let mut case = Case::<E>::new(3, 2, 64, &lengths);
     let (_, spoiled) = alone(&case, 2);
     let width = case.heads.qkv_width();
-    case.qkv[spoiled.start * width..spoiled.end * width].fill(bf16::NAN);
+    case.qkv[spoiled.start * width..spoiled.end * width].fill(E::from_f32(f32::NAN));
     let dout = dout(&case);
     for threads in [1, 3] {
         let together = all_bits(Level::best(), &case, &dout, threads);

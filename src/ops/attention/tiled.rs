@@ -1,9 +1,9 @@
-//! Attention for bf16 in blocks of 32 queries by 32 keys on the matrix unit, forward and backward.
+//! Attention in blocks of 32 queries by 32 keys on the matrix unit, forward and backward, in bf16 or fp32.
 //!
 //! Scores are computed as keys × queries (Sᵀ = K·Qᵀ), so that what there is one of per query (largest score, sum,
 //! log-sum-exp, delta) runs along vector lanes, and the probabilities leave the block they were computed in as an
-//! operand of the next product: as they lie for the gradients of keys and values, interleaved in pairs of keys for the
-//! output and the gradient of the queries. Only blocks that some query sees are computed. The forward pass goes over
+//! operand of the next product: as they lie for the gradients of keys and values, as columns for the output
+//! and the gradient of the queries. Only blocks that some query sees are computed. The forward pass goes over
 //! the keys with a running softmax (Dao et al. 2022, arXiv:2205.14135); the backward pass computes the probabilities
 //! again from `lse`.
 //!
@@ -15,22 +15,23 @@ mod forward;
 mod lanes;
 mod tasks;
 
+pub use lanes::Operand;
+
 use super::{Heads, Saved};
 use crate::ops::product::Output;
 use crate::ops::rope::Table;
 use crate::ops::tile::{Level, Line, Matrix, SIDE, Unit};
-use half::bf16;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tasks::Task;
 
-/// [`super::forward`] for bf16.
-pub fn forward(
+/// As [`super::forward`].
+pub fn forward<T: Operand>(
     level: Level,
-    qkv: &[bf16],
+    qkv: &[T],
     cu_seqlens: &[u32],
     heads: Heads,
-    out: &mut [bf16],
+    out: &mut [T],
     lse: &mut [f32],
 ) {
     let tasks = tasks::tasks(cu_seqlens, heads.kv_heads, rayon::current_num_threads(), tasks::by_queries);
@@ -39,15 +40,15 @@ pub fn forward(
     run(level, &tasks, |unit, task| pass.run(unit, task));
 }
 
-/// [`super::backward`] for bf16; delta is computed where it is used.
-pub fn backward(
+/// As [`super::backward`]; delta is computed where it is used.
+pub fn backward<T: Operand>(
     level: Level,
-    saved: &Saved<'_, bf16>,
+    saved: &Saved<'_, T>,
     cu_seqlens: &[u32],
     positions: &[u32],
     heads: Heads,
     table: Table<'_>,
-    dqkv: &mut [bf16],
+    dqkv: &mut [T],
 ) {
     let tasks =
         tasks::tasks(cu_seqlens, heads.kv_heads, rayon::current_num_threads(), tasks::by_queries_and_keys);
@@ -57,7 +58,7 @@ pub fn backward(
 }
 
 /// All tasks, each by the next thread that is free.
-fn run(level: Level, tasks: &[Task], work: impl Fn(&Unit, &Task) + Sync) {
+fn run<T: Operand>(level: Level, tasks: &[Task], work: impl Fn(&Unit<T>, &Task) + Sync) {
     let next = AtomicUsize::new(0);
     let workers = rayon::current_num_threads().min(tasks.len());
     (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
@@ -69,7 +70,7 @@ fn run(level: Level, tasks: &[Task], work: impl Fn(&Unit, &Task) + Sync) {
 }
 
 /// Columns `column·D..` of the task's sequence, as a matrix of D columns. `width` is that of `data`'s rows.
-fn head<'a>(data: &'a [bf16], width: usize, task: &Task, column: usize, d: usize) -> Matrix<'a, bf16> {
+fn head<'a, T: Operand>(data: &'a [T], width: usize, task: &Task, column: usize, d: usize) -> Matrix<'a, T> {
     Matrix::strided(&data[task.first * width + column * d..], task.rows, d, width)
 }
 
@@ -92,7 +93,7 @@ fn room<T: Copy>(v: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
     &mut v[..len]
 }
 
-/// `lines[at..]` as the lines of one step.
-fn step(lines: &mut [Line], at: usize) -> &mut [Line; SIDE] {
-    lines[at * SIDE..].first_chunk_mut().expect("a whole step")
+/// The `at`th panel along 32 keys or queries.
+fn panel<T: Operand>(lines: &mut [Line], at: usize) -> &mut [Line] {
+    &mut lines[at * T::LINES..(at + 1) * T::LINES]
 }

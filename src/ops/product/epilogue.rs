@@ -259,10 +259,11 @@ impl<T: Element> Epilogue for Swiglu<'_, T> {
             for i in 0..HALF {
                 act[i] = g[i] * sigmoid(g[i]) * u[i];
             }
+            // Not read before the backward pass.
             // SAFETY: every element of the result is handed over once.
-            unsafe { gate_up.put(first, gate) };
+            unsafe { gate_up.stream(first, gate) };
             // SAFETY: as above.
-            unsafe { gate_up.put(second, up) };
+            unsafe { gate_up.stream(second, up) };
             // SAFETY: as above; a gate's column is its product's.
             unsafe { out.put(first, round::<NATIVE, T>(act)) };
         }

@@ -4,7 +4,7 @@
 //! core hands rows of earlier ones to the epilogue, and asks for the memory that later ones will need.
 
 use super::addend::{Addend, Panels};
-use super::{Epilogue, MOST_STEPS, Product, Strip, chunks};
+use super::{Epilogue, Product, Strip, chunks, most_steps};
 use crate::ops::tile::{
     Block, Level, Line, Matrix, Packed, SIDE, Unit, pack_all_columns, pack_all_rows, pack_rows,
 };
@@ -34,15 +34,20 @@ pub(super) struct Sweep<'a, T> {
 pub(super) struct Places {
     /// Panels of rows that have places of their own.
     pub(super) panels: usize,
-    /// Places of each: one for each panel of columns, or a single one where a block is handed over before the next is
-    /// finished.
+    /// Places of each: one for each panel of columns; or one or two in all, as many as are multiplied together, where
+    /// these are handed over before the next are finished.
     pub(super) width: usize,
 }
 
 impl Places {
     /// Of the block of the `i`th panel of rows with panel `p` of columns.
     fn at(self, i: usize, p: usize) -> usize {
-        i % self.panels * self.width + p.min(self.width - 1)
+        let column = match self.width {
+            1 => 0,
+            2 => p % 2,
+            _ => p,
+        };
+        i % self.panels * self.width + column
     }
 }
 
@@ -150,8 +155,12 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         waiting: &mut Waiting<'f>,
     ) {
         let lines = panel.rows.len();
-        let pieces = chunks(lines / SIDE, MOST_STEPS);
+        let pieces = chunks(lines / SIDE, most_steps(sweep.unit.level()));
         for (q, piece) in pieces.iter().enumerate() {
+            let Some(tiles) = sweep.unit.tiles() else {
+                self.multiply_at_once::<NATIVE>(sweep, panel, [q, pieces.len()], piece, sums);
+                continue;
+            };
             let a = &panel.rows[piece.start * SIDE..piece.end * SIDE];
             let share = SIDE.div_ceil(piece.len().max(1));
             let rows = if q + 1 == pieces.len() { panel.of.clone() } else { 0..0 };
@@ -160,11 +169,6 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                 let place = sweep.places.at(panel.i, p);
                 let block = Waiting::new(place, &panel.firsts[p..=p], rows.clone());
                 let (add, addend) = (sweep.add || q > 0, panel.addend.filter(|_| q == 0));
-                let Some(tiles) = sweep.unit.tiles() else {
-                    let addend = addend.map(|addend| (addend, p));
-                    self.multiply_at_once::<NATIVE>(sweep.unit, [a, b], addend, add, sums, block);
-                    continue;
-                };
                 match addend {
                     Some(addend) => {
                         // Sums take their place for as long as they are masked.
@@ -197,27 +201,43 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         }
     }
 
-    /// A block where there are no tiles: nothing is done between its steps.
+    /// Piece `q` of `of` where there are no tiles: two panels of columns at a time, and nothing between their steps.
     #[inline(always)]
     fn multiply_at_once<const NATIVE: bool>(
         &self,
-        unit: &Unit<T>,
-        [a, b]: [&[Line]; 2],
-        addend: Option<(Panels<'_>, usize)>,
-        add: bool,
+        sweep: &Sweep<'_, T>,
+        panel: &Panel<'_, '_>,
+        [q, of]: [usize; 2],
+        piece: &Range<usize>,
         sums: &mut [Block],
-        mut block: Waiting<'_>,
     ) {
-        if E::BLOCK_BY_BLOCK {
-            self.bring(&mut block.rows.clone(), block.firsts[0], SIDE);
-        }
-        let sum = &mut sums[block.place];
-        if let Some((addend, p)) = addend {
-            addend.multiply(unit, p, sum);
-        }
-        unit.multiply(a, b, sum, add || addend.is_some());
-        if E::BLOCK_BY_BLOCK {
-            self.store::<NATIVE>(sums, &mut block, usize::MAX);
+        let (lines, count) = (panel.rows.len(), panel.firsts.len());
+        let piece = piece.start * SIDE..piece.end * SIDE;
+        let rows = if q + 1 == of { panel.of.clone() } else { 0..0 };
+        let addend = panel.addend.filter(|_| q == 0);
+        let add = sweep.add || q > 0 || addend.is_some();
+        let columns = |p| &panel.columns[p * lines..][piece.clone()];
+        for p in (0..count).step_by(2) {
+            let (place, end) = (sweep.places.at(panel.i, p), count.min(p + 2));
+            for p in p..end {
+                if E::BLOCK_BY_BLOCK {
+                    self.bring(&mut rows.clone(), panel.firsts[p], SIDE);
+                }
+                if let Some(addend) = addend {
+                    addend.multiply(sweep.unit, p, &mut sums[sweep.places.at(panel.i, p)]);
+                }
+            }
+            let a = &panel.rows[piece.clone()];
+            match sums[place..].first_chunk_mut() {
+                Some(two) if p + 1 < end => {
+                    sweep.unit.multiply_two(a, [columns(p), columns(p + 1)], two, add);
+                }
+                _ => sweep.unit.multiply(a, columns(p), &mut sums[place], add),
+            }
+            if E::BLOCK_BY_BLOCK {
+                let mut blocks = Waiting::new(place, &panel.firsts[p..end], rows.clone());
+                self.store::<NATIVE>(sums, &mut blocks, usize::MAX);
+            }
         }
     }
 

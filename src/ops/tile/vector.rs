@@ -11,19 +11,37 @@ mod registers;
 /// `c += a·b`, for panels of the same whole steps.
 pub fn multiply<T: Packed>(level: Level, a: &[Line], b: &[Line], c: &mut Block) {
     #[cfg(target_arch = "x86_64")]
-    match level {
-        Level::Portable => {}
-        // SAFETY: `Unit` is made for available levels only.
-        Level::Avx2 => return unsafe { registers::avx2::multiply::<T>(a, b, c) },
-        // SAFETY: as above.
-        Level::Avx512 => return unsafe { registers::avx512::multiply::<T>(a, b, c) },
-        Level::Avx512Bf16 | Level::Amx => {
-            // SAFETY: as above; of bf16, see `Packed::level`.
-            return unsafe { registers::avx512_bf16::multiply::<f32>(a, b, c) };
+    {
+        let c = std::array::from_mut(c);
+        match level {
+            Level::Portable => {}
+            // SAFETY: `Unit` is made for available levels only.
+            Level::Avx2 => return unsafe { registers::avx2::multiply::<T>(a, [b], c) },
+            // SAFETY: as above.
+            Level::Avx512 => return unsafe { registers::avx512::multiply::<T>(a, [b], c) },
+            Level::Avx512Bf16 | Level::Amx => {
+                // SAFETY: as above; of bf16, see `Packed::level`.
+                return unsafe { registers::avx512_bf16::multiply::<f32>(a, [b], c) };
+            }
         }
     }
     let _ = level;
     portable::<T>(a, b, c);
+}
+
+/// The same for two panels of columns, where that is quicker together.
+pub fn multiply_two<T: Packed>(level: Level, a: &[Line], b: [&[Line]; 2], c: &mut [Block; 2]) {
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        Level::Portable | Level::Avx2 => {}
+        // SAFETY: as for `multiply`.
+        Level::Avx512 => return unsafe { registers::avx512::multiply_two::<T>(a, b, c) },
+        Level::Avx512Bf16 | Level::Amx => {
+            // SAFETY: as for `multiply`.
+            return unsafe { registers::avx512_bf16::multiply_two::<f32>(a, b, c) };
+        }
+    }
+    b.into_iter().zip(c).for_each(|(b, c)| multiply::<T>(level, a, b, c));
 }
 
 /// Values of a lane: one fp32, or two bf16.

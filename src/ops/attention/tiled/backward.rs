@@ -1,15 +1,12 @@
 //! Gradients of queries, keys and values.
 
-use super::lanes::{self, Panels, Statistics};
+use super::lanes::{self, Operand, Panels, Statistics};
 use super::tasks::Share;
-use super::{Task, chunks, halves, head, room, step};
+use super::{Task, chunks, halves, head, panel, room};
 use crate::ops::attention::{Heads, Saved, scale};
 use crate::ops::product::Output;
 use crate::ops::rope::Table;
-use crate::ops::tile::{
-    Block, HALF, Level, Line, SIDE, Unit, pack_all_rows, pack_columns, panel_lines, steps, transpose,
-};
-use half::bf16;
+use crate::ops::tile::{Block, HALF, Level, Line, SIDE, Unit, pack_all_rows, pack_columns, transpose};
 use std::cell::RefCell;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
@@ -21,13 +18,13 @@ const KEYS: usize = 16;
 const QUERIES: usize = 4;
 
 /// A backward pass.
-pub struct Backward<'a> {
+pub struct Backward<'a, T> {
     pub level: Level,
-    pub saved: &'a Saved<'a, bf16>,
+    pub saved: &'a Saved<'a, T>,
     pub positions: &'a [u32],
     pub heads: Heads,
     pub table: Table<'a>,
-    pub dqkv: Output<'a, bf16>,
+    pub dqkv: Output<'a, T>,
 }
 
 /// What a thread packs and adds up in.
@@ -71,14 +68,14 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl Backward<'_> {
+impl<T: Operand> Backward<'_, T> {
     /// Gradients of the task's queries, keys and values.
-    pub fn run(&self, unit: &Unit, task: &Task) {
+    pub fn run(&self, unit: &Unit<T>, task: &Task) {
         SCRATCH.with_borrow_mut(|s| self.run_in(unit, task, s));
     }
 
-    fn run_in(&self, unit: &Unit, task: &Task, s: &mut Scratch) {
-        let (group, columns, all) = (self.heads.group(), steps(self.heads.head_dim), task.queries());
+    fn run_in(&self, unit: &Unit<T>, task: &Task, s: &mut Scratch) {
+        let (group, columns, all) = (self.heads.group(), self.heads.head_dim.div_ceil(SIDE), task.queries());
         room(&mut s.dq, group * all.len() * columns, Block::ZERO);
         for keys in chunks(task.keys(), KEYS) {
             self.pack_keys(task, &keys, &mut s.keys);
@@ -104,7 +101,7 @@ impl Backward<'_> {
 
     fn pack_keys(&self, task: &Task, blocks: &Range<usize>, s: &mut Keys) {
         let (d, width) = (self.heads.head_dim, self.heads.qkv_width());
-        let (lines, columns, n) = (panel_lines(d), steps(d), blocks.len());
+        let (lines, columns, n) = (T::panel_lines(d), d.div_ceil(SIDE), blocks.len());
         let rows = task.clip(blocks);
         let k = head(self.saved.qkv, width, task, self.heads.heads + task.kv, d).rows(rows.clone());
         let v =
@@ -115,8 +112,8 @@ impl Backward<'_> {
             self.level,
             k.t(),
             0,
-            n * SIDE,
-            room(&mut s.k_transposed, columns * n * SIDE, Line::ZERO),
+            n * T::LINES,
+            room(&mut s.k_transposed, columns * n * T::LINES, Line::ZERO),
         );
         room(&mut s.dk, n * columns, Block::ZERO);
         room(&mut s.dv, n * columns, Block::ZERO);
@@ -124,7 +121,7 @@ impl Backward<'_> {
 
     fn pack_queries(&self, task: &Task, h: usize, blocks: &Range<usize>, s: &mut Queries) {
         let (level, d, width) = (self.level, self.heads.head_dim, self.heads.width());
-        let (lines, columns, n) = (panel_lines(d), steps(d), blocks.len());
+        let (lines, columns, n) = (T::panel_lines(d), d.div_ceil(SIDE), blocks.len());
         let q = head(self.saved.qkv, self.heads.qkv_width(), task, h, d).rows(task.clip(blocks));
         let dout = head(self.saved.dout, width, task, h, d).rows(task.clip(blocks));
         let out = head(self.saved.out, width, task, h, d).rows(task.clip(blocks));
@@ -137,25 +134,25 @@ impl Backward<'_> {
             let dout_panel = &mut dout_transposed[i * lines..][..lines];
             pack_columns(level, dout.t(), halves(i), dout_panel);
             pack_columns(level, out.t(), halves(i), packed_out);
-            *statistics =
-                Statistics { delta: lanes::dots(level, dout_panel, packed_out), ..Statistics::NONE };
+            *statistics = Statistics { delta: T::dots(level, dout_panel, packed_out), ..Statistics::NONE };
             let rows = task.clip(&(blocks.start + i..blocks.start + i + 1));
             for (lse, row) in statistics.lse.iter_mut().zip(rows) {
                 *lse = self.saved.lse[(task.first + row) * self.heads.heads + h] * LOG2_E;
             }
         }
-        let q_columns = room(&mut s.q, columns * n * SIDE, Line::ZERO);
-        let dout_columns = room(&mut s.dout, columns * n * SIDE, Line::ZERO);
+        let along = n * T::LINES;
+        let q_columns = room(&mut s.q, columns * along, Line::ZERO);
+        let dout_columns = room(&mut s.dout, columns * along, Line::ZERO);
         for column in 0..columns {
-            pack_columns(level, q, halves(column), &mut q_columns[column * n * SIDE..][..n * SIDE]);
-            pack_columns(level, dout, halves(column), &mut dout_columns[column * n * SIDE..][..n * SIDE]);
+            pack_columns(level, q, halves(column), &mut q_columns[column * along..][..along]);
+            pack_columns(level, dout, halves(column), &mut dout_columns[column * along..][..along]);
         }
     }
 
     /// What some blocks of queries of a head have to do with some blocks of keys. `at`: where `s.dq` has these queries.
     fn add(
         &self,
-        unit: &Unit,
+        unit: &Unit<T>,
         task: &Task,
         keys: &Range<usize>,
         queries: &Range<usize>,
@@ -163,11 +160,12 @@ impl Backward<'_> {
         [at, h]: [usize; 2],
     ) {
         let (d, factor) = (self.heads.head_dim, scale(self.heads) * LOG2_E);
-        let (lines, columns, n, stride) = (panel_lines(d), steps(d), queries.len(), keys.len() * SIDE);
+        let (lines, columns, n, stride) =
+            (T::panel_lines(d), d.div_ceil(SIDE), queries.len(), keys.len() * T::LINES);
         let [scores, dp] = room(&mut s.scores, 2, Block::ZERO) else { unreachable!("two blocks") };
-        let weights = room(&mut s.weights, (2 * n + n * keys.len()) * SIDE, Line::ZERO);
-        let (p, rest) = weights.split_at_mut(n * SIDE);
-        let (ds, ds_columns) = rest.split_at_mut(n * SIDE);
+        let weights = room(&mut s.weights, (2 * n + n * keys.len()) * T::LINES, Line::ZERO);
+        let (p, rest) = weights.split_at_mut(n * T::LINES);
+        let (ds, ds_columns) = rest.split_at_mut(n * T::LINES);
         let (k, q) = (&mut s.keys, &s.queries);
         for key in keys.start..keys.end.min(queries.end) {
             let i = key - keys.start;
@@ -188,17 +186,17 @@ impl Backward<'_> {
                 if queries.start + j == key {
                     lanes::mask(self.level, scores);
                 }
-                let ds_columns = step(&mut ds_columns[j * stride..], i);
-                let panels = Panels { p: step(p, j), ds: step(ds, j), ds_columns };
-                lanes::gradients(self.level, scores, dp, factor, &q.statistics[j], panels);
+                let ds_columns = panel::<T>(&mut ds_columns[j * stride..], i);
+                let panels = Panels { p: panel::<T>(p, j), ds: panel::<T>(ds, j), ds_columns };
+                T::gradients(self.level, scores, dp, factor, &q.statistics[j], panels);
             }
             if matches!(task.share, Share::Queries(_)) {
                 continue;
             }
             // The first head's first queries that see the key find nothing to add to.
-            let (seen, add) = (first * SIDE..n * SIDE, h > 0 || key < queries.start);
+            let (seen, add) = (first * T::LINES..n * T::LINES, h > 0 || key < queries.start);
             for column in 0..columns {
-                let [dout, q] = [&q.dout, &q.q].map(|x| &x[column * n * SIDE..][seen.clone()]);
+                let [dout, q] = [&q.dout, &q.q].map(|x| &x[column * n * T::LINES..][seen.clone()]);
                 unit.multiply(&p[seen.clone()], dout, &mut k.dv[i * columns + column], add);
                 unit.multiply(&ds[seen.clone()], q, &mut k.dk[i * columns + column], add);
             }
@@ -207,7 +205,7 @@ impl Backward<'_> {
             return;
         }
         for (j, dq) in s.dq[at..].chunks_exact_mut(columns).take(n).enumerate() {
-            let seen = keys.len().min(queries.start + j + 1 - keys.start) * SIDE;
+            let seen = keys.len().min(queries.start + j + 1 - keys.start) * T::LINES;
             for (column, dq) in dq.iter_mut().enumerate() {
                 let (k, ds) = (&k.k_transposed[column * stride..][..seen], &ds_columns[j * stride..][..seen]);
                 unit.multiply(k, ds, dq, keys.start > 0);
@@ -240,7 +238,7 @@ impl Backward<'_> {
     }
 
     fn store_keys(&self, task: &Task, blocks: &Range<usize>, s: &mut Scratch) {
-        let columns = steps(self.heads.head_dim);
+        let columns = self.heads.head_dim.div_ceil(SIDE);
         let stride = columns * SIDE;
         let rows = room(&mut s.rows, SIDE * stride, 0.0);
         let k = self.heads.heads + task.kv;
@@ -270,7 +268,7 @@ impl Backward<'_> {
             }
             // SAFETY: every row of a head's gradient is written by the one task that has it.
             let to = unsafe { self.dqkv.row(row, column * d, d) };
-            lanes::rounded(self.level, &values[..d], to);
+            T::rounded(self.level, &values[..d], to);
         }
     }
 }

@@ -1,13 +1,10 @@
 //! Output and log-sum-exp.
 
-use super::lanes::{self, Running};
+use super::lanes::{self, Operand, Running};
 use super::{Task, chunks, halves, head, room};
 use crate::ops::attention::{Heads, scale};
 use crate::ops::product::Output;
-use crate::ops::tile::{
-    Block, HALF, Level, Line, SIDE, Unit, pack_all_rows, pack_columns, panel_lines, steps, transpose,
-};
-use half::bf16;
+use crate::ops::tile::{Block, HALF, Level, Line, SIDE, Unit, pack_all_rows, pack_columns, transpose};
 use std::cell::RefCell;
 use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
@@ -22,11 +19,11 @@ const KEYS: usize = 32;
 const WEIGHTS: usize = 4;
 
 /// A forward pass.
-pub struct Forward<'a> {
+pub struct Forward<'a, T> {
     pub level: Level,
-    pub qkv: &'a [bf16],
+    pub qkv: &'a [T],
     pub heads: Heads,
-    pub out: Output<'a, bf16>,
+    pub out: Output<'a, T>,
     pub lse: Output<'a, f32>,
 }
 
@@ -46,9 +43,9 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl Forward<'_> {
+impl<T: Operand> Forward<'_, T> {
     /// Output of the task's queries.
-    pub fn run(&self, unit: &Unit, task: &Task) {
+    pub fn run(&self, unit: &Unit<T>, task: &Task) {
         SCRATCH.with_borrow_mut(|scratch| {
             for queries in chunks(task.queries(), QUERIES) {
                 self.queries(unit, task, &queries, scratch);
@@ -57,9 +54,9 @@ impl Forward<'_> {
     }
 
     /// Blocks of queries of all heads of the group.
-    fn queries(&self, unit: &Unit, task: &Task, blocks: &Range<usize>, s: &mut Scratch) {
+    fn queries(&self, unit: &Unit<T>, task: &Task, blocks: &Range<usize>, s: &mut Scratch) {
         let (d, width) = (self.heads.head_dim, self.heads.qkv_width());
-        let (lines, columns, n) = (panel_lines(d), steps(d), blocks.len());
+        let (lines, columns, n) = (T::panel_lines(d), d.div_ceil(SIDE), blocks.len());
         let states = self.heads.group() * n;
         let queries = room(&mut s.queries, states * lines, Line::ZERO);
         for (i, panel) in queries.chunks_exact_mut(lines).enumerate() {
@@ -75,17 +72,18 @@ impl Forward<'_> {
             let rows = task.clip(&keys);
             let packed = room(&mut s.keys, keys.len() * lines, Line::ZERO);
             pack_all_rows(self.level, k.rows(rows.clone()), 0, lines, packed);
-            let values = room(&mut s.values, columns * keys.len() * SIDE, Line::ZERO);
-            pack_all_rows(self.level, v.rows(rows).t(), 0, keys.len() * SIDE, values);
+            let value_lines = keys.len() * T::LINES;
+            let values = room(&mut s.values, columns * value_lines, Line::ZERO);
+            pack_all_rows(self.level, v.rows(rows).t(), 0, value_lines, values);
             let scores = room(&mut s.scores, 2, Block::ZERO);
             let mut step = Step {
                 keys: packed,
                 values,
-                value_lines: keys.len() * SIDE,
+                value_lines,
                 level: self.level,
                 first: keys.start == 0,
                 factor: scale(self.heads) * LOG2_E,
-                weights: room(&mut s.weights, WEIGHTS * SIDE, Line::ZERO),
+                weights: room(&mut s.weights, WEIGHTS * T::LINES, Line::ZERO),
             };
             for (i, query) in queries.chunks_exact(lines).enumerate() {
                 let block = blocks.start + i % n;
@@ -110,12 +108,13 @@ impl Forward<'_> {
             *total = 1.0 / *total;
         }
         for (column, sums) in sums.iter().enumerate() {
-            for half in 0..2 {
-                let mut lines = lanes::pairs(self.level, sums, half, &inverse);
+            for (part, half) in (0..SIDE / T::DEPTH).flat_map(|part| [(part, 0), (part, 1)]) {
+                let mut lines = T::lines(self.level, sums, part, half, &inverse);
                 transpose(self.level, &mut lines);
-                let first = rows.start + half * HALF;
+                let (first, from) = (rows.start + half * HALF, column * SIDE + part * T::DEPTH);
                 for (row, line) in (first..rows.end).zip(&lines) {
-                    for (at, values) in (column * SIDE..d).step_by(HALF).zip(line.0.as_chunks::<HALF>().0) {
+                    let values = bytemuck::cast_slice(std::slice::from_ref(line)).as_chunks::<HALF>().0;
+                    for (at, values) in (from..d).step_by(HALF).zip(values) {
                         let width = (d - at).min(HALF);
                         // SAFETY: every row of a head's output is written by the one task that has its queries.
                         unsafe { self.out.put(task.first + row, h * d + at, width, *values) };
@@ -144,9 +143,9 @@ struct Step<'a> {
 
 impl Step<'_> {
     /// Adds the first `visible` blocks of keys, one of which may be its `own`, to what a block of queries has.
-    fn add(
+    fn add<T: Operand>(
         &mut self,
-        unit: &Unit,
+        unit: &Unit<T>,
         query: &[Line],
         [visible, own]: [usize; 2],
         scores: &mut [Block],
@@ -171,8 +170,8 @@ impl Step<'_> {
                 pending.start = pending.end;
                 sums.iter_mut().for_each(|sums| lanes::scale(self.level, sums, &running.shrink));
             }
-            let panel = super::step(self.weights, pending.len());
-            lanes::weigh(self.level, current, self.factor, running, panel);
+            let panel = super::panel::<T>(self.weights, pending.len());
+            T::weigh(self.level, current, self.factor, running, panel);
             pending.end += 1;
             if pending.len() == WEIGHTS || block + 1 == visible {
                 self.multiply(unit, &pending, sums);
@@ -183,10 +182,10 @@ impl Step<'_> {
     }
 
     /// Adds the values of blocks `keys`, weighed.
-    fn multiply(&self, unit: &Unit, keys: &Range<usize>, sums: &mut [Block]) {
-        let weights = &self.weights[..keys.len() * SIDE];
+    fn multiply<T: Operand>(&self, unit: &Unit<T>, keys: &Range<usize>, sums: &mut [Block]) {
+        let weights = &self.weights[..keys.len() * T::LINES];
         for (column, sums) in sums.iter_mut().enumerate() {
-            let values = &self.values[column * self.value_lines + keys.start * SIDE..][..weights.len()];
+            let values = &self.values[column * self.value_lines + keys.start * T::LINES..][..weights.len()];
             unit.multiply(values, weights, sums, !(self.first && keys.start == 0));
         }
     }

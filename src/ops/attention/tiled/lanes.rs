@@ -5,7 +5,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use crate::ops::tile::{Block, HALF, Level, Line, SIDE};
+use crate::ops::tile::{Block, HALF, Level, Line, Packed, SIDE};
 use half::bf16;
 
 /// Compiles a function for the vectors of each level. `FUSED`: a fused product and sum is one instruction. All that it
@@ -37,6 +37,69 @@ macro_rules! for_each_level {
             }
         }
     };
+}
+
+mod fp32;
+
+/// A type of queries, keys and values.
+pub trait Operand: Packed {
+    /// Lines of a panel along 32 keys or queries.
+    const LINES: usize = SIDE / Self::DEPTH * SIDE;
+
+    /// `2^(factor·score − shift)`, added to the total and, rounded, laid into a columns panel.
+    fn weigh(level: Level, scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line]);
+
+    /// Rows of a block, from `part·DEPTH` on, of 16 columns, from `half·16` on; times a factor for each column and rounded.
+    /// A line has what lanes are transposed for.
+    fn lines(level: Level, block: &Block, part: usize, half: usize, factor: &Lanes) -> [Line; HALF];
+
+    /// For each column of two columns panels the sum of the products.
+    fn dots(level: Level, a: &[Line], b: &[Line]) -> Lanes;
+
+    /// `p = 2^(factor·score − lse)` and `p·(dp − delta)`, rounded.
+    fn gradients(level: Level, scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>);
+
+    /// Rounds for good.
+    fn rounded(level: Level, row: &[f32], out: &mut [Self]);
+}
+
+impl Operand for bf16 {
+    fn weigh(level: Level, scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line]) {
+        let panel = whole(panel);
+        #[cfg(target_arch = "x86_64")]
+        if level >= Level::Avx512 {
+            // SAFETY: levels are made available ones only, and this one has AVX-512.
+            return unsafe { avx512::weigh(scores, factor, running, panel) };
+        }
+        weigh(level, scores, factor, running, panel);
+    }
+
+    fn lines(level: Level, block: &Block, _: usize, half: usize, factor: &Lanes) -> [Line; HALF] {
+        pairs(level, block, half, factor)
+    }
+
+    fn dots(level: Level, a: &[Line], b: &[Line]) -> Lanes {
+        dots(level, a, b)
+    }
+
+    fn gradients(level: Level, scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>) {
+        #[cfg(target_arch = "x86_64")]
+        if level >= Level::Avx512 {
+            // SAFETY: levels are made available ones only, and this one has AVX-512.
+            return unsafe { avx512::gradients(scores, dp, factor, of, panels) };
+        }
+        gradients(level, scores, dp, factor, of, panels);
+    }
+
+    fn rounded(level: Level, row: &[f32], out: &mut [Self]) {
+        rounded(level, row, out);
+    }
+}
+
+/// A panel along 32 keys or queries.
+#[inline(always)]
+fn whole<const LINES: usize>(panel: &mut [Line]) -> &mut [Line; LINES] {
+    panel.first_chunk_mut().expect("a panel along 32")
 }
 
 /// One value for each query of a block.
@@ -148,18 +211,8 @@ fn larger(x: f32, y: f32) -> f32 {
     if x > y { x } else { y }
 }
 
-/// `2^(factor·score − shift)`, added to the total and, rounded, laid into one step of a columns panel.
-pub fn weigh(level: Level, scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
-    #[cfg(target_arch = "x86_64")]
-    if level >= Level::Avx512 {
-        // SAFETY: levels are made available ones only, and this one has AVX-512.
-        return unsafe { avx512::weigh(scores, factor, running, panel) };
-    }
-    weigh_plain(level, scores, factor, running, panel);
-}
-
 for_each_level! {
-    fn weigh_plain<FUSED>(scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
+    fn weigh<FUSED>(scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
         for half in 0..2 {
             let (mut shifts, mut totals) = ([0.0; HALF], [0.0; HALF]);
             for i in 0..HALF {
@@ -255,30 +308,21 @@ impl Statistics {
     pub const NONE: Self = Self { lse: [0.0; SIDE], delta: [0.0; SIDE] };
 }
 
-/// One step of the panels that the gradients are products of.
+/// What the gradients are products of, along 32 queries or keys.
 pub struct Panels<'a> {
     /// Probabilities, keys × queries, as rows.
-    pub p: &'a mut [Line; SIDE],
+    pub p: &'a mut [Line],
     /// Gradients of the scores likewise.
-    pub ds: &'a mut [Line; SIDE],
-    /// The same as columns, in pairs of keys.
-    pub ds_columns: &'a mut [Line; SIDE],
-}
-
-/// `p = 2^(factor·score − lse)` and `p·(dp − delta)`, rounded.
-pub fn gradients(level: Level, scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>) {
-    #[cfg(target_arch = "x86_64")]
-    if level >= Level::Avx512 {
-        // SAFETY: levels are made available ones only, and this one has AVX-512.
-        return unsafe { avx512::gradients(scores, dp, factor, of, panels) };
-    }
-    gradients_plain(level, scores, dp, factor, of, panels);
+    pub ds: &'a mut [Line],
+    /// The same as columns.
+    pub ds_columns: &'a mut [Line],
 }
 
 for_each_level! {
-    fn gradients_plain<FUSED>(
+    fn gradients<FUSED>(
         scores: &Block, dp: &Block, factor: f32, of: &Statistics, panels: Panels<'_>,
     ) {
+        let [to_p, to_ds, to_columns] = [panels.p, panels.ds, panels.ds_columns].map(whole::<SIDE>);
         for half in 0..2 {
             let (mut lse, mut delta) = ([0.0; HALF], [0.0; HALF]);
             for i in 0..HALF {
@@ -294,14 +338,14 @@ for_each_level! {
                         p[odd][i] = round(probability);
                         ds[odd][i] = round(probability * (dp - delta[i]));
                     }
-                    store(&mut panels.p[key + odd], half, &p[odd]);
-                    store(&mut panels.ds[key + odd], half, &ds[odd]);
+                    store(&mut to_p[key + odd], half, &p[odd]);
+                    store(&mut to_ds[key + odd], half, &ds[odd]);
                 }
                 let mut pairs = [0; HALF];
                 for i in 0..HALF {
                     pairs[i] = pair(ds[0][i], ds[1][i]);
                 }
-                panels.ds_columns[half * HALF + key / 2] = bytemuck::cast(pairs);
+                to_columns[half * HALF + key / 2] = bytemuck::cast(pairs);
             }
         }
     }

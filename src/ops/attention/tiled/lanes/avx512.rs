@@ -1,6 +1,6 @@
 //! The longest loops over blocks for AVX-512. The compiler knows no fractions, permutations by index and powers of two.
 
-use super::{Lanes, Panels, Running, Statistics};
+use super::{Lanes, Panels, Running, Statistics, whole};
 use crate::ops::tile::{Block, HALF, Line, SIDE};
 use std::arch::x86_64::*;
 
@@ -56,6 +56,7 @@ pub fn gradients(scores: &Block, dp: &Block, factor: f32, statistics: &Statistic
     let factor = _mm512_set1_ps(factor);
     let lse = [load(of(&statistics.lse, 0)), load(of(&statistics.lse, 1))];
     let delta = [load(of(&statistics.delta, 0)), load(of(&statistics.delta, 1))];
+    let [to_p, to_ds, to_columns] = [panels.p, panels.ds, panels.ds_columns].map(whole::<SIDE>);
     for key in (0..SIDE).step_by(2) {
         let zero = [_mm512_setzero_si512(); 2];
         let (mut p, mut ds) = ([zero; 2], [zero; 2]);
@@ -67,11 +68,11 @@ pub fn gradients(scores: &Block, dp: &Block, factor: f32, statistics: &Statistic
                 p[odd][half] = round(probability);
                 ds[odd][half] = round(_mm512_mul_ps(probability, dp));
             }
-            store(&mut panels.p[key + odd], upper_halves(p[odd]));
-            store(&mut panels.ds[key + odd], upper_halves(ds[odd]));
+            store(&mut to_p[key + odd], upper_halves(p[odd]));
+            store(&mut to_ds[key + odd], upper_halves(ds[odd]));
         }
         for half in 0..2 {
-            store(&mut panels.ds_columns[half * HALF + key / 2], pairs(ds[0][half], ds[1][half]));
+            store(&mut to_columns[half * HALF + key / 2], pairs(ds[0][half], ds[1][half]));
         }
     }
 }
