@@ -2,7 +2,7 @@
 //!
 //! Each thread gets a rectangle of the result. It packs as many columns of the right operand as half its L2 cache holds,
 //! then takes the rows 32 at a time: packs them, multiplies the one panel, which stays in L1, with all column panels, and
-//! hands the blocks to the [`Epilogue`] while they are in cache. Weights are packed as they are used: a second, packed copy
+//! hands the blocks to the [`Epilogue`] while they are in cache. Who is done takes rows of another's rectangle. Weights are packed as they are used: a second, packed copy
 //! would have to be read all the same, and written before.
 //!
 //! Sums run along k in one order that depends on the shape of the operands alone, so neither the number of threads nor
@@ -10,6 +10,7 @@
 
 mod addend;
 mod epilogue;
+mod help;
 mod output;
 mod sweep;
 
@@ -17,11 +18,14 @@ pub use addend::{Addend, Mask};
 pub use epilogue::{Into, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
 pub use output::Output;
 
-use super::tile::{Block, HALF, Level, Line, Matrix, Packed, SIDE, Unit};
+use super::tile::{Block, HALF, Level, Line, Matrix, Packed, SIDE, Unit, pack_all_columns};
+use help::Board;
 use memmap2::{Advice, MmapMut};
+use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
-use sweep::{Places, Room, Sweep};
+use std::sync::atomic::AtomicUsize;
+use sweep::{Own, Places, Room, Stage, Sums};
 
 /// Which columns share a block: half of it is 16 columns, the other half those `distance` further on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +152,7 @@ pub fn product<T: Packed>(
         Threads::All => rayon::current_num_threads().min(m * n * k / MIN_SHARE).max(1),
     };
     let all = Rectangle { rows: 0..m.div_ceil(SIDE), columns: 0..n.div_ceil(SIDE) };
-    Product { level, a, b, addend, pairing, epilogue }.share(all, shares);
+    Product { level, a, b, addend, pairing, epilogue }.run(all, shares);
 }
 
 /// A product under way.
@@ -205,15 +209,29 @@ thread_local! {
 }
 
 impl<T: Packed, E: Epilogue> Product<'_, T, E> {
+    /// All of it, by so many threads.
+    fn run(&self, all: Rectangle, shares: usize) {
+        let mut parts = Vec::with_capacity(shares);
+        self.cut(all, shares, &mut parts);
+        if let [all] = &parts[..] {
+            return self.work(all, |_, multiply| multiply());
+        }
+        let board = Board::new(parts.len());
+        parts.par_iter().enumerate().with_max_len(1).for_each(|(i, part)| {
+            board.share(i, || self.work(part, |stage, multiply| board.lend(i, stage, multiply)));
+            board.help(|stage| self.help(stage));
+        });
+    }
+
     /// Cuts the rectangle in proportion until there is one for each of `shares` threads.
-    fn share(&self, all: Rectangle, shares: usize) {
+    fn cut(&self, all: Rectangle, shares: usize, parts: &mut Vec<Rectangle>) {
         // Both sides of a cut pack what lies across it; what has to be transposed costs twice as much.
         let cost =
             |panels: &Range<usize>, m: &Matrix<'_, T>| panels.len() * if m.is_transposed() { 2 } else { 1 };
         let (rows, columns) = (cost(&all.rows, &self.a), cost(&all.columns, &self.b));
         let by_rows = (rows >= columns || all.columns.len() < 2) && all.rows.len() >= 2;
         if shares <= 1 || !by_rows && all.columns.len() < 2 {
-            return SCRATCH.with_borrow_mut(|scratch| self.run(&all, scratch));
+            return parts.push(all);
         }
         let cut = |r: &Range<usize>| r.start + (r.len() * (shares / 2) / shares).max(1);
         let (mut first, mut second) = (all.clone(), all);
@@ -224,52 +242,82 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
             first.columns.end = cut(&first.columns);
             second.columns.start = first.columns.end;
         }
-        rayon::join(|| self.share(first, shares / 2), || self.share(second, shares - shares / 2));
+        self.cut(first, shares / 2, parts);
+        self.cut(second, shares - shares / 2, parts);
     }
 
-    /// One thread's rectangle.
-    fn run(&self, all: &Rectangle, scratch: &mut Scratch) {
+    /// One thread's rectangle. `multiply` is given each stage, and what multiplies it.
+    fn work(&self, all: &Rectangle, multiply: impl Fn(&Stage<'_, T>, &mut dyn FnMut())) {
         let unit = Unit::new(self.level);
         let chunks = chunks(self.a.shape()[1], most_k::<T>());
         let widest = T::panel_lines(chunks.first().map_or(0, Range::len));
         let narrow = self.addend.map_or(0, |addend| addend.lines());
         let per_group = (MOST_LINES / (widest + narrow).max(1)).max(1);
-        let together = if self.a.is_transposed() { TOGETHER } else { 1 };
+        let together = self.together();
         let groups = all.columns.len().div_ceil(per_group).max(1);
-        for columns in shares_of(&all.columns, groups) {
-            let count = columns.len();
-            let lines = [count * widest, together * widest];
-            let places = Self::places(&unit, all.rows.len(), count, &chunks);
-            let room = scratch.take(lines, [count * narrow, narrow], places.panels * places.width);
-            let [addend_columns, addend_rows] = room.addend;
-            for (i, chunk) in chunks.iter().enumerate() {
-                let lines = T::panel_lines(chunk.len());
-                let sweep = Sweep {
-                    unit: &unit,
-                    a: self.a.columns(chunk.clone()),
-                    rows: all.rows.clone(),
-                    b: self.b.rows(chunk.clone()),
-                    columns: columns.clone(),
-                    addend: self.addend.filter(|_| i == 0),
-                    add: i > 0,
-                    finish: i + 1 == chunks.len(),
-                    places,
-                };
-                let room = Room {
-                    columns: &mut room.columns[..count * lines],
-                    rows: &mut room.rows[..together * lines],
-                    addend: [&mut *addend_columns, &mut *addend_rows],
-                    sums: &mut *room.sums,
-                };
-                self.sweep(&sweep, room);
+        SCRATCH.with_borrow_mut(|scratch| {
+            for columns in shares_of(&all.columns, groups) {
+                let count = columns.len();
+                let lines = [count * widest, together * widest];
+                let places = Self::places(&unit, all.rows.len(), count, &chunks);
+                let room = scratch.take(lines, [count * narrow, narrow], places.panels * places.width);
+                let [addend_columns, addend_rows] = room.addend;
+                let sums = Sums::new(room.sums);
+                for (i, chunk) in chunks.iter().enumerate() {
+                    let lines = T::panel_lines(chunk.len());
+                    let addend = self.addend.filter(|_| i == 0);
+                    let packed = &mut room.columns[..count * lines];
+                    self.pack(&columns, self.b.rows(chunk.clone()), lines, packed);
+                    if let Some(Addend { right, .. }) = addend {
+                        self.pack(&columns, right, narrow, addend_columns);
+                    }
+                    let stage = Stage {
+                        a: self.a.columns(chunk.clone()),
+                        rows: all.rows.clone(),
+                        columns: columns.clone(),
+                        packed: [packed, addend_columns],
+                        addend,
+                        add: i > 0,
+                        finish: i + 1 == chunks.len(),
+                        places,
+                        kept: (chunks.len() > 1).then_some(sums),
+                        together,
+                        next: AtomicUsize::new(0),
+                    };
+                    multiply(&stage, &mut || {
+                        let rows = &mut room.rows[..together * lines];
+                        self.sweep(&unit, &stage, Own { rows, addend: addend_rows, sums });
+                    });
+                }
             }
+        });
+    }
+
+    /// Packs panels `columns` of a right operand.
+    fn pack(&self, columns: &Range<usize>, b: Matrix<'_, T>, lines: usize, packed: &mut [Line]) {
+        let firsts = |p| self.pairing.firsts(columns.start + p);
+        pack_all_columns(self.level, b, firsts, lines, packed);
+    }
+
+    /// Panels of rows that are packed together.
+    fn together(&self) -> usize {
+        if self.a.is_transposed() { TOGETHER } else { 1 }
+    }
+
+    /// Takes part in what another thread has begun.
+    fn help(&self, stage: &Stage<'_, T>) {
+        if stage.is_taken() {
+            return;
         }
-        // What went past the caches is there before another thread is told that it is.
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: SSE is part of x86-64.
-        unsafe {
-            std::arch::x86_64::_mm_sfence();
-        }
+        let unit = Unit::new(self.level);
+        let count = stage.columns.len().max(1);
+        let [lines, narrow] = stage.packed.map(|packed| packed.len() / count);
+        let places = if stage.kept.is_some() { 0 } else { stage.places.panels * stage.places.width };
+        SCRATCH.with_borrow_mut(|scratch| {
+            let room = scratch.take([0, self.together() * lines], [0, narrow], places);
+            let [_, addend] = room.addend;
+            self.sweep(&unit, stage, Own { rows: room.rows, addend, sums: Sums::new(room.sums) });
+        });
     }
 
     /// Places for the blocks of `rows` panels of rows and `columns` of columns, along chunks of k.

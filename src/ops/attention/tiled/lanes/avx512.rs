@@ -1,4 +1,4 @@
-//! The longest loops over blocks for AVX-512. The compiler knows no fractions, permutations by index and powers of two.
+//! The longest loops over blocks of bf16 for AVX-512. The compiler knows no fractions, permutations by index and powers of two.
 
 use super::{Lanes, Panels, Running, Statistics, whole};
 use crate::ops::tile::{Block, HALF, Line, SIDE};
@@ -34,7 +34,7 @@ fn exp2(x: __m512) -> __m512 {
     _mm512_scalef_ps(_mm512_fmadd_ps(_mm512_mul_ps(power, r), p, power), x)
 }
 
-/// See [`super::weigh`].
+/// See [`super::Operand::weigh`].
 #[target_feature(enable = "avx512f,avx512dq,avx512bw")]
 pub fn weigh(scores: &Block, factor: f32, running: &mut Running, panel: &mut [Line; SIDE]) {
     let factor = _mm512_set1_ps(factor);
@@ -50,7 +50,7 @@ pub fn weigh(scores: &Block, factor: f32, running: &mut Running, panel: &mut [Li
     }
 }
 
-/// See [`super::gradients`].
+/// See [`super::Operand::gradients`].
 #[target_feature(enable = "avx512f,avx512dq,avx512bw")]
 pub fn gradients(scores: &Block, dp: &Block, factor: f32, statistics: &Statistics, panels: Panels<'_>) {
     let factor = _mm512_set1_ps(factor);
@@ -77,14 +77,14 @@ pub fn gradients(scores: &Block, dp: &Block, factor: f32, statistics: &Statistic
     }
 }
 
-/// See [`super::round`].
+/// See [`super::bf16`].
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn round(x: __m512) -> __m512i {
     _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000))
 }
 
-/// See [`super::pair`].
+/// See [`super::bf16`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pairs(even: __m512i, odd: __m512i) -> __m512i {

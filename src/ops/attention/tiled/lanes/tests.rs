@@ -1,4 +1,6 @@
+use super::bf16::{round, round_even};
 use super::*;
+use half::bf16;
 
 #[test]
 fn exp2_is_within_its_bound() {
