@@ -119,46 +119,63 @@ mod tests {
     use std::thread::{ThreadId, current, sleep};
     use std::time::Duration;
 
-    /// Two threads get half of the rows each.
-    const SHAPE: [usize; 3] = [512, 64, 64];
+    /// Rows, columns, inner dimension of which two threads get half of the rows each.
+    const ROWS: [usize; 3] = [512, 64, 64];
+    /// Of which they get half of the columns each, in two groups.
+    const COLUMNS: [usize; 3] = [256, 1536, 640];
 
-    /// Counts the blocks of each row, and by whom they are stored; whoever has the first row does `first`.
-    struct Watch<F: Fn() + Sync, const BY_BLOCK: bool> {
+    /// Counts the blocks of each row, and by whom they are stored; checks the sums; lets `before` know of row and column.
+    struct Watch<F, const BY_BLOCK: bool> {
         rows: Mutex<Vec<(usize, HashSet<ThreadId>)>>,
-        first: F,
+        k: usize,
+        before: F,
     }
 
-    impl<F: Fn() + Sync, const BY_BLOCK: bool> Epilogue for Watch<F, BY_BLOCK> {
+    impl<F: Fn(usize, usize) + Sync, const BY_BLOCK: bool> Epilogue for Watch<F, BY_BLOCK> {
         const BLOCK_BY_BLOCK: bool = BY_BLOCK;
 
         #[inline(always)]
         fn store<const NATIVE: bool>(&self, strip: Strip<'_>) {
-            if strip.row == 0 {
-                (self.first)();
-            }
+            (self.before)(strip.row, strip.firsts[0][0]);
             let (count, by) = &mut self.rows.lock().unwrap()[strip.row];
             *count += strip.firsts.len();
             by.insert(current().id());
+            for i in 0..strip.firsts.len() {
+                let (firsts, halves) = strip.block(i);
+                for (first, half) in firsts.into_iter().zip(halves) {
+                    let right = (first..).zip(half).all(|(column, x)| *x == (self.k * column) as f32);
+                    assert!(right, "columns {first}.. of row {}: {half:?}", strip.row);
+                }
+            }
         }
     }
 
-    fn watched<const BY_BLOCK: bool>(first: impl Fn() + Sync) -> Vec<(usize, HashSet<ThreadId>)> {
-        let [m, n, k] = SHAPE;
-        let (a, b) = (vec![1.0f32; m * k], vec![1.0f32; k * n]);
-        let watch = Watch::<_, BY_BLOCK> { rows: Mutex::new(vec![Default::default(); m]), first };
+    /// Ones by the numbers of the columns, on two threads: sums below 2²⁴, so exact.
+    fn watched<const BY_BLOCK: bool>(
+        [m, n, k]: [usize; 3],
+        before: impl Fn(usize, usize) + Sync,
+    ) -> Vec<(usize, HashSet<ThreadId>)> {
+        let (a, b) = (vec![1.0f32; m * k], (0..k * n).map(|i| (i % n) as f32).collect::<Vec<_>>());
+        let watch = Watch::<_, BY_BLOCK> { rows: Mutex::new(vec![Default::default(); m]), k, before };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         pool.install(|| {
             let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
             product(Level::best(), a, b, None, Pairing::ADJOINING, Threads::All, &watch);
         });
-        watch.rows.into_inner().unwrap()
+        let rows = watch.rows.into_inner().unwrap();
+        assert!(rows.iter().all(|(count, _)| *count == n / 32), "{rows:?}");
+        rows
     }
 
     fn a_slow_thread_is_helped_of<const BY_BLOCK: bool>() {
-        let rows = watched::<BY_BLOCK>(|| sleep(Duration::from_millis(100)));
-        assert!(rows.iter().all(|(count, by)| *count == SHAPE[1] / 32 && by.len() == 1), "{rows:?}");
+        let slow = |row, _| {
+            if row == 0 {
+                sleep(Duration::from_millis(100))
+            }
+        };
+        let rows = watched::<BY_BLOCK>(ROWS, slow);
         // The last rows of the half that the other thread had not begun with.
-        assert_ne!(rows[0].1, rows[SHAPE[0] / 2 - 1].1);
+        assert_ne!(rows[0].1, rows[ROWS[0] / 2 - 1].1);
     }
 
     #[test]
@@ -167,10 +184,28 @@ mod tests {
         a_slow_thread_is_helped_of::<false>();
     }
 
+    /// Before what it reads is packed anew.
+    #[test]
+    fn a_slow_helper_is_waited_for() {
+        let owner = Mutex::new(None);
+        let slow = |row, column| {
+            if column >= COLUMNS[1] / 2 || row % 32 > 0 {
+                return;
+            }
+            let owned = *owner.lock().unwrap().get_or_insert(current().id()) == current().id();
+            // The owner until the other is there, and then that one.
+            if row == 0 || !owned {
+                sleep(Duration::from_millis(if owned { 3 } else { 20 }));
+            }
+        };
+        let rows = watched::<true>(COLUMNS, slow);
+        assert!(rows.iter().any(|(_, by)| by.len() == 2), "nobody helped");
+    }
+
     /// And does not hang.
     #[test]
     fn a_panic_passes_through() {
-        let run = || watched::<true>(|| panic!("the first row"));
+        let run = || watched::<true>(ROWS, |row, _| assert!(row > 0, "the first row"));
         assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
     }
 }
