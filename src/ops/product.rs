@@ -2,8 +2,8 @@
 //!
 //! Each thread gets a rectangle of the result. It packs as many columns of the right operand as half its L2 cache holds,
 //! then takes the rows 32 at a time: packs them, multiplies the one panel, which stays in L1, with all column panels, and
-//! hands the blocks to the [`Epilogue`] while they are in cache. Who is done takes rows of another's rectangle. Weights are packed as they are used: a second, packed copy
-//! would have to be read all the same, and written before.
+//! hands the blocks to the [`Epilogue`] while they are in cache. Who is done takes rows of another's rectangle. Weights are
+//! packed as they are used: a second, packed copy would have to be read all the same, and written before.
 //!
 //! Sums run along k in one order that depends on the shape of the operands alone, so neither the number of threads nor
 //! the rectangle an element lies in changes a bit. An [`Addend`] is summed before all of k.

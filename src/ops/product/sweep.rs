@@ -228,7 +228,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         waiting: &mut Waiting<'f>,
     ) {
         let lines = panel.rows.len();
-        let pieces = chunks(lines / SIDE, most_steps(self.level));
+        let pieces = chunks(lines / SIDE, most_steps(unit.level()));
         for (q, piece) in pieces.iter().enumerate() {
             let Some(tiles) = unit.tiles() else {
                 self.multiply_at_once::<NATIVE>(unit, stage, panel, [q, pieces.len()], piece, sums);
