@@ -25,7 +25,7 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
-use sweep::{Own, Places, Room, Stage, Sums};
+use sweep::{Own, Places, Stage, Sums};
 
 /// Which columns share a block: half of it is 16 columns, the other half those `distance` further on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +177,18 @@ struct Rectangle {
 #[derive(Default)]
 struct Scratch {
     map: Option<MmapMut>,
+}
+
+/// Parts of a [`Scratch`].
+struct Room<'a> {
+    /// Panels of all columns.
+    columns: &'a mut [Line],
+    /// As many panels of rows as are packed together.
+    rows: &'a mut [Line],
+    /// Of an addend, panels of all columns and one of rows.
+    addend: [&'a mut [Line]; 2],
+    /// See [`Places`].
+    sums: &'a mut [Block],
 }
 
 impl Scratch {

@@ -102,18 +102,6 @@ impl<'a> Sums<'a> {
     }
 }
 
-/// Room to work in.
-pub(super) struct Room<'a> {
-    /// Panels of all columns.
-    pub(super) columns: &'a mut [Line],
-    /// As many panels of rows as are packed together.
-    pub(super) rows: &'a mut [Line],
-    /// Of an addend, panels of all columns and one of rows.
-    pub(super) addend: [&'a mut [Line]; 2],
-    /// See [`Places`].
-    pub(super) sums: &'a mut [Block],
-}
-
 /// What each thread has for itself: rows, those of an addend, and sums that are not kept.
 pub(super) struct Own<'a> {
     pub(super) rows: &'a mut [Line],

@@ -77,14 +77,14 @@ pub fn gradients(scores: &Block, dp: &Block, factor: f32, statistics: &Statistic
     }
 }
 
-/// See [`super::bf16`].
+/// As `bf16::round`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn round(x: __m512) -> __m512i {
     _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000))
 }
 
-/// See [`super::bf16`].
+/// As `bf16::pair`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pairs(even: __m512i, odd: __m512i) -> __m512i {

@@ -1,4 +1,4 @@
-//! The same for bf16: a step holds 32 keys or queries, in pairs.
+//! What depends on bf16: a step holds 32 keys or queries, in pairs, and what is multiplied is rounded.
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;

@@ -1,4 +1,4 @@
-//! The same for fp32: a step holds 16 keys or queries, and nothing is rounded.
+//! What depends on fp32: a step holds 16 keys or queries, and nothing is rounded.
 
 use super::{Lanes, Operand, Panels, Running, Statistics, exp2, multiply_add, whole};
 use crate::ops::tile::{Block, HALF, Level, Line, SIDE};
