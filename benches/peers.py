@@ -12,7 +12,7 @@ Parts (default: all that have what they need):
   decode                 one greedy stream, llama.cpp beside, from the same GGUF file         (--model)
 
 Each round runs first one side, then the other, each in its own process. Reported: medians over the timed steps of all
-rounds; of products, each side's best round. Every part goes to benches/results/cpu/PART.json, and benches/results/cpu.md
+rounds. Products are timed call by call in one process, which loads `--library`. Every part goes to benches/results/cpu/PART.json, and benches/results/cpu.md
 is made from those; no ratio is made from two runs. Needs the packages of tests/external/requirements*.txt; trl needs
 bitsandbytes too.
 """
@@ -29,6 +29,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from peers_torch import SHAPES
 
 HERE = Path(__file__).resolve().parent
 WARMUP = 2  # steps that neither side times: smolten's bench has as many
@@ -111,56 +113,37 @@ def step(args, ours: str, theirs: list[str], isa: str | None = None, env: dict |
     return table | dict(what=what, note=note, runs=runs)
 
 
-def layout(name: str) -> str:
-    """Of a product by its place: x·wᵀ, dy·w or dyᵀ·x."""
-    if "weight_gradient" in name:
-        return "tn"
-    return "nn" if "input_gradient" in name or "swiglu_backward" in name else "nt"
-
-
 def products(args, precision: str) -> dict:
-    rows, runs, ratios, same_ratios = [], {}, {}, {}
+    """In one process on the same operands, call by call in turn: on a machine shared with others rates change within seconds,
+    by far more than the two sides are apart."""
+    tokens, places = args.rows * args.length, []
     for size in args.sizes:
-        words = ("bench", "kernels", "--model", size, "--tokens", args.rows * args.length, "--only", "linear_",
-                 "--precision", precision, "--repeats", args.repeats)  # fmt: skip
-        ours, theirs, same = [], [], []
-        for number in range(args.rounds):
-            print(f"round {number + 1}: {size}", file=sys.stderr)
-            ran = smolten(args, *words)
-            operations = [o for o in ran["operations"] if "k" in o["shape"]]
-            shapes = [[layout(o["name"]), *(o["shape"][d] for d in "mnk")] for o in operations]
-            ours.append([o["median_us"] for o in operations])
-            names = [o["name"].split("/")[0] for o in operations]
-            peer = torch_side("products", shapes=shapes, operations=names, precision=precision, repeats=args.repeats,
-                              flush_bytes=ran["flush_bytes"], threads=args.threads)  # fmt: skip
-            theirs.append(peer["median_us"])
-            same.append(peer["same_us"])
-        runs[size] = dict(
-            smolten=ours, torch=theirs, torch_same=same, shapes=shapes, calibration=ran["calibration"], versions=peer["versions"]
-        )  # fmt: skip
-        # The best round of either side: on a virtual machine tiles run at a quarter of their rate for seconds on end, while
-        # scalar and vector code keeps its own, and what a round's median is depends on when it ran.
-        best = [[min(of) for of in zip(*side)] for side in (ours, theirs, same)]
-        for o, (kind, m, n, k), our, their, whole in zip(operations, shapes, *best):
-            gflops = 2e-3 * m * n * k
-            name = f"{size} {o['name']}"
-            ratios[name], same_ratios[name] = their / our, whole / our
-            rows.append([size, o["name"], dict(nt="x·wᵀ", nn="dy·w", tn="dyᵀ·x")[kind], f"{m}×{n}×{k}", f"{gflops / our:.0f}",
-                         f"{gflops / their:.0f}", f"{their / our:.2f} ×", f"{whole / our:.2f} ×"])  # fmt: skip
-    summary = f"Beside the same operation: {spread(same_ratios)} Beside the product alone: {spread(ratios)}"
-    what = (
-        f"{precision}, {args.rows * args.length} tokens; rates in GFLOP/s of the median of {args.repeats} calls, L2 flushed before each "
-        f"on both sides; the better of each side's {args.rounds} rounds"
-    )
+        of = SHAPES[size]
+        c, f, kv = of["hidden_size"], of["intermediate_size"], of["num_key_value_heads"] * of["hidden_size"] // of["num_attention_heads"]
+        widths = dict(qkv=(c, c + 2 * kv), o=(c, c), gate=(c, f), gate_up=(c, 2 * f), down=(f, c), head=(c, 49152))
+        for name, (inputs, outputs) in widths.items():
+            layouts = dict(nt=(tokens, outputs, inputs), nn=(tokens, inputs, outputs), tn=(outputs, inputs, tokens))
+            places += [(size, name, layout, *shape) for layout, shape in layouts.items()]
+    runs = torch_side("products", dict(OMP_WAIT_POLICY="PASSIVE"), library=str(args.library), shapes=[place[2:] for place in places],
+                      precision=precision, rounds=args.rounds, repeats=args.repeats, threads=args.threads)  # fmt: skip
+    rows, ratios = [], {}
+    for (size, name, layout, m, n, k), ours, theirs in zip(places, runs["smolten_us"], runs["torch_us"], strict=True):
+        said = dict(nt="x·wᵀ", nn="dy·w", tn="dyᵀ·x")[layout]
+        ratio = statistics.median(their / our for our, their in zip(ours, theirs))
+        ratios[f"{size} {name} {said}"] = ratio
+        our, their = (2e-3 * m * n * k / statistics.median(side) for side in (ours, theirs))
+        rows.append([size, name, said, f"{m}×{n}×{k}", f"{our:.0f}", f"{their:.0f}", f"{ratio:.2f} ×"])
+    of_size = lambda size: {name: ratio for name, ratio in ratios.items() if name.startswith(size)}  # noqa: E731
+    summary = spread(ratios) + "".join(f" {size}: {spread(of_size(size))}" for size in args.sizes)
+    calls = args.rounds * args.repeats
+    what = f"{precision}, {tokens} tokens; rates in GFLOP/s of the median of {calls} calls of each, in turn; the ratio is the median of the pairs'"
     note = (
-        "smolten's side has its epilogue in it (rotation, residual, SwiGLU and its gradient, fp32 logits, fp32 sums of weight gradients). "
-        "torch.mm is the product alone; the last column is against torch.mm and the operations that PyTorch needs after it for the same, "
-        "but for the fp32 sums, which it has not."
+        "Of the two products alone, on the same operands in one process, with other memory written before each call; threads of both "
+        "sides asleep before it (OMP_WAIT_POLICY=PASSIVE). gate is what PyTorch's model multiplies where ours has gate and up in one. "
+        "Weight gradients are fp32 here and in torch.mm of the operands' type."
     )
-    columns = ["size", "operation", "layout", "m×n×k", "smolten", "torch.mm", "beside the product", "beside the operation"]
-    return dict(
-        columns=columns, rows=rows, ratios=ratios, same_ratios=same_ratios, summary=summary, what=what, note=note, runs=runs
-    )  # fmt: skip
+    columns = ["size", "weight", "layout", "m×n×k", "smolten", "torch.mm", "smolten's speed"]
+    return dict(columns=columns, rows=rows, ratios=ratios, summary=summary, what=what, note=note, runs=runs)
 
 
 def spread(ratios: dict) -> str:
@@ -335,6 +318,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--smolten", type=Path, default=HERE.parent / "target/release/smolten")
+    parser.add_argument("--library", type=Path, default=HERE.parent / "target/release/examples/libproducts.so",
+                        help="smolten's products, of `cargo build --release --example products`")  # fmt: skip
     parser.add_argument("--model", type=Path, help="SmolLM2 as a GGUF file, for trl and decode")
     parser.add_argument("--data", type=Path, help="jsonl with prompt and response, for trl")
     parser.add_argument("--size", default="135m", help="of the steps: 135m, 360m, 1.7b [default: 135m]")
@@ -349,7 +334,7 @@ def main():
     parser.add_argument(
         "--steps", type=int, default=5, help="timed steps of a run, after two that are not [default: 5]"
     )
-    parser.add_argument("--repeats", type=int, default=9, help="timed calls of a product [default: 9]")
+    parser.add_argument("--repeats", type=int, default=9, help="timed calls of a product in a round [default: 9]")
     parser.add_argument("--new", type=int, default=128, help="new tokens of a decoded text, at most [default: 128]")
     parser.add_argument(
         "--out", type=Path, default=HERE / "results", help="folder for cpu/ and cpu.md [default: benches/results]"

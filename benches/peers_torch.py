@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/external"))
 
+FLUSH_BYTES = 64 << 20  # as smolten bench kernels
 SHAPES = {
     "135m": dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3),
     "360m": dict(hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15, num_key_value_heads=5),
@@ -60,65 +61,47 @@ def step(size, precision, rows, length, warmup, steps, threads):
                 parameters=sum(p.numel() for p in model.parameters()), versions=versions(torch, transformers))  # fmt: skip
 
 
-def fused(operation, m, n, k, dtype):
-    """What PyTorch does after the product for what smolten's operation of that name has in it; None where that is nothing."""
-    import torch
-    from torch.nn.functional import silu
+def products(library, shapes, precision, rounds, repeats, threads):
+    """Microseconds of smolten's product and of torch.mm for each [layout, m, n, k], call by call in turn on the same operands,
+    before each of which a cache's worth of other memory is written and both sides' threads fall asleep."""
+    import ctypes
 
-    def halves(x):
-        return x.view(m, -1, 2, 32).unbind(2)
-
-    if operation == "linear_residual":
-        residual = torch.randn(m, n).to(dtype)
-        return lambda y: residual + y
-    if operation == "linear_swiglu":
-        return lambda y: silu(y[:, : n // 2]) * y[:, n // 2 :]
-    if operation == "linear_swiglu_backward":
-        gate, up = torch.randn(m, n).to(dtype), torch.randn(m, n).to(dtype)
-        return lambda y: (torch.ops.aten.silu_backward(y * up, gate), y * silu(gate))
-    if operation == "linear_rope":
-        cos, sin = torch.rand(2, m, 1, 64).to(dtype)
-        rotated = k + (n - k) // 2  # queries, as wide as the model, and keys, as wide as values
-
-        def rotate(y):
-            x = y[:, :rotated].reshape(m, -1, 64)
-            a, b = halves(x.flatten(1))
-            turned = torch.cat([-b, a], -1).view(x.shape)
-            return x * cos + turned * sin
-
-        return rotate
-    if operation == "linear_wide":
-        return lambda y: y.float()
-    return None
-
-
-def products(shapes, operations, precision, repeats, flush_bytes, threads):
-    """Median microseconds of torch.mm for each [layout, m, n, k], alone and with what else is in smolten's operation, after
-    writing `flush_bytes`, as smolten's bench does."""
     import torch
 
     torch.set_num_threads(threads)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    flush = torch.zeros(flush_bytes, dtype=torch.uint8)
+    dtype = dict(bf16=torch.bfloat16, fp32=torch.float32)[precision]
+    product = getattr(ctypes.CDLL(library), f"product_{precision}")
+    product.argtypes = [ctypes.c_size_t, ctypes.c_int, *[ctypes.c_void_p] * 3, ctypes.POINTER(ctypes.c_size_t * 3)]
+    flush = ctypes.create_string_buffer(FLUSH_BYTES)
 
-    def median(run):
-        times = []
-        for i in range(2 + repeats):
-            flush.fill_(i)
-            start = time.perf_counter()
-            run()
-            times.append(1e6 * (time.perf_counter() - start))
-        return statistics.median(times[2:])
+    def microseconds(run):
+        ctypes.memset(flush, 1, FLUSH_BYTES)
+        time.sleep(0.002)
+        start = time.perf_counter()
+        run()
+        return 1e6 * (time.perf_counter() - start)
 
-    alone, same = [], []
-    for (layout, m, n, k), operation in zip(shapes, operations):
-        a = torch.randn(k, m).t() if layout == "tn" else torch.randn(m, k)
-        b = torch.randn(n, k).t() if layout == "nt" else torch.randn(k, n)
-        a, b, out = a.to(dtype), b.to(dtype), torch.empty(m, n, dtype=dtype)
-        alone.append(median(lambda: torch.mm(a, b, out=out)))
-        after = fused(operation, m, n, k, dtype)
-        same.append(median(lambda: after(torch.mm(a, b, out=out))) if after else alone[-1])
-    return dict(median_us=alone, same_us=same, versions=versions(torch))
+    times = [([], []) for _ in shapes]
+    for _ in range(rounds):
+        for (layout, m, n, k), (ours, theirs) in zip(shapes, times):
+            a = torch.randn((k, m) if layout == "tn" else (m, k)).to(dtype)
+            b = torch.randn((n, k) if layout == "nt" else (k, n)).to(dtype)
+            left, right = a.t() if layout == "tn" else a, b.t() if layout == "nt" else b
+            out = torch.empty(m, n, dtype=dtype)
+            got = torch.empty(m, n, dtype=torch.float32 if layout == "tn" else dtype)
+            pointers = [x.data_ptr() for x in (a, b, got)]
+            which, shape = ["nt", "nn", "tn"].index(layout), (ctypes.c_size_t * 3)(m, n, k)
+            for i in range(1 + repeats):
+                our = microseconds(lambda: product(threads, which, *pointers, ctypes.byref(shape)))
+                their = microseconds(lambda: torch.mm(left, right, out=out))
+                if i > 0:
+                    ours.append(our)
+                    theirs.append(their)
+            # Both are sums of the same products, rounded once to bf16: at most 2^-8 of each, and sums in another order.
+            apart = ((got.float() - out.float()).norm() / out.float().norm()).item()
+            if not apart < 2**-8:
+                sys.exit(f"{layout} {m}x{n}x{k}: the two sides differ by {apart}")
+    return dict(smolten_us=[ours for ours, _ in times], torch_us=[theirs for _, theirs in times], versions=versions(torch))
 
 
 def trl(model, data, rows, grad_accum, length, warmup, steps, threads, autocast=True, optim="adamw_8bit", lora=0):

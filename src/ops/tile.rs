@@ -14,10 +14,12 @@
 mod amx;
 mod level;
 mod pack;
+mod rows;
 mod vector;
 
 pub use level::Level;
 pub use pack::{Matrix, pack_all_columns, pack_all_rows, pack_columns, pack_rows, transpose};
+pub use rows::Rows;
 
 use crate::dtype::Element;
 use half::bf16;
@@ -124,8 +126,9 @@ impl<T: Packed> Unit<T> {
         check(a, b);
         if let Some(tiles) = self.tiles() {
             tiles.begin(add.then_some(&*c));
-            for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-                tiles.step(a, b);
+            let a = Rows::packed(a);
+            for (i, b) in b.as_chunks().0.iter().enumerate() {
+                tiles.step(a, i, b);
             }
             return tiles.end(c);
         }
@@ -176,10 +179,10 @@ impl Tiles<'_> {
         amx::begin(from);
     }
 
-    /// One step of both panels.
+    /// Step `i` of the rows with that of a panel of columns.
     #[inline(always)]
-    pub fn step(self, a: &[Line; SIDE], b: &[Line; SIDE]) {
-        amx::step(a, b);
+    pub fn step(self, a: Rows<'_>, i: usize, b: &[Line; SIDE]) {
+        amx::step(a, i, b);
     }
 
     /// Last: the sums go to `to`.

@@ -6,7 +6,7 @@ use half::bf16;
 use smolten::ops::linear::{
     Operand, Weight, forward, forward_f32, forward_residual, input_gradient, weight_gradient,
 };
-use smolten::ops::tile::Level;
+use smolten::ops::tile::{Level, Line};
 
 /// Tokens, inputs, outputs: within one block and just beyond, one to three steps, odd and even.
 const SHAPES: [(usize, usize, usize); 8] = [
@@ -170,6 +170,40 @@ fn whole_in<E: Operand>() {
         for level in levels() {
             assert!(run(level, shape, 2, whole::<E>) == want, "{level:?} {shape:?}");
         }
+    }
+}
+
+/// Tokens, inputs, outputs: whole and partial panels of rows, one and several pieces and chunks of k, and rows so far apart
+/// that they share their places in a cache.
+const IN_LINES: [(usize, usize, usize); 4] =
+    [(32, 32, 64), (70, 608, 1120), (100, 3200, 96), (64, 1024, 2048)];
+
+/// Rows that begin with a line of memory may be read where they lie, others are packed.
+#[test]
+fn where_rows_lie_changes_no_bit() {
+    where_rows_lie_in::<bf16>();
+    where_rows_lie_in::<f32>();
+}
+
+fn where_rows_lie_in<E: Operand>() {
+    for (level, (t, inputs, outputs)) in levels().flat_map(|level| IN_LINES.map(|shape| (level, shape))) {
+        let w = whole::<E>(outputs * inputs, 2);
+        let [near, far] = [0, 1].map(|beyond| {
+            let placed = |numbers: Vec<E>| {
+                let mut lines = vec![Line::ZERO; numbers.len() * size_of::<E>() / size_of::<Line>() + 1];
+                bytemuck::cast_slice_mut(&mut lines)[beyond..][..numbers.len()].copy_from_slice(&numbers);
+                lines
+            };
+            let (x, dy) = (placed(normal::<E>(t * inputs, 1.0, 1)), placed(normal::<E>(t * outputs, 1.0, 3)));
+            let x = &bytemuck::cast_slice(&x)[beyond..][..t * inputs];
+            let dy = &bytemuck::cast_slice(&dy)[beyond..][..t * outputs];
+            let (mut y, mut dx) = (vec![f32::NAN; t * outputs], vec![E::from_f32(f32::NAN); t * inputs]);
+            forward_f32(level, x, Weight::Plain(&w), &mut y, inputs);
+            input_gradient(level, dy, &w, None, &mut dx, inputs);
+            [y, dx.iter().map(|x| x.to_f32()).collect()]
+        });
+        assert!(near.iter().flatten().all(|x| x.is_finite()));
+        assert!(near == far, "{:?} {level:?} {t} {inputs} {outputs}", E::DTYPE);
     }
 }
 

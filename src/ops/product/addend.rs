@@ -1,7 +1,7 @@
 //! A second product, of low rank, that is summed before the main one in the same sums.
 
 use crate::ops::noise::{Dropout, index, row_key};
-use crate::ops::tile::{Block, HALF, Line, Matrix, Packed, SIDE, Tiles, Unit};
+use crate::ops::tile::{Block, HALF, Line, Matrix, Packed, Rows, Tiles, Unit};
 
 /// `(left·right)∘mask`, to which the main product is added.
 #[derive(Clone, Copy)]
@@ -76,9 +76,9 @@ impl<'a> Panels<'a> {
     #[inline(always)]
     pub(super) fn begin(&self, tiles: Tiles<'_>, p: usize, sums: &mut Block) {
         tiles.begin(None);
-        let steps = self.rows.as_chunks::<SIDE>().0.iter().zip(self.columns(p).as_chunks().0);
-        for (a, b) in steps {
-            tiles.step(a, b);
+        let rows = Rows::packed(self.rows);
+        for (i, b) in self.columns(p).as_chunks().0.iter().enumerate() {
+            tiles.step(rows, i, b);
         }
         if let Some(mask) = self.mask {
             tiles.end(sums);

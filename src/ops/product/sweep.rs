@@ -5,7 +5,7 @@
 
 use super::addend::{Addend, Panels};
 use super::{Epilogue, Product, Strip, chunks, most_steps};
-use crate::ops::tile::{Block, Level, Line, Matrix, Packed, SIDE, Unit, pack_all_rows, pack_rows};
+use crate::ops::tile::{Block, Level, Line, Matrix, Packed, Rows, SIDE, Unit, pack_all_rows, pack_rows};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -174,7 +174,11 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         let (mut waiting, mut before) = (Waiting::NOTHING, 0);
         while let Some(taken) = stage.take() {
             let first = stage.rows.start + taken.start;
-            pack_all_rows(self.level, stage.a, first * SIDE, lines, &mut own.rows[..taken.len() * lines]);
+            // Only tiles read them so; only of a transpose are several taken together.
+            let in_place = unit.tiles().and_then(|_| Rows::in_place(stage.a, first * SIDE));
+            if in_place.is_none() {
+                pack_all_rows(self.level, stage.a, first * SIDE, lines, &mut own.rows[..taken.len() * lines]);
+            }
             for (j, i) in taken.enumerate() {
                 let row = first + j;
                 let mut panels = None;
@@ -189,7 +193,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                         firsts: &firsts,
                     });
                 }
-                let rows = &own.rows[j * lines..][..lines];
+                let rows = in_place.unwrap_or_else(|| Rows::packed(&own.rows[j * lines..][..lines]));
                 let of = if stage.finish { self.rows_of(row) } else { 0..0 };
                 let i = if stage.kept.is_some() { i } else { before };
                 let panel = Panel { rows, columns, addend: panels, firsts: &firsts, i, of };
@@ -215,18 +219,18 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         sums: Sums<'_>,
         waiting: &mut Waiting<'f>,
     ) {
-        let lines = panel.rows.len();
-        let pieces = chunks(lines / SIDE, most_steps(unit.level()));
+        let lines = panel.rows.steps() * SIDE;
+        let pieces = chunks(panel.rows.steps(), most_steps(unit.level()));
         for (q, piece) in pieces.iter().enumerate() {
             let Some(tiles) = unit.tiles() else {
                 self.multiply_at_once::<NATIVE>(unit, stage, panel, [q, pieces.len()], piece, sums);
                 continue;
             };
-            let a = &panel.rows[piece.start * SIDE..piece.end * SIDE];
+            let a = panel.rows.part(piece.clone());
             let share = SIDE.div_ceil(piece.len().max(1));
             let rows = if q + 1 == pieces.len() { panel.of.clone() } else { 0..0 };
             for p in 0..panel.firsts.len() {
-                let b = &panel.columns[p * lines + piece.start * SIDE..][..a.len()];
+                let b = &panel.columns[p * lines + piece.start * SIDE..][..piece.len() * SIDE];
                 let place = stage.places.at(panel.i, p);
                 let block = Waiting::new(place, &panel.firsts[p..=p], rows.clone());
                 let (add, addend) = (stage.add || q > 0, panel.addend.filter(|_| q == 0));
@@ -246,8 +250,8 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                     None => tiles.begin(None),
                 }
                 let mut coming = rows.clone();
-                for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-                    tiles.step(a, b);
+                for (i, b) in b.as_chunks().0.iter().enumerate() {
+                    tiles.step(a, i, b);
                     self.store::<NATIVE>(sums, waiting, share);
                     if E::BLOCK_BY_BLOCK {
                         self.bring(&mut coming, panel.firsts[p], share);
@@ -279,7 +283,8 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         piece: &Range<usize>,
         sums: Sums<'_>,
     ) {
-        let (lines, count) = (panel.rows.len(), panel.firsts.len());
+        let (lines, count) = (panel.rows.steps() * SIDE, panel.firsts.len());
+        let a = panel.rows.part(piece.clone()).lines();
         let piece = piece.start * SIDE..piece.end * SIDE;
         let rows = if q + 1 == of { panel.of.clone() } else { 0..0 };
         let addend = panel.addend.filter(|_| q == 0);
@@ -297,7 +302,6 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                     addend.multiply(unit, p, block);
                 }
             }
-            let a = &panel.rows[piece.clone()];
             match blocks {
                 [one] => unit.multiply(a, columns(p), one, add),
                 _ => {
@@ -344,7 +348,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
 
 /// A panel of rows, and what it is multiplied with.
 struct Panel<'a, 'f> {
-    rows: &'a [Line],
+    rows: Rows<'a>,
     /// All panels of columns.
     columns: &'a [Line],
     addend: Option<Panels<'a>>,

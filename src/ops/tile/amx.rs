@@ -2,12 +2,12 @@
 //!
 //! Four tiles hold the block, two the left and two the right operand of a step; each operand tile serves two products.
 
-use super::{Block, Line};
+use super::{Block, Line, Rows};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles {
-    use super::{Block, Line};
-    use crate::ops::tile::SIDE;
+    use super::{Block, Line, Rows};
+    use crate::ops::tile::{HALF, SIDE};
     use std::arch::asm;
     use std::arch::x86_64::__cpuid_count;
     use std::sync::OnceLock;
@@ -98,22 +98,24 @@ mod tiles {
         }
     }
 
-    /// Adds the products of one step to the tiles of sums. The right operand, of which each step reads another part, is loaded
+    /// Adds the products of step `i` of the rows to the tiles of sums. The right operand, of which each step reads another part, is loaded
     /// with the hint that it need not stay in L1 (TILELOADDT1), where it would take the left one's place.
     #[inline(always)]
-    pub fn step(a: &[Line; SIDE], b: &[Line; SIDE]) {
-        // SAFETY: reads the 2048 bytes of each of the two panels' steps.
+    pub fn step(rows: Rows<'_>, i: usize, b: &[Line; SIDE]) {
+        let (a, row) = rows.tile(i);
+        // SAFETY: reads 32 lines of each operand: of the right one a whole step, of the left one those that `tile` found.
         unsafe {
             asm!(
-                "tileloadd tmm4, [{a} + {line}]",
+                "tileloadd tmm4, [{a} + {row}]",
                 "tileloaddt1 tmm6, [{b} + {line}]",
-                "tileloadd tmm5, [{a} + {line} + 1024]",
+                "tileloadd tmm5, [{lower} + {row}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloaddt1 tmm7, [{b} + {line} + 1024]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                a = in(reg) a, b = in(reg) b, line = in(reg) size_of::<Line>(), options(readonly, nostack)
+                a = in(reg) a, lower = in(reg) a.wrapping_byte_add(HALF * row), row = in(reg) row, b = in(reg) b,
+                line = in(reg) size_of::<Line>(), options(readonly, nostack)
             );
         }
     }
@@ -134,7 +136,7 @@ mod tiles {
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod tiles {
-    use super::{Block, Line};
+    use super::{Block, Line, Rows};
     use crate::ops::tile::SIDE;
 
     pub fn is_permitted() -> bool {
@@ -151,7 +153,7 @@ mod tiles {
         unreachable!("a level that is not available");
     }
 
-    pub fn step(_: &[Line; SIDE], _: &[Line; SIDE]) {
+    pub fn step(_: Rows<'_>, _: usize, _: &[Line; SIDE]) {
         unreachable!("a level that is not available");
     }
 

@@ -66,6 +66,18 @@ impl<'a, T: Packed> Matrix<'a, T> {
         Self { data, cols: range.len(), ..self }
     }
 
+    /// What memory has from the first to the last element of some rows of the matrix, and its stride, if it has them row by
+    /// row and all of them.
+    pub fn stored_rows_of(self, range: Range<usize>) -> Option<(&'a [T], usize)> {
+        if self.transposed || range.is_empty() || range.end > self.rows {
+            return None;
+        }
+        Some((
+            &self.data[range.start * self.stride..][..(range.len() - 1) * self.stride + self.cols],
+            self.stride,
+        ))
+    }
+
     fn stored_rows(self, range: Range<usize>) -> Self {
         assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
         let data = self.data.get(range.start * self.stride..).unwrap_or(&[]);
