@@ -18,7 +18,9 @@ pub use addend::{Addend, Mask};
 pub use epilogue::{Into, Residual, Rope, Rounded, Sum, Swiglu, SwigluGradient};
 pub use output::Output;
 
-use super::tile::{Block, HALF, Level, Line, Matrix, Packed, SIDE, Unit, pack_all_columns};
+use super::tile::{
+    Block, HALF, Level, Line, Matrix, Packed, Rows, SIDE, Unit, pack_all_columns, pack_all_rows,
+};
 use help::Board;
 use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
@@ -110,6 +112,9 @@ const fn most_k<T: Packed>() -> usize {
 
 /// Lines of packed columns that a thread has at a time, for half of 2 MiB of L2: 512 columns of 1024.
 const MOST_LINES: usize = (1 << 20) / size_of::<Line>();
+
+/// Bytes of a left operand above which it is not packed as a whole.
+const MOST_LEFT: usize = 32 << 20;
 
 /// Panels of rows that are packed together where memory runs across them, for more of a row of it at a time.
 const TOGETHER: usize = 4;
@@ -218,21 +223,69 @@ const HUGE_PAGE: usize = 2 << 20;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// A whole left operand.
+    static LEFT: RefCell<Scratch> = RefCell::default();
 }
 
 impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     /// All of it, by so many threads.
     fn run(&self, all: Rectangle, shares: usize) {
         let mut parts = Vec::with_capacity(shares);
-        self.cut(all, shares, &mut parts);
-        if let [all] = &parts[..] {
-            return self.work(all, |_, multiply| multiply());
+        self.cut(all.clone(), shares, &mut parts);
+        let lines = all.rows.len() * self.chunks().map(|chunk| T::panel_lines(chunk.len())).sum::<usize>();
+        let times = parts.iter().map(|part| part.rows.len() * self.groups(part.columns.len())).sum::<usize>();
+        if times < 3 * all.rows.len() || lines > MOST_LEFT / size_of::<Line>() || self.is_read_in_place() {
+            return self.work_on(&parts, None);
+        }
+        // Taken, not borrowed: this thread may come here again while it waits for others.
+        let mut scratch = LEFT.take();
+        let left = scratch.take([lines, 0], [0, 0], 0).columns;
+        let mut rest = &mut *left;
+        for chunk in self.chunks() {
+            let lines = T::panel_lines(chunk.len());
+            let panels = rest.split_off_mut(..all.rows.len() * lines).expect("room for all chunks");
+            let a = self.a.columns(chunk);
+            panels.par_chunks_mut((TOGETHER * lines).max(1)).enumerate().for_each(|(i, panels)| {
+                pack_all_rows(self.level, a, i * TOGETHER * SIDE, lines, panels);
+            });
+        }
+        self.work_on(&parts, Some(left));
+        LEFT.set(scratch);
+    }
+
+    /// Whether the left operand needs no packing.
+    fn is_read_in_place(&self) -> bool {
+        let first = self.a.columns(self.chunks().next().unwrap_or(0..0));
+        T::level(self.level) == Level::Amx && Rows::in_place(first, 0).is_some()
+    }
+
+    /// A thread for each part. `left`: all of the left operand, packed chunk by chunk.
+    fn work_on(&self, parts: &[Rectangle], left: Option<&[Line]>) {
+        if let [all] = parts {
+            return self.work(all, left, |_, multiply| multiply());
         }
         let board = Board::new(parts.len());
         parts.par_iter().enumerate().with_max_len(1).for_each(|(i, part)| {
-            board.share(i, || self.work(part, |stage, multiply| board.lend(i, stage, multiply)));
+            board.share(i, || self.work(part, left, |stage, multiply| board.lend(i, stage, multiply)));
             board.help(|stage| self.help(stage));
         });
+    }
+
+    /// The parts of k that are packed at a time.
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T, E> {
+        chunks(self.a.shape()[1], most_k::<T>()).into_iter()
+    }
+
+    /// Lines of a panel of the right operand and of the addend, at most.
+    fn widest(&self) -> [usize; 2] {
+        let first = self.chunks().next().map_or(0, |chunk| chunk.len());
+        [T::panel_lines(first), self.addend.map_or(0, |addend| addend.lines())]
+    }
+
+    /// In how many groups so many panels of columns are packed.
+    fn groups(&self, columns: usize) -> usize {
+        let lines = self.widest().iter().sum::<usize>().max(1);
+        columns.div_ceil((MOST_LINES / lines).max(1)).max(1)
     }
 
     /// Cuts the rectangle in proportion until there is one for each of `shares` threads.
@@ -259,16 +312,19 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     }
 
     /// One thread's rectangle. `multiply` is given each stage, and what multiplies it.
-    fn work(&self, all: &Rectangle, multiply: impl Fn(&Stage<'_, T>, &mut dyn FnMut())) {
+    fn work(
+        &self,
+        all: &Rectangle,
+        left: Option<&[Line]>,
+        multiply: impl Fn(&Stage<'_, T>, &mut dyn FnMut()),
+    ) {
         let unit = Unit::new(self.level);
-        let chunks = chunks(self.a.shape()[1], most_k::<T>());
-        let widest = T::panel_lines(chunks.first().map_or(0, Range::len));
-        let narrow = self.addend.map_or(0, |addend| addend.lines());
-        let per_group = (MOST_LINES / (widest + narrow).max(1)).max(1);
-        let together = self.together();
-        let groups = all.columns.len().div_ceil(per_group).max(1);
+        let chunks: Vec<_> = self.chunks().collect();
+        let ([widest, narrow], together) = (self.widest(), self.together());
+        let panels = self.a.shape()[0].div_ceil(SIDE);
         SCRATCH.with_borrow_mut(|scratch| {
-            for columns in shares_of(&all.columns, groups) {
+            for columns in shares_of(&all.columns, self.groups(all.columns.len())) {
+                let mut left = left;
                 let count = columns.len();
                 let lines = [count * widest, together * widest];
                 let places = Self::places(&unit, all.rows.len(), count, &chunks);
@@ -285,6 +341,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                     }
                     let stage = Stage {
                         a: self.a.columns(chunk.clone()),
+                        left: left.as_mut().map(|left| left.split_off(..panels * lines).expect("all chunks")),
                         rows: all.rows.clone(),
                         columns: columns.clone(),
                         packed: [packed, addend_columns],

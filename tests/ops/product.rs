@@ -95,8 +95,10 @@ fn definition_in<E: Operand>() {
     }
 }
 
-/// Tokens, inputs, outputs: several groups of columns, several pieces of k, several chunks of k, alone and together.
-const LARGE: [(usize, usize, usize); 4] = [(70, 608, 1100), (40, 1700, 300), (35, 3200, 700), (2100, 64, 96)];
+/// Tokens, inputs, outputs: several groups of columns, several pieces of k, several chunks of k, alone and together; and
+/// left operands that two threads would pack four times, so that they are packed as a whole.
+const LARGE: [(usize, usize, usize); 6] =
+    [(70, 608, 1100), (40, 1700, 300), (35, 3200, 700), (2100, 64, 96), (70, 1700, 1500), (600, 1700, 160)];
 
 /// The three products of these, as bits.
 fn run<E: Operand>(

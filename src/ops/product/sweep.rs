@@ -15,6 +15,8 @@ pub(super) struct Stage<'a, T> {
     /// The left operand, of the columns of this chunk, and which panels of it.
     pub(super) a: Matrix<'a, T>,
     pub(super) rows: Range<usize>,
+    /// All panels of it, if they were packed before.
+    pub(super) left: Option<&'a [Line]>,
     /// Panels of columns.
     pub(super) columns: Range<usize>,
     /// These of the right operand and of the addend, packed.
@@ -176,7 +178,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
             let first = stage.rows.start + taken.start;
             // Only tiles read them so; only of a transpose are several taken together.
             let in_place = unit.tiles().and_then(|_| Rows::in_place(stage.a, first * SIDE));
-            if in_place.is_none() {
+            if stage.left.is_none() && in_place.is_none() {
                 pack_all_rows(self.level, stage.a, first * SIDE, lines, &mut own.rows[..taken.len() * lines]);
             }
             for (j, i) in taken.enumerate() {
@@ -193,7 +195,11 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                         firsts: &firsts,
                     });
                 }
-                let rows = in_place.unwrap_or_else(|| Rows::packed(&own.rows[j * lines..][..lines]));
+                let rows = match (stage.left, in_place) {
+                    (Some(left), _) => Rows::packed(&left[row * lines..][..lines]),
+                    (None, Some(rows)) => rows,
+                    (None, None) => Rows::packed(&own.rows[j * lines..][..lines]),
+                };
                 let of = if stage.finish { self.rows_of(row) } else { 0..0 };
                 let i = if stage.kept.is_some() { i } else { before };
                 let panel = Panel { rows, columns, addend: panels, firsts: &firsts, i, of };
