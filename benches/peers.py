@@ -4,7 +4,7 @@ Usage: python benches/peers.py [PART ...] [--model MODEL.gguf] [--data ROWS.json
 
 Parts (default: all that have what they need):
   step-fp32, step-bf16   whole training steps of SmolLM2's shape with random weights, optimizer included, PyTorch beside
-  step-avx2              the same with AVX-512 and AMX switched off, both in fp32 (PyTorch takes over a minute for a step in bf16)
+  step-avx2              the same with AVX-512 and AMX switched off, both in fp32 (PyTorch takes minutes for a step in bf16)
   products-fp32, -bf16   matrix products of the step, three layouts, beside torch.mm (MKL, oneDNN)
   trl                    ragged rows, TRL's SFTTrainer with bitsandbytes' adamw_8bit beside   (--model, --data)
   lora                   the same rows with adapters of rank 16, TRL with PEFT and our own full step beside  (--model, --data)

@@ -3,7 +3,8 @@
 //! Each thread gets a rectangle of the result. It packs as many columns of the right operand as half its L2 cache holds,
 //! then takes the rows 32 at a time: packs them, multiplies the one panel, which stays in L1, with all column panels, and
 //! hands the blocks to the [`Epilogue`] while they are in cache. Who is done takes rows of another's rectangle. Weights are
-//! packed as they are used: a second, packed copy would have to be read all the same, and written before.
+//! packed as they are used: a second, packed copy would have to be read all the same, and written before. Tiles read rows
+//! where they lie if they can; what else would be packed by each thread for each of its groups of columns is packed once.
 //!
 //! Sums run along k in one order that depends on the shape of the operands alone, so neither the number of threads nor
 //! the rectangle an element lies in changes a bit. An [`Addend`] is summed before all of k.
@@ -233,6 +234,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         let mut parts = Vec::with_capacity(shares);
         self.cut(all.clone(), shares, &mut parts);
         let lines = all.rows.len() * self.chunks().map(|chunk| T::panel_lines(chunk.len())).sum::<usize>();
+        // How often a row would be packed, times their number. From 3 on the copy, which no cache of a core holds, pays off.
         let times = parts.iter().map(|part| part.rows.len() * self.groups(part.columns.len())).sum::<usize>();
         if times < 3 * all.rows.len() || lines > MOST_LEFT / size_of::<Line>() || self.is_read_in_place() {
             return self.work_on(&parts, None);

@@ -176,8 +176,10 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         let (mut waiting, mut before) = (Waiting::NOTHING, 0);
         while let Some(taken) = stage.take() {
             let first = stage.rows.start + taken.start;
-            // Only tiles read them so; only of a transpose are several taken together.
-            let in_place = unit.tiles().and_then(|_| Rows::in_place(stage.a, first * SIDE));
+            let in_place = match (unit.tiles(), stage.left) {
+                (Some(_), None) => Rows::in_place(stage.a, first * SIDE),
+                _ => None,
+            };
             if stage.left.is_none() && in_place.is_none() {
                 pack_all_rows(self.level, stage.a, first * SIDE, lines, &mut own.rows[..taken.len() * lines]);
             }
@@ -195,6 +197,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
                         firsts: &firsts,
                     });
                 }
+                // In place is the first that was taken: only of a transpose there are more.
                 let rows = match (stage.left, in_place) {
                     (Some(left), _) => Rows::packed(&left[row * lines..][..lines]),
                     (None, Some(rows)) => rows,
