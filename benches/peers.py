@@ -12,9 +12,9 @@ Parts (default: all that have what they need):
   decode                 one greedy stream, llama.cpp beside, from the same GGUF file         (--model)
 
 Each round runs first one side, then the other, each in its own process. Reported: medians over the timed steps of all
-rounds. Products are timed call by call in one process, which loads `--library`. Every part goes to benches/results/cpu/PART.json, and benches/results/cpu.md
-is made from those; no ratio is made from two runs. Needs the packages of tests/external/requirements*.txt; trl needs
-bitsandbytes too.
+rounds. Products are timed call by call in one process, which loads `--library`. Every part goes to
+benches/results/cpu/PART.json, and benches/results/cpu.md is made from those; no ratio is made from two runs. Needs the packages
+of tests/external/requirements*.txt; trl needs bitsandbytes too.
 """
 
 import argparse
@@ -348,6 +348,8 @@ def main():
     for part in args.parts or [part for part in PARTS if needs.get(part, True)]:
         if not needs.get(part, True):
             parser.error(f"{part} needs --model{' and --data' * (part != 'decode')}")
+        if part.startswith("products") and not args.library.exists():
+            parser.error(f"{part} needs {args.library}: cargo build --release --example products, or say where with --library")
         about = provenance(args)
         if about["load_before"] > 0.5:
             print(
