@@ -13,6 +13,7 @@ mod addend;
 mod epilogue;
 mod help;
 mod output;
+mod scratch;
 mod sweep;
 
 pub use addend::{Addend, Mask};
@@ -23,9 +24,8 @@ use super::tile::{
     Block, HALF, Level, Line, Matrix, Packed, Rows, SIDE, Unit, pack_all_columns, pack_all_rows,
 };
 use help::Board;
-use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
-use std::cell::RefCell;
+use scratch::{LEFT, SCRATCH};
 use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 use sweep::{Own, Places, Stage, Sums};
@@ -176,56 +176,6 @@ struct Product<'a, T, E> {
 struct Rectangle {
     rows: Range<usize>,
     columns: Range<usize>,
-}
-
-/// What a thread packs into, kept from one product to the next. In large pages where the system has them: in small ones,
-/// scattered over physical memory, some would share their places in L2 with too many others.
-#[derive(Default)]
-struct Scratch {
-    map: Option<MmapMut>,
-}
-
-/// Parts of a [`Scratch`].
-struct Room<'a> {
-    /// Panels of all columns.
-    columns: &'a mut [Line],
-    /// As many panels of rows as are packed together.
-    rows: &'a mut [Line],
-    /// Of an addend, panels of all columns and one of rows.
-    addend: [&'a mut [Line]; 2],
-    /// See [`Places`].
-    sums: &'a mut [Block],
-}
-
-impl Scratch {
-    /// Room for packed columns and rows, those of an addend, and blocks. What is in it is left over.
-    fn take(&mut self, lines: [usize; 2], addend: [usize; 2], sums: usize) -> Room<'_> {
-        let bytes_of = |lines: [usize; 2]| lines.map(|n| n * size_of::<Line>());
-        let ([columns, rows], [addend_columns, addend_rows]) = (bytes_of(lines), bytes_of(addend));
-        let bytes = columns + rows + addend_columns + addend_rows + sums * size_of::<Block>();
-        if self.map.as_ref().is_none_or(|map| map.len() < bytes) {
-            let map =
-                MmapMut::map_anon(bytes.next_multiple_of(HUGE_PAGE)).expect("memory for packed operands");
-            let _ = map.advise(Advice::HugePage);
-            self.map = Some(map);
-        }
-        let map = &mut self.map.as_mut().expect("mapped above")[..bytes];
-        let (columns, rest) = map.split_at_mut(columns);
-        let (rows, rest) = rest.split_at_mut(rows);
-        let (addend_columns, rest) = rest.split_at_mut(addend_columns);
-        let (addend_rows, sums) = rest.split_at_mut(addend_rows);
-        let [columns, rows] = [columns, rows].map(bytemuck::cast_slice_mut);
-        let addend = [addend_columns, addend_rows].map(bytemuck::cast_slice_mut);
-        Room { columns, rows, addend, sums: bytemuck::cast_slice_mut(sums) }
-    }
-}
-
-const HUGE_PAGE: usize = 2 << 20;
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-    /// A whole left operand.
-    static LEFT: RefCell<Scratch> = RefCell::default();
 }
 
 impl<T: Packed, E: Epilogue> Product<'_, T, E> {
