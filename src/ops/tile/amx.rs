@@ -98,8 +98,8 @@ mod tiles {
         }
     }
 
-    /// Adds the products of step `i` of the rows to the tiles of sums. The right operand, of which each step reads another part, is loaded
-    /// with the hint that it need not stay in L1 (TILELOADDT1), where it would take the left one's place.
+    /// Adds the products of step `i` of the rows to the tiles of sums. The right operand, of which each step reads another
+    /// part, is loaded with the hint that it need not stay in L1 (TILELOADDT1), where it would take the left one's place.
     #[inline(always)]
     pub fn step(rows: Rows<'_>, i: usize, b: &[Line; SIDE]) {
         let (a, row) = rows.tile(i);
