@@ -4,7 +4,8 @@ Usage: python benches/peers.py [PART ...] [--model MODEL.gguf] [--data ROWS.json
 
 Parts (default: all that have what they need):
   step-fp32, step-bf16   whole training steps of SmolLM2's shape with random weights, optimizer included, PyTorch beside
-  step-avx2              the same with AVX-512 and AMX switched off, both in fp32 (PyTorch takes minutes for a step in bf16)
+  step-avx2              the same with AVX-512 and AMX switched off, both in fp32
+  step-avx2-bf16         and in bf16, for which PyTorch takes minutes a step; only where named, with --rounds 1
   products-fp32, -bf16   matrix products of the step, three layouts, beside torch.mm (MKL, oneDNN)
   trl                    ragged rows, TRL's SFTTrainer with bitsandbytes' adamw_8bit beside   (--model, --data)
   lora                   the same rows with adapters of rank 16, TRL with PEFT and our own full step beside  (--model, --data)
@@ -265,6 +266,7 @@ PARTS = {
     "step-bf16": ("Training steps, bf16", lambda args: step(args, "bf16", ["bf16", "autocast"])),
     "step-fp32": ("Training steps, fp32", lambda args: step(args, "fp32", ["fp32"])),
     "step-avx2": ("Training steps on AVX2", lambda args: step(args, "fp32", ["fp32"], "avx2", AVX2)),
+    "step-avx2-bf16": ("Training steps on AVX2, bf16", lambda args: step(args, "bf16", ["bf16"], "avx2", AVX2)),
     "trl": ("Ragged rows, TRL", trl),
     "lora": ("Adapters, TRL with PEFT", lora),
     "losses": ("Losses in bf16 and in fp32", losses),
@@ -345,6 +347,8 @@ def main():
     if args.rounds * args.steps < 5 or args.repeats < 5:
         parser.error("fewer than five timed steps or calls; raise --steps, --rounds or --repeats")
     needs = {"trl": args.model and args.data, "lora": args.model and args.data, "losses": args.model and args.data, "decode": args.model}
+    # Half an hour: only where it is asked for.
+    needs["step-avx2-bf16"] = "step-avx2-bf16" in args.parts
     for part in args.parts or [part for part in PARTS if needs.get(part, True)]:
         if not needs.get(part, True):
             parser.error(f"{part} needs --model{' and --data' * (part != 'decode')}")

@@ -182,13 +182,15 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     /// All of it, by so many threads.
     fn run(&self, all: Rectangle, shares: usize) {
         let mut parts = Vec::with_capacity(shares);
-        self.cut(all.clone(), shares, &mut parts);
+        self.cut(all.clone(), self.is_read_in_place(), shares, &mut parts);
         let lines = all.rows.len() * self.chunks().map(|chunk| T::panel_lines(chunk.len())).sum::<usize>();
         // How often a row would be packed, times their number. From 3 on the copy, which no cache of a core holds, pays off.
         let times = parts.iter().map(|part| part.rows.len() * self.groups(part.columns.len())).sum::<usize>();
         if times < 3 * all.rows.len() || lines > MOST_LEFT / size_of::<Line>() || self.is_read_in_place() {
             return self.work_on(&parts, None);
         }
+        parts.clear();
+        self.cut(all.clone(), true, shares, &mut parts);
         // Taken, not borrowed: this thread may come here again while it waits for others.
         let mut scratch = LEFT.take();
         let left = scratch.take([lines, 0], [0, 0], 0).columns;
@@ -240,12 +242,13 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         columns.div_ceil((MOST_LINES / lines).max(1)).max(1)
     }
 
-    /// Cuts the rectangle in proportion until there is one for each of `shares` threads.
-    fn cut(&self, all: Rectangle, shares: usize, parts: &mut Vec<Rectangle>) {
+    /// Cuts the rectangle in proportion until there is one for each of `shares` threads. `free`: none packs its rows.
+    fn cut(&self, all: Rectangle, free: bool, shares: usize, parts: &mut Vec<Rectangle>) {
         // Both sides of a cut pack what lies across it; what has to be transposed costs twice as much.
         let cost =
             |panels: &Range<usize>, m: &Matrix<'_, T>| panels.len() * if m.is_transposed() { 2 } else { 1 };
-        let (rows, columns) = (cost(&all.rows, &self.a), cost(&all.columns, &self.b));
+        let rows = if free { 0 } else { cost(&all.rows, &self.a) };
+        let columns = cost(&all.columns, &self.b);
         let by_rows = (rows >= columns || all.columns.len() < 2) && all.rows.len() >= 2;
         if shares <= 1 || !by_rows && all.columns.len() < 2 {
             return parts.push(all);
@@ -259,8 +262,8 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
             first.columns.end = cut(&first.columns);
             second.columns.start = first.columns.end;
         }
-        self.cut(first, shares / 2, parts);
-        self.cut(second, shares - shares / 2, parts);
+        self.cut(first, free, shares / 2, parts);
+        self.cut(second, free, shares - shares / 2, parts);
     }
 
     /// One thread's rectangle. `multiply` is given each stage, and what multiplies it.
