@@ -164,6 +164,7 @@ struct Scratch {
     entropies: Tensor, // f32 [1, T]
     x_chunk: Tensor,
     logits: Tensor,
+    spare: Tensor, // what is left of the logits for buffers that are used only when they are not
 }
 
 /// Buffers that only the backward pass uses.

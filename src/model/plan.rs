@@ -115,16 +115,21 @@ pub(super) fn kept(
 pub(super) fn scratch(plan: &mut Plan, n: &ModelConfig, dtype: DType, capacity: Capacity) -> Scratch {
     let (t, c) = (capacity.tokens, n.hidden_size);
     let rows = LOGIT_ROWS.min(t);
+    let logits = plan.tensor(Category::Scratch, rows, n.vocab_size, DType::F32);
+    // No layer is at work while there are logits.
+    let mut spare = logits;
+    let act = plan.sharing(&mut spare, t, n.intermediate_size, dtype);
     let mut of = |rows, cols, dtype| plan.tensor(Category::Scratch, rows, cols, dtype);
     Scratch {
         norm: of(t, c, dtype),
-        act: of(t, n.intermediate_size, dtype),
+        act,
         last: of(t, c, DType::F32),
         rstd: of(1, t, DType::F32),
         losses: of(1, t, DType::F32),
         entropies: of(1, t, DType::F32),
         x_chunk: of(rows, c, dtype),
-        logits: of(rows, n.vocab_size, DType::F32),
+        logits,
+        spare,
     }
 }
 
@@ -138,28 +143,31 @@ pub(super) fn backward(
 ) -> Backward {
     let (t, c, f) = (capacity.tokens, n.hidden_size, n.intermediate_size);
     let same = dtype == DType::F32;
-    // The layers go backward when the logits have done their part.
-    let mut spare = scratch.logits;
-    let mut shared = |cols| plan.sharing(&mut spare, t, cols, dtype);
-    let (dact, dgate_up) = (shared(f), shared(2 * f));
-    let (dattention, dqkv) = (shared(n.attention_width()), shared(n.qkv_width()));
-    let mut of = |rows, cols, dtype| plan.tensor(Category::Scratch, rows, cols, dtype);
-    let dx = of(t, c, DType::F32);
-    let dnorm = of(t, c, dtype);
-    let rows = scratch.logits.rows;
     let of_attention = if n.attention_bias { n.qkv_width() } else { 0 };
     let of_mlp = if n.mlp_bias { 2 * f } else { 0 };
     let widest = c.max(of_attention).max(of_mlp);
+    // The layers go backward when the logits have done their part.
+    let mut spare = scratch.spare;
+    let mut shared = |rows, cols, dtype| plan.sharing(&mut spare, rows, cols, dtype);
+    let (dact, dgate_up) = (shared(t, f, dtype), shared(t, 2 * f, dtype));
+    let (dattention, dqkv) = (shared(t, n.attention_width(), dtype), shared(t, n.qkv_width(), dtype));
+    let dx = shared(t, c, DType::F32);
+    let dx_a = if same { dx } else { shared(t, c, dtype) };
+    let delta = shared(t, n.num_attention_heads, DType::F32);
+    let partials = shared(t.div_ceil(rmsnorm::ROWS_PER_PARTIAL), widest, DType::F32);
+    let mut of = |rows, cols, dtype| plan.tensor(Category::Scratch, rows, cols, dtype);
+    let dnorm = of(t, c, dtype);
+    let rows = scratch.logits.rows;
     Backward {
         dx,
-        dx_a: if same { dx } else { of(t, c, dtype) },
+        dx_a,
         dnorm,
         dact,
         dgate_up,
         dattention,
         dqkv,
-        delta: of(t, n.num_attention_heads, DType::F32),
-        partials: of(t.div_ceil(rmsnorm::ROWS_PER_PARTIAL), widest, DType::F32),
+        delta,
+        partials,
         head: HeadGradients {
             dx: dnorm,
             dw: head.dw,
