@@ -106,9 +106,15 @@ fn most_steps(level: Level) -> usize {
 }
 
 /// Inner dimension that is packed at a time: 1536 of bf16, 640 of fp32. With less of it more columns fit in L2 for each
-/// rows panel that is packed, and sums are kept from one part to the next.
-const fn most_k<T: Packed>() -> usize {
-    if T::DEPTH == SIDE { 1536 } else { 640 }
+/// rows panel that is packed, and sums are kept from one part to the next: where they are in any case, 320 of fp32 do.
+const fn most_k<T: Packed>(k: usize) -> usize {
+    if T::DEPTH == SIDE {
+        1536
+    } else if k <= 640 {
+        640
+    } else {
+        320
+    }
 }
 
 /// Lines of packed columns that a thread has at a time, for half of 2 MiB of L2: 512 columns of 1024.
@@ -227,7 +233,8 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
 
     /// The parts of k that are packed at a time.
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T, E> {
-        chunks(self.a.shape()[1], most_k::<T>()).into_iter()
+        let k = self.a.shape()[1];
+        chunks(k, most_k::<T>(k)).into_iter()
     }
 
     /// Lines of a panel of the right operand and of the addend, at most.
