@@ -111,6 +111,8 @@ def step(args, ours: str, theirs: list[str], isa: str | None = None, env: dict |
     note = (
         "AVX-512 and AMX switched off: " + " ".join(f"{k}={v}" for k, v in AVX2.items()) + ", --isa avx2" if isa else ""
     )
+    if isa and "bf16" in theirs:
+        note += ". PyTorch does not hand products in bf16 to oneDNN then (its log names none), but multiplies by itself."
     return table | dict(what=what, note=note, runs=runs)
 
 
