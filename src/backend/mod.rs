@@ -117,8 +117,6 @@ pub struct SwigluBackward {
     pub act: Tensor,
     /// `act` still holds it from the forward pass; a backend may leave it untouched.
     pub act_is_kept: bool,
-    /// Out: gradient of `act`, A `[T, F]`; a fused backend may leave it untouched.
-    pub dact: Tensor,
     /// Out: gradient of `gate_up`, A `[T, 2F]`.
     pub dgate_up: Tensor,
 }

@@ -173,7 +173,6 @@ struct Backward {
     dx: Tensor,       // f32 [T, C]: gradient of the residual stream
     dx_a: Tensor,     // A [T, C]: the same, rounded; dx itself in fp32
     dnorm: Tensor,    // A [T, C]
-    dact: Tensor,     // A [T, F]
     dgate_up: Tensor, // A [T, 2F]
     dattention: Tensor,
     dqkv: Tensor,

@@ -171,7 +171,6 @@ impl Model {
             gate_up: k.gate_up,
             act: k.act,
             act_is_kept: !self.recomputes,
-            dact: g.dact,
             dgate_up: g.dgate_up,
         })?;
         self.projection_gradients(b, g.dx_a, k.act, &layer.down, down)?;

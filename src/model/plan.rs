@@ -149,7 +149,7 @@ pub(super) fn backward(
     // The layers go backward when the logits have done their part.
     let mut spare = scratch.spare;
     let mut shared = |rows, cols, dtype| plan.sharing(&mut spare, rows, cols, dtype);
-    let (dact, dgate_up) = (shared(t, f, dtype), shared(t, 2 * f, dtype));
+    let dgate_up = shared(t, 2 * f, dtype);
     let (dattention, dqkv) = (shared(t, n.attention_width(), dtype), shared(t, n.qkv_width(), dtype));
     let dx = shared(t, c, DType::F32);
     let dx_a = if same { dx } else { shared(t, c, dtype) };
@@ -162,7 +162,6 @@ pub(super) fn backward(
         dx,
         dx_a,
         dnorm,
-        dact,
         dgate_up,
         dattention,
         dqkv,

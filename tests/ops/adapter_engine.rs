@@ -129,7 +129,6 @@ fn backward_in<E: Operand>(dropout: Option<Dropout>) {
             gate_up: l.narrow(T, 2 * f),
             act: l.narrow(T, f),
             act_is_kept: false,
-            dact: l.narrow(T, f),
             dgate_up: l.narrow(T, 2 * f),
         };
         (l.narrow(T, f), args, [l.narrow(T, RANK), l.narrow(RANK, f)])

@@ -100,15 +100,17 @@ fn mlp_is_linear_then_swiglu() {
 
 fn mlp_backward<E: Element>() {
     let (c, f) = (20, 18);
-    let (mut a, args) = arena::<E, _>(|l| SwigluBackward {
-        adapter: None,
-        dy: l.narrow(T, c),
-        w: l.narrow(c, f),
-        gate_up: l.narrow(T, 2 * f),
-        act: l.narrow(T, f),
-        act_is_kept: false,
-        dact: l.narrow(T, f),
-        dgate_up: l.narrow(T, 2 * f),
+    let (mut a, (args, dx)) = arena::<E, _>(|l| {
+        let args = SwigluBackward {
+            adapter: None,
+            dy: l.narrow(T, c),
+            w: l.narrow(c, f),
+            gate_up: l.narrow(T, 2 * f),
+            act: l.narrow(T, f),
+            act_is_kept: false,
+            dgate_up: l.narrow(T, 2 * f),
+        };
+        (args, l.narrow(T, f))
     });
     let (dy, w) = (values::<E>(N * c, 1.0, 1), values::<E>(c * f, 1.0, 2));
     let gate_up = values::<E>(N * 2 * f, 3.0, 3);
@@ -118,9 +120,8 @@ fn mlp_backward<E: Element>() {
     a.tokens(N);
     a.cpu.linear_swiglu_backward(args).unwrap();
     let columns: Vec<E> = (0..f).flat_map(|j| w.iter().skip(j).step_by(f).copied()).collect();
-    // A backend that fuses leaves it as it was.
-    a.cpu.linear_input_gradient(args.dy, args.w.into(), args.dact).unwrap();
-    let dact = a.get::<E>(args.dact)[..N * f].to_vec();
+    a.cpu.linear_input_gradient(args.dy, args.w.into(), dx).unwrap();
+    let dact = a.get::<E>(dx)[..N * f].to_vec();
     assert_allowed("dact", &dact, &products(&dy, &columns, c));
     let (mut act, mut want) = (vec![E::from_f32(0.0); N * f], vec![E::from_f32(0.0); 2 * N * f]);
     swiglu::backward(&gate_up, &dact, &mut act, &mut want, f);

@@ -161,10 +161,9 @@ impl Cpu {
     pub(super) fn gated_backward(&mut self, args: &SwigluBackward) -> Result<()> {
         let (op, w, level) = ("linear_swiglu_backward", args.w, self.level);
         let [dy, gate_up] = [args.dy, args.gate_up].map(|t| self.active(t));
-        let [dact, act, dgate_up] = [args.dact, args.act, args.dgate_up].map(|t| self.active(t));
+        let [act, dgate_up] = [args.act, args.dgate_up].map(|t| self.active(t));
         dy.expect(op, "dy", [act.rows, w.rows])?;
         w.expect(op, "w", [dy.cols, act.cols])?;
-        dact.expect(op, "dact", [act.rows, act.cols])?;
         gate_up.expect(op, "gate_up", [act.rows, 2 * act.cols])?;
         dgate_up.expect(op, "dgate_up", [act.rows, 2 * act.cols])?;
         let adapter = self.adapter(op, args.adapter, dy, |rank| [rank, w.cols])?;

@@ -60,10 +60,8 @@ impl Buffers {
             }
             Product::SwigluBackward => {
                 let (dy, gate_up) = (self.activation(t, outputs), self.activation(t, 2 * inputs));
-                let [act, dact] = [(); 2].map(|()| self.out(t, inputs, a));
-                let dgate_up = self.out(t, 2 * inputs, a);
-                let of =
-                    SwigluBackward { dy, w, adapter: None, gate_up, act, act_is_kept: false, dact, dgate_up };
+                let (act, dgate_up) = (self.out(t, inputs, a), self.out(t, 2 * inputs, a));
+                let of = SwigluBackward { dy, w, adapter: None, gate_up, act, act_is_kept: false, dgate_up };
                 Launch::new(
                     move |cuda, rung| {
                         linear_launch::swiglu_backward(cuda, rung, dy, w, gate_up, Some(act), dgate_up)

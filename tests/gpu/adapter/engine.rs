@@ -156,16 +156,7 @@ fn operations() -> [(&'static str, OfEngine, Launch); 9] {
             |e, b| {
                 let Projection { w, adapter, .. } = b.gradient();
                 let (gate_up, dgate_up, act) = (b.gate_up, b.y[0], b.x);
-                let args = SwigluBackward {
-                    dy: b.x,
-                    w,
-                    adapter,
-                    gate_up,
-                    act,
-                    act_is_kept: true,
-                    dact: act,
-                    dgate_up,
-                };
+                let args = SwigluBackward { dy: b.x, w, adapter, gate_up, act, act_is_kept: true, dgate_up };
                 e.linear_swiglu_backward(args).unwrap();
             },
             |c, b| {
