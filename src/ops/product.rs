@@ -249,12 +249,13 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         columns.div_ceil((MOST_LINES / lines).max(1)).max(1)
     }
 
-    /// Cuts the rectangle in proportion until there is one for each of `shares` threads. `free`: none packs its rows.
-    fn cut(&self, all: Rectangle, free: bool, shares: usize, parts: &mut Vec<Rectangle>) {
-        // Both sides of a cut pack what lies across it; what has to be transposed costs twice as much.
+    /// Cuts the rectangle in proportion until there is one for each of `shares` threads. `ready`: rows need no packing.
+    fn cut(&self, all: Rectangle, ready: bool, shares: usize, parts: &mut Vec<Rectangle>) {
+        // Both sides of a cut pack what lies across it; what has to be transposed costs twice as much. What is only read
+        // counts a quarter, lest each of many threads read all rows for one panel of columns.
         let cost =
             |panels: &Range<usize>, m: &Matrix<'_, T>| panels.len() * if m.is_transposed() { 2 } else { 1 };
-        let rows = if free { 0 } else { cost(&all.rows, &self.a) };
+        let rows = if ready { all.rows.len() / 4 } else { cost(&all.rows, &self.a) };
         let columns = cost(&all.columns, &self.b);
         let by_rows = (rows >= columns || all.columns.len() < 2) && all.rows.len() >= 2;
         if shares <= 1 || !by_rows && all.columns.len() < 2 {
@@ -269,8 +270,8 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
             first.columns.end = cut(&first.columns);
             second.columns.start = first.columns.end;
         }
-        self.cut(first, free, shares / 2, parts);
-        self.cut(second, free, shares - shares / 2, parts);
+        self.cut(first, ready, shares / 2, parts);
+        self.cut(second, ready, shares - shares / 2, parts);
     }
 
     /// One thread's rectangle. `multiply` is given each stage, and what multiplies it.
