@@ -187,12 +187,13 @@ struct Rectangle {
 impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     /// All of it, by so many threads.
     fn run(&self, all: Rectangle, shares: usize) {
+        let in_place = self.is_read_in_place();
         let mut parts = Vec::with_capacity(shares);
-        self.cut(all.clone(), self.is_read_in_place(), shares, &mut parts);
+        self.cut(all.clone(), in_place, shares, &mut parts);
         let lines = all.rows.len() * self.chunks().map(|chunk| T::panel_lines(chunk.len())).sum::<usize>();
         // How often a row would be packed, times their number. From 3 on the copy, which no cache of a core holds, pays off.
         let times = parts.iter().map(|part| part.rows.len() * self.groups(part.columns.len())).sum::<usize>();
-        if times < 3 * all.rows.len() || lines > MOST_LEFT / size_of::<Line>() || self.is_read_in_place() {
+        if times < 3 * all.rows.len() || lines > MOST_LEFT / size_of::<Line>() || in_place {
             return self.work_on(&parts, None);
         }
         parts.clear();
