@@ -93,6 +93,18 @@ pub fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
+/// As [`prefetch`], into the second level of caches and those behind it.
+#[inline(always)]
+pub fn prefetch_to_l2<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// As [`prefetch`], of a line that will be written: other cores give theirs up too. Where a processor knows no such thing,
 /// the instruction does nothing.
 #[inline(always)]

@@ -9,7 +9,7 @@ mod avx2;
 mod avx512;
 
 use super::{HALF, Level, Line, Packed, SIDE};
-use crate::ops::math::prefetch;
+use crate::ops::math::prefetch_to_l2;
 use std::ops::Range;
 
 /// A matrix in a slice, row-major with `stride` elements from one row to the next, or the transpose of one.
@@ -89,6 +89,12 @@ impl<'a, T: Packed> Matrix<'a, T> {
         self.transposed
     }
 
+    /// Where an element of a row of memory is, or would be.
+    #[inline(always)]
+    fn address(&self, row: usize, column: usize) -> *const T {
+        self.data.as_ptr().wrapping_add(row * self.stride + column)
+    }
+
     /// `width` elements of row `row` in memory.
     #[inline(always)]
     fn stored(&self, row: usize, column: usize, width: usize) -> &'a [T] {
@@ -110,8 +116,7 @@ pub fn pack_all_rows<T: Packed>(
     panels: &mut [Line],
 ) {
     let panel = |p| [first + p * SIDE, first + p * SIDE + HALF];
-    // Activations, which follow each other row by row: what the processor fetches by itself is quicker.
-    pack_panels(level, a, a.transposed, a.transposed, panel, lines, panels);
+    pack_panels(level, a, a.transposed, panel, lines, panels);
 }
 
 /// Packs two times 16 columns of `b`, which begin at `firsts`; `panel` holds [`Packed::panel_lines`] of its rows.
@@ -127,16 +132,14 @@ pub fn pack_all_columns<T: Packed>(
     lines: usize,
     panels: &mut [Line],
 ) {
-    pack_panels(level, b, !b.transposed, true, firsts, lines, panels);
+    pack_panels(level, b, !b.transposed, firsts, lines, panels);
 }
 
-/// Panels whose halves begin at `firsts` of the outer dimension, in the order in which memory has what they hold. `ask`: for
-/// some of it together, before it is packed.
+/// Panels whose halves begin at `firsts` of the outer dimension, in the order in which memory has what they hold.
 fn pack_panels<T: Packed>(
     level: Level,
     m: Matrix<'_, T>,
     paired: bool,
-    ask: bool,
     firsts: impl Fn(usize) -> [usize; 2],
     lines: usize,
     panels: &mut [Line],
@@ -148,52 +151,50 @@ fn pack_panels<T: Packed>(
     let steps = lines / SIDE;
     if !paired {
         let mut halves = (0..count).flat_map(&firsts).peekable();
-        if let Some(&first) = halves.peek().filter(|_| ask) {
-            bring(m, first..first + HALF, 0..steps * T::DEPTH);
-        }
         for i in 0..2 * count {
-            let (first, next) = (halves.next().expect("two of each panel"), halves.peek());
+            let first = halves.next().expect("two of each panel");
+            let next = halves.peek().copied().unwrap_or(first);
             for step in 0..steps {
+                let inner = step * T::DEPTH;
+                let coming = Coming { first: m.address(next, inner), apart: m.stride };
                 let lines = &mut panels[i / 2 * lines + step * SIDE + i % 2 * HALF..];
-                pack(level, m, paired, first, step * T::DEPTH, lines.first_chunk_mut().expect("half a step"));
-                if let Some(&next) = next.filter(|_| ask) {
-                    bring(m, share(next..next + HALF, step, steps), 0..steps * T::DEPTH);
-                }
+                pack(level, m, paired, first, inner, coming, lines.first_chunk_mut().expect("half a step"));
             }
         }
         return;
     }
-    // One panel reads no more of a row than a line.
-    let all = (ask && count > 1).then(|| firsts(0)[0]..firsts(count - 1)[1] + HALF);
-    if let Some(all) = &all {
-        bring(m, 0..T::DEPTH, all.clone());
-    }
+    // Rows of memory that a line holds. Of pairs, both halves read the same lines of memory: each asks for every other row.
+    let rows = T::DEPTH / HALF;
     for step in 0..steps {
         let inner = step * T::DEPTH;
+        let next = (step + 1).min(steps - 1) * T::DEPTH;
         for p in 0..count {
-            for (half, first) in firsts(p).into_iter().enumerate() {
+            let halves = firsts(p);
+            for (half, first) in halves.into_iter().enumerate() {
+                let row = half % rows;
+                let coming =
+                    Coming { first: m.address(next + row, halves[half - row]), apart: rows * m.stride };
                 let lines = &mut panels[p * lines + step * SIDE + half * HALF..];
-                pack(level, m, paired, first, inner, lines.first_chunk_mut().expect("half a step"));
-            }
-            if let Some(all) = &all {
-                bring(m, share(inner + T::DEPTH..inner + 2 * T::DEPTH, p, count), all.clone());
+                pack(level, m, paired, first, inner, coming, lines.first_chunk_mut().expect("half a step"));
             }
         }
     }
 }
 
-/// Part `i` of `all` in `of` nearly equal parts.
-fn share(all: Range<usize>, i: usize, of: usize) -> Range<usize> {
-    all.start + all.len() * i / of..all.start + all.len() * (i + 1) / of
+/// What is asked of memory while 16 lines are packed, a line with each: the same part of what is packed next in this way.
+/// Asked for one by one, it comes at nearly the rate of reading straight on; together, it waits for itself.
+#[derive(Clone, Copy)]
+struct Coming<T> {
+    first: *const T,
+    /// Elements from one to the next.
+    apart: usize,
 }
 
-/// Asks for a part of memory's rows in the order in which they lie there, which the processor is quick to go on with.
-#[inline]
-fn bring<T: Packed>(m: Matrix<'_, T>, rows: Range<usize>, columns: Range<usize>) {
-    let columns = columns.start..columns.end.min(m.cols);
-    for row in rows.start..rows.end.min(m.rows) {
-        let first = m.data.as_ptr().wrapping_add(row * m.stride);
-        columns.clone().step_by(T::DEPTH).for_each(|column| prefetch(first.wrapping_add(column)));
+impl<T> Coming<T> {
+    /// Asks for line `i`, wherever it is.
+    #[inline(always)]
+    fn ask(&self, i: usize) {
+        prefetch_to_l2(self.first.wrapping_add(i * self.apart));
     }
 }
 
@@ -205,6 +206,7 @@ fn pack<T: Packed>(
     paired: bool,
     outer: usize,
     inner: usize,
+    coming: Coming<T>,
     lines: &mut [Line; HALF],
 ) {
     let (row, column, [rows, columns]) =
@@ -213,12 +215,12 @@ fn pack<T: Packed>(
     #[cfg(target_arch = "x86_64")]
     if inside && level >= Level::Avx512 {
         // SAFETY: levels are made available ones only, and this one has AVX-512.
-        return unsafe { avx512::pack(m, paired, row, column, lines) };
+        return unsafe { avx512::pack(m, paired, [row, column], coming, lines) };
     }
     #[cfg(target_arch = "x86_64")]
     if inside && level == Level::Avx2 {
         // SAFETY: as above, AVX2.
-        return unsafe { avx2::pack(m, paired, row, column, lines) };
+        return unsafe { avx2::pack(m, paired, [row, column], coming, lines) };
     }
     let _ = level;
     let rows = if inside { rows } else { m.rows.saturating_sub(row).min(rows) };

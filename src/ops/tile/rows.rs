@@ -26,12 +26,13 @@ impl<'a> Rows<'a> {
     }
 
     /// Rows `first..first + 32` of `a` where they lie, if they are all there, row by row in whole lines; and not so far
-    /// apart that few sets of the cache would hold them all: in those that share one, a packed copy is quicker.
+    /// apart that one set of the cache would hold them all. From two on, what it cannot hold comes from the next cache as
+    /// quickly as a packed copy is made.
     pub fn in_place<T: Packed>(a: Matrix<'a, T>, first: usize) -> Option<Self> {
         let [_, k] = a.shape();
         let (data, stride) = a.stored_rows_of(first..first + SIDE)?;
         let row = stride / T::DEPTH;
-        if !k.is_multiple_of(T::DEPTH) || !stride.is_multiple_of(T::DEPTH) || row.is_multiple_of(SETS / 2) {
+        if !k.is_multiple_of(T::DEPTH) || !stride.is_multiple_of(T::DEPTH) || row.is_multiple_of(SETS) {
             return None;
         }
         let lines = bytemuck::try_cast_slice(data).ok()?;
@@ -103,7 +104,7 @@ mod tests {
                 (&raw const lines[first * stride / T::DEPTH + 1], stride * size_of::<T>())
             );
         }
-        // Not all there; across memory; not in whole lines; in few sets of a cache.
+        // Not all there; across memory; not in whole lines; in one set of a cache.
         assert!(Rows::in_place(a, 39).is_none());
         assert!(Rows::in_place(a.t().columns(0..32).t(), 0).is_some());
         assert!(Rows::in_place(a.t(), 0).is_none());
@@ -112,7 +113,7 @@ mod tests {
             Rows::in_place(Matrix::strided(data, 33, cols, stride), 0).is_some()
         };
         assert!(of(0, k, stride) && !of(1, k, stride) && !of(0, k - 1, stride) && !of(0, k, stride + 1));
-        assert!(!of(0, k, 32 * T::DEPTH));
+        assert!(of(0, k, 32 * T::DEPTH) && !of(0, k, 64 * T::DEPTH));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Parts of panels in registers of eight lanes, a quarter of 16 × 16 at a time.
 
-use super::{HALF, Line, Matrix, Packed};
+use super::{Coming, HALF, Line, Matrix, Packed};
 use std::arch::x86_64::*;
 
 /// Lanes of a register.
@@ -8,8 +8,15 @@ const LANES: usize = HALF / 2;
 
 /// See [`super::pack`], for a part that lies inside the matrix.
 #[target_feature(enable = "avx2")]
-pub fn pack<T: Packed>(m: Matrix<'_, T>, paired: bool, row: usize, column: usize, lines: &mut [Line; HALF]) {
+pub fn pack<T: Packed>(
+    m: Matrix<'_, T>,
+    paired: bool,
+    [row, column]: [usize; 2],
+    coming: Coming<T>,
+    lines: &mut [Line; HALF],
+) {
     for (p, line) in lines.iter_mut().enumerate() {
+        coming.ask(p);
         for lane in [0, LANES] {
             let lanes = if paired && T::DEPTH > HALF {
                 let even = m.stored(row + 2 * p, column + lane, LANES);

@@ -1,13 +1,20 @@
 //! Parts of panels in 16 registers of 16 lanes.
 
-use super::{HALF, Line, Matrix, Packed};
+use super::{Coming, HALF, Line, Matrix, Packed};
 use std::arch::x86_64::*;
 
 /// See [`super::pack`], for a part that lies inside the matrix.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub fn pack<T: Packed>(m: Matrix<'_, T>, paired: bool, row: usize, column: usize, lines: &mut [Line; HALF]) {
+pub fn pack<T: Packed>(
+    m: Matrix<'_, T>,
+    paired: bool,
+    [row, column]: [usize; 2],
+    coming: Coming<T>,
+    lines: &mut [Line; HALF],
+) {
     let mut tile = [_mm512_setzero_si512(); HALF];
     for (p, line) in tile.iter_mut().enumerate() {
+        coming.ask(p);
         *line = if paired && T::DEPTH > HALF {
             let even = m.stored(row + 2 * p, column, HALF);
             let odd = m.stored(row + 2 * p + 1, column, HALF);
