@@ -1,6 +1,6 @@
 //! The matrix product, in bf16 and fp32: operands packed block by block, threads, and what is done with each finished block.
 //!
-//! Each thread gets a rectangle of the result. It packs as many columns of the right operand as half its L2 cache holds,
+//! Each thread gets a rectangle of the result. It packs as many columns of the right operand as fill a good half of its L2,
 //! then takes the rows 32 at a time: packs them, multiplies the one panel, which stays in L1, with all column panels, and
 //! hands the blocks to the [`Epilogue`] while they are in cache. Who is done takes rows of another's rectangle. Weights are
 //! packed as they are used: a second, packed copy would have to be read all the same, and written before. Tiles read rows
