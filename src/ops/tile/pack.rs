@@ -163,7 +163,7 @@ fn pack_panels<T: Packed>(
         }
         return;
     }
-    // Rows of memory that a line holds. Of pairs, both halves read the same lines of memory: each asks for every other row.
+    // Rows of memory that a line holds. Of pairs, adjoining halves read the same lines: each asks for every other row.
     let rows = T::DEPTH / HALF;
     for step in 0..steps {
         let inner = step * T::DEPTH;

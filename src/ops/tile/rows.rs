@@ -26,8 +26,8 @@ impl<'a> Rows<'a> {
     }
 
     /// Rows `first..first + 32` of `a` where they lie, if they are all there, row by row in whole lines; and not so far
-    /// apart that one set of the cache would hold them all. From two on, what it cannot hold comes from the next cache as
-    /// quickly as a packed copy is made.
+    /// apart that one set of the cache would hold them all. From two on, what they cannot hold is read from the next cache
+    /// in less time than a packed copy takes.
     pub fn in_place<T: Packed>(a: Matrix<'a, T>, first: usize) -> Option<Self> {
         let [_, k] = a.shape();
         let (data, stride) = a.stored_rows_of(first..first + SIDE)?;
