@@ -82,7 +82,11 @@ unsafe fn product<E: Operand>(
     });
 }
 
+/// Of the calling thread and others, as torch's is, so that no more threads are awake than there are cores.
 fn pool(threads: usize) -> &'static ThreadPool {
     static POOL: OnceLock<ThreadPool> = OnceLock::new();
-    POOL.get_or_init(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads"))
+    let build = || {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build().expect("threads")
+    };
+    POOL.get_or_init(build)
 }

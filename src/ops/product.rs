@@ -105,15 +105,19 @@ fn most_steps(level: Level) -> usize {
     }
 }
 
-/// Inner dimension that is packed at a time: 1536 of bf16, 640 of fp32. With less of it more columns fit in L2 for each
-/// rows panel that is packed, and sums are kept from one part to the next: where they are in any case, 320 of fp32 do.
-const fn most_k<T: Packed>(k: usize) -> usize {
-    if T::DEPTH == SIDE {
-        1536
-    } else if k <= 640 {
-        640
-    } else {
-        320
+/// Inner dimension that is packed at a time: of fp32 640, or 320 where sums are kept from one part to the next in any case,
+/// so that more columns fit in L2 for each rows panel that is packed. Up to 1536 of bf16 are one part. More are cut into
+/// parts of two pieces that L1 holds, see [`most_steps`]; or of one, which is read in fewer groups of columns though sums
+/// move twice as often: quicker where the `columns` panels of a thread are too many for one group, except where packing
+/// transposes.
+const fn most_k<T: Packed>(k: usize, columns: usize, transposed: bool) -> usize {
+    if T::DEPTH < SIDE {
+        return if k <= 640 { 640 } else { 320 };
+    }
+    match k {
+        ..=1536 => 1536,
+        _ if transposed || columns * 1152 <= MOST_LINES => 1152,
+        _ => 576,
     }
 }
 
@@ -164,7 +168,9 @@ pub fn product<T: Packed>(
         Threads::All => rayon::current_num_threads().min(m * n * k / MIN_SHARE).max(1),
     };
     let all = Rectangle { rows: 0..m.div_ceil(SIDE), columns: 0..n.div_ceil(SIDE) };
-    Product { level, a, b, addend, pairing, epilogue }.run(all, shares);
+    let transposed = a.is_transposed() || b.is_transposed();
+    let most_k = most_k::<T>(k, all.columns.len().div_ceil(shares), transposed);
+    Product { level, a, b, addend, pairing, most_k, epilogue }.run(all, shares);
 }
 
 /// A product under way.
@@ -174,6 +180,8 @@ struct Product<'a, T, E> {
     b: Matrix<'a, T>,
     addend: Option<Addend<'a, T>>,
     pairing: Pairing,
+    /// Of the inner dimension, at a time.
+    most_k: usize,
     epilogue: &'a E,
 }
 
@@ -200,7 +208,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         self.cut(all.clone(), true, shares, &mut parts);
         // Taken, not borrowed: this thread may come here again while it waits for others.
         let mut scratch = LEFT.take();
-        let left = scratch.take([lines, 0], [0, 0], 0).columns;
+        let left = scratch.lines(lines);
         let mut rest = &mut *left;
         for chunk in self.chunks() {
             let lines = T::panel_lines(chunk.len());
@@ -234,8 +242,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
 
     /// The parts of k that are packed at a time.
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T, E> {
-        let k = self.a.shape()[1];
-        chunks(k, most_k::<T>(k)).into_iter()
+        chunks(self.a.shape()[1], self.most_k).into_iter()
     }
 
     /// Lines of a panel of the right operand and of the addend, at most.
@@ -252,27 +259,31 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
 
     /// Cuts the rectangle in proportion until there is one for each of `shares` threads. `ready`: rows need no packing.
     fn cut(&self, all: Rectangle, ready: bool, shares: usize, parts: &mut Vec<Rectangle>) {
-        // Both sides of a cut pack what lies across it; what has to be transposed costs twice as much. What is only read
-        // counts a quarter, lest each of many threads read all rows for one panel of columns.
-        let cost =
-            |panels: &Range<usize>, m: &Matrix<'_, T>| panels.len() * if m.is_transposed() { 2 } else { 1 };
-        let rows = if ready { all.rows.len() / 4 } else { cost(&all.rows, &self.a) };
-        let columns = cost(&all.columns, &self.b);
-        let by_rows = (rows >= columns || all.columns.len() < 2) && all.rows.len() >= 2;
-        if shares <= 1 || !by_rows && all.columns.len() < 2 {
+        let [rows, columns] = [&all.rows, &all.columns].map(|panels| panels.len() >= 2);
+        if shares <= 1 || !rows && !columns {
             return parts.push(all);
         }
-        let cut = |r: &Range<usize>| r.start + (r.len() * (shares / 2) / shares).max(1);
-        let (mut first, mut second) = (all.clone(), all);
-        if by_rows {
-            first.rows.end = cut(&first.rows);
-            second.rows.start = first.rows.end;
-        } else {
-            first.columns.end = cut(&first.columns);
-            second.columns.start = first.columns.end;
-        }
+        let cut = |by_rows: bool| {
+            let mut parts = [all.clone(), all.clone()];
+            let [first, second] =
+                parts.each_mut().map(|part| if by_rows { &mut part.rows } else { &mut part.columns });
+            first.end = first.start + (first.len() * (shares / 2) / shares).max(1);
+            second.start = first.end;
+            parts
+        };
+        let cost = |by_rows| cut(by_rows).iter().map(|part| self.cost(part, ready)).sum::<usize>();
+        let [first, second] = cut(!columns || rows && cost(true) <= cost(false));
         self.cut(first, ready, shares / 2, parts);
         self.cut(second, ready, shares - shares / 2, parts);
+    }
+
+    /// What a thread packs for its part, in quarters of a panel: rows for each group of its columns. What has to be
+    /// transposed costs twice as much. What is only read counts a quarter, lest each of many threads read all rows for one
+    /// panel of columns.
+    fn cost(&self, part: &Rectangle, ready: bool) -> usize {
+        let of = |m: &Matrix<'_, T>| if m.is_transposed() { 8 } else { 4 };
+        let row = if ready { 1 } else { of(&self.a) };
+        part.rows.len() * self.groups(part.columns.len()) * row + part.columns.len() * of(&self.b)
     }
 
     /// One thread's rectangle. `multiply` is given each stage, and what multiplies it.

@@ -1,14 +1,17 @@
 //! What threads pack into.
 
+use super::MOST_LINES;
 use crate::ops::tile::{Block, Line};
 use memmap2::{Advice, MmapMut};
 use std::cell::RefCell;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
 
-/// What a thread packs into, kept from one product to the next. In large pages where the system has them: in small ones,
-/// scattered over physical memory, some would share their places in L2 with too many others.
+/// What a thread packs into, kept from one product to the next.
 #[derive(Default)]
 pub(super) struct Scratch {
-    map: Option<MmapMut>,
+    panels: Memory,
+    sums: Memory,
 }
 
 /// Parts of a [`Scratch`].
@@ -26,31 +29,80 @@ pub(super) struct Room<'a> {
 impl Scratch {
     /// Room for packed columns and rows, those of an addend, and blocks. What is in it is left over.
     pub(super) fn take(&mut self, lines: [usize; 2], addend: [usize; 2], sums: usize) -> Room<'_> {
-        let bytes_of = |lines: [usize; 2]| lines.map(|n| n * size_of::<Line>());
-        let ([columns, rows], [addend_columns, addend_rows]) = (bytes_of(lines), bytes_of(addend));
-        let bytes = columns + rows + addend_columns + addend_rows + sums * size_of::<Block>();
-        if self.map.as_ref().is_none_or(|map| map.len() < bytes) {
-            let map =
-                MmapMut::map_anon(bytes.next_multiple_of(HUGE_PAGE)).expect("memory for packed operands");
-            let _ = map.advise(Advice::HugePage);
-            self.map = Some(map);
-        }
-        let map = &mut self.map.as_mut().expect("mapped above")[..bytes];
-        let (columns, rest) = map.split_at_mut(columns);
+        let ([columns, rows], [addend_columns, addend_rows]) = (lines, addend);
+        let bytes = (columns + rows + addend_columns + addend_rows) * size_of::<Line>();
+        let lines = bytemuck::cast_slice_mut(self.panels.take(bytes, quickest));
+        let (columns, rest) = lines.split_at_mut(columns);
         let (rows, rest) = rest.split_at_mut(rows);
-        let (addend_columns, rest) = rest.split_at_mut(addend_columns);
-        let (addend_rows, sums) = rest.split_at_mut(addend_rows);
-        let [columns, rows] = [columns, rows].map(bytemuck::cast_slice_mut);
-        let addend = [addend_columns, addend_rows].map(bytemuck::cast_slice_mut);
-        Room { columns, rows, addend, sums: bytemuck::cast_slice_mut(sums) }
+        let (addend_columns, addend_rows) = rest.split_at_mut(addend_columns);
+        let sums = bytemuck::cast_slice_mut(self.sums.take(sums * size_of::<Block>(), anonymous));
+        Room { columns, rows, addend: [addend_columns, addend_rows], sums }
     }
 }
 
+/// Memory that grows. In large pages where the system has them.
+#[derive(Default)]
+pub(super) struct Memory(Option<MmapMut>);
+
+impl Memory {
+    /// So many lines. What is in them is left over.
+    pub(super) fn lines(&mut self, lines: usize) -> &mut [Line] {
+        bytemuck::cast_slice_mut(self.take(lines * size_of::<Line>(), anonymous))
+    }
+
+    fn take(&mut self, bytes: usize, map: fn(usize) -> MmapMut) -> &mut [u8] {
+        if self.0.as_ref().is_none_or(|map| map.len() < bytes) {
+            self.0 = None;
+            self.0 = Some(map(bytes.next_multiple_of(HUGE_PAGE).max(HUGE_PAGE)));
+        }
+        &mut self.0.as_mut().expect("mapped above")[..bytes]
+    }
+}
+
+fn anonymous(bytes: usize) -> MmapMut {
+    let map = MmapMut::map_anon(bytes).expect("memory for packed operands");
+    let _ = map.advise(Advice::HugePage);
+    map
+}
+
+/// Of some mappings the one whose beginning is quickest to read again and again. In pages scattered over physical memory
+/// some lines share their places in L2 with too many others: products took up to 1.5 times as long. Small pages are, and in
+/// a virtual machine so is one large page in eight, which the host has put together of small ones.
+fn quickest(bytes: usize) -> MmapMut {
+    // All at once, or the same memory would come again.
+    let tried: Vec<_> = (0..TRIED)
+        .map(|_| {
+            let mut map = anonymous(bytes);
+            (time_to_read(&mut map), map)
+        })
+        .collect();
+    tried.into_iter().min_by_key(|(time, _)| *time).expect("some").1
+}
+
+/// The shortest of a few readings of as many lines as columns and a panel of rows have.
+fn time_to_read(map: &mut [u8]) -> Duration {
+    let end = map.len().min((MOST_LINES + MOST_LINES / 8) * size_of::<Line>());
+    let lines: &mut [Line] = bytemuck::cast_slice_mut(&mut map[..end]);
+    // Memory that was never written is one page of zeros.
+    lines.fill(Line::ZERO);
+    let read = |_| {
+        let start = Instant::now();
+        black_box(lines.iter().fold(0, |sum: u16, line| sum.wrapping_add(line.0[0].to_bits())));
+        start.elapsed()
+    };
+    (0..READINGS).map(read).min().expect("some")
+}
+
 const HUGE_PAGE: usize = 2 << 20;
+
+/// Mappings of which one is kept: that all were slow was not seen.
+const TRIED: usize = 4;
+
+const READINGS: usize = 5;
 
 thread_local! {
     /// Columns, and rows as they are needed.
     pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
     /// A whole left operand.
-    pub(super) static LEFT: RefCell<Scratch> = RefCell::default();
+    pub(super) static LEFT: RefCell<Memory> = RefCell::default();
 }
