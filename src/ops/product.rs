@@ -116,8 +116,8 @@ const fn most_k<T: Packed>(k: usize, columns: usize, transposed: bool) -> usize 
     }
     match k {
         ..=1536 => 1536,
-        _ if transposed || columns * 1152 <= MOST_LINES => 1152,
-        _ => 576,
+        _ if transposed || columns * 1024 <= MOST_LINES => 1024,
+        _ => 512,
     }
 }
 
