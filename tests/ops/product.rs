@@ -96,9 +96,17 @@ fn definition_in<E: Operand>() {
 }
 
 /// Tokens, inputs, outputs: several groups of columns, several pieces of k, several chunks of k, alone and together; and
-/// left operands that two threads would pack four times, so that they are packed as a whole.
-const LARGE: [(usize, usize, usize); 6] =
-    [(70, 608, 1100), (40, 1700, 300), (35, 3200, 700), (2100, 64, 96), (70, 1700, 1500), (600, 1700, 160)];
+/// left operands that two threads would pack four times, so that they are packed as a whole; and one whose input gradient
+/// has parts of 512 in bf16 where a thread has more than 18 panels of columns, else of 1024.
+const LARGE: [(usize, usize, usize); 7] = [
+    (70, 608, 1100),
+    (40, 1700, 300),
+    (35, 3200, 700),
+    (2100, 64, 96),
+    (70, 1700, 1500),
+    (600, 1700, 160),
+    (35, 1200, 1700),
+];
 
 /// The three products of these, as bits.
 fn run<E: Operand>(

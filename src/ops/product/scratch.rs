@@ -7,11 +7,10 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// What a thread packs into, kept from one product to the next.
+/// What a thread packs into, kept from one product to the next. In large pages where the system has them.
 #[derive(Default)]
 pub(super) struct Scratch {
-    panels: Memory,
-    sums: Memory,
+    map: Option<MmapMut>,
 }
 
 /// Parts of a [`Scratch`].
@@ -30,32 +29,26 @@ impl Scratch {
     /// Room for packed columns and rows, those of an addend, and blocks. What is in it is left over.
     pub(super) fn take(&mut self, lines: [usize; 2], addend: [usize; 2], sums: usize) -> Room<'_> {
         let ([columns, rows], [addend_columns, addend_rows]) = (lines, addend);
-        let bytes = (columns + rows + addend_columns + addend_rows) * size_of::<Line>();
-        let lines = bytemuck::cast_slice_mut(self.panels.take(bytes, quickest));
-        let (columns, rest) = lines.split_at_mut(columns);
+        let packed = (columns + rows + addend_columns + addend_rows) * size_of::<Line>();
+        let bytes = self.bytes(packed + sums * size_of::<Block>(), quickest);
+        let (lines, sums) = bytes.split_at_mut(packed);
+        let (columns, rest) = bytemuck::cast_slice_mut(lines).split_at_mut(columns);
         let (rows, rest) = rest.split_at_mut(rows);
         let (addend_columns, addend_rows) = rest.split_at_mut(addend_columns);
-        let sums = bytemuck::cast_slice_mut(self.sums.take(sums * size_of::<Block>(), anonymous));
-        Room { columns, rows, addend: [addend_columns, addend_rows], sums }
+        Room { columns, rows, addend: [addend_columns, addend_rows], sums: bytemuck::cast_slice_mut(sums) }
     }
-}
 
-/// Memory that grows. In large pages where the system has them.
-#[derive(Default)]
-pub(super) struct Memory(Option<MmapMut>);
-
-impl Memory {
-    /// So many lines. What is in them is left over.
+    /// Room for what no L2 holds.
     pub(super) fn lines(&mut self, lines: usize) -> &mut [Line] {
-        bytemuck::cast_slice_mut(self.take(lines * size_of::<Line>(), anonymous))
+        bytemuck::cast_slice_mut(self.bytes(lines * size_of::<Line>(), anonymous))
     }
 
-    fn take(&mut self, bytes: usize, map: fn(usize) -> MmapMut) -> &mut [u8] {
-        if self.0.as_ref().is_none_or(|map| map.len() < bytes) {
-            self.0 = None;
-            self.0 = Some(map(bytes.next_multiple_of(HUGE_PAGE).max(HUGE_PAGE)));
+    fn bytes(&mut self, bytes: usize, map: fn(usize) -> MmapMut) -> &mut [u8] {
+        if self.map.as_ref().is_none_or(|map| map.len() < bytes) {
+            self.map = None;
+            self.map = Some(map(bytes.next_multiple_of(HUGE_PAGE)));
         }
-        &mut self.0.as_mut().expect("mapped above")[..bytes]
+        &mut self.map.as_mut().expect("mapped above")[..bytes]
     }
 }
 
@@ -104,5 +97,5 @@ thread_local! {
     /// Columns, and rows as they are needed.
     pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
     /// A whole left operand.
-    pub(super) static LEFT: RefCell<Memory> = RefCell::default();
+    pub(super) static LEFT: RefCell<Scratch> = RefCell::default();
 }
