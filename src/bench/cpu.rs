@@ -12,7 +12,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::metrics::available_memory_bytes;
 use crate::ops::awake::awake;
-use crate::ops::tile::{Block, Level, Line, Packed, SIDE, Unit};
+use crate::ops::tile::{Block, Level, Line, Packed, Rows, SIDE, Unit};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::hint::black_box;
@@ -152,7 +152,7 @@ fn blocks<T: Packed>() -> f64 {
     let unit = Unit::<T>::new(Level::best());
     let (a, b, mut c) = ([Line::ZERO; STEPS * SIDE], [Line::ZERO; STEPS * SIDE], Block::ZERO);
     for _ in 0..BLOCKS {
-        unit.multiply(black_box(&a), black_box(&b), &mut c, true);
+        unit.multiply(black_box(Rows::packed(&a)), black_box(&b), &mut c, true);
     }
     black_box(c);
     (2 * SIDE * SIDE * STEPS * T::DEPTH * BLOCKS) as f64

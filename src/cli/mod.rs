@@ -35,8 +35,7 @@ use smolten::recipe::RecipeOverrides;
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// For tests and measurements: use no more of the CPU than portable, avx2, avx512, avx512_bf16 or amx. Products in fp32
-    /// go on choosing for themselves
+    /// For tests and measurements: use no more of the CPU than portable, avx2, avx512, avx512_bf16 or amx
     #[arg(long, value_name = "ISA", hide = true, global = true)]
     isa: Option<String>,
 }

@@ -97,10 +97,10 @@ impl Strip<'_> {
 }
 
 /// Steps of k that are multiplied at a time, of what is read again and again: for tiles a panel of rows, 36 KiB of L1; with
-/// AVX-512 two panels of columns, 24 KiB; else one, 36 KiB.
+/// AVX2 one of columns, as much. AVX-512 multiplies so many sums per line it reads that L2 is near enough.
 fn most_steps(level: Level) -> usize {
     match level {
-        Level::Avx512 | Level::Avx512Bf16 => 6,
+        Level::Avx512 | Level::Avx512Bf16 => usize::MAX,
         Level::Portable | Level::Avx2 | Level::Amx => 18,
     }
 }
@@ -225,7 +225,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
     /// Whether the left operand needs no packing.
     fn is_read_in_place(&self) -> bool {
         let first = self.a.columns(self.chunks().next().unwrap_or(0..0));
-        T::level(self.level) == Level::Amx && Rows::in_place(first, 0).is_some()
+        Rows::in_place(T::level(self.level), first, 0).is_some()
     }
 
     /// A thread for each part. `left`: all of the left operand, packed chunk by chunk.

@@ -122,11 +122,10 @@ impl<T: Packed> Unit<T> {
     /// # Panics
     /// If the panels are not of one length, or not of whole steps.
     #[inline]
-    pub fn multiply(&self, a: &[Line], b: &[Line], c: &mut Block, add: bool) {
+    pub fn multiply(&self, a: Rows<'_>, b: &[Line], c: &mut Block, add: bool) {
         check(a, b);
         if let Some(tiles) = self.tiles() {
             tiles.begin(add.then_some(&*c));
-            let a = Rows::packed(a);
             for (i, b) in b.as_chunks().0.iter().enumerate() {
                 tiles.step(a, i, b);
             }
@@ -143,7 +142,7 @@ impl<T: Packed> Unit<T> {
     /// # Panics
     /// As [`Unit::multiply`].
     #[inline]
-    pub fn multiply_two(&self, a: &[Line], b: [&[Line]; 2], c: &mut [Block; 2], add: bool) {
+    pub fn multiply_two(&self, a: Rows<'_>, b: [&[Line]; 2], c: &mut [Block; 2], add: bool) {
         if self.tiles().is_some() {
             b.into_iter().zip(c).for_each(|(b, c)| self.multiply(a, b, c, add));
             return;
@@ -162,8 +161,8 @@ impl<T: Packed> Unit<T> {
     }
 }
 
-fn check(a: &[Line], b: &[Line]) {
-    assert!(a.len() == b.len() && a.len().is_multiple_of(SIDE), "panels of {} and {}", a.len(), b.len());
+fn check(a: Rows<'_>, b: &[Line]) {
+    assert!(a.steps() * SIDE == b.len(), "{} steps of rows, {} lines of columns", a.steps(), b.len());
 }
 
 /// The three parts of [`Unit::multiply`] on tiles.
@@ -248,14 +247,14 @@ mod tests {
                     pack_columns(level, y, firsts, &mut panels[1]);
                     let mut c = Block([[1.0; SIDE]; SIDE]);
                     for add in [false, true] {
-                        unit.multiply(&panels[0], &panels[1], &mut c, add);
+                        unit.multiply(Rows::packed(&panels[0]), &panels[1], &mut c, add);
                     }
                     let mut other = vec![Line::ZERO; T::panel_lines(k)];
                     pack_columns(level, y, [0, n / 3], &mut other);
                     let (mut one, mut two) = (Block::ZERO, [Block([[1.0; SIDE]; SIDE]); 2]);
                     for add in [false, true] {
-                        unit.multiply(&panels[0], &other, &mut one, add);
-                        unit.multiply_two(&panels[0], [&other, &panels[1]], &mut two, add);
+                        unit.multiply(Rows::packed(&panels[0]), &other, &mut one, add);
+                        unit.multiply_two(Rows::packed(&panels[0]), [&other, &panels[1]], &mut two, add);
                     }
                     assert_eq!(two, [one, c], "{level:?} {m}x{n}x{k}, two together");
                     for (i, got) in c.0.iter().enumerate() {
@@ -301,7 +300,7 @@ mod tests {
             pack_rows(level, Matrix::new(&a, SIDE, k), 0, &mut panels[0]);
             pack_columns(level, Matrix::new(&b, SIDE, k).t(), [0, HALF], &mut panels[1]);
             let mut c = Block::ZERO;
-            Unit::<T>::new(level).multiply(&panels[0], &panels[1], &mut c, false);
+            Unit::<T>::new(level).multiply(Rows::packed(&panels[0]), &panels[1], &mut c, false);
             c
         };
         for (level, other) in available().flat_map(|level| available().map(move |other| (level, other))) {

@@ -66,7 +66,7 @@ impl<'a> Panels<'a> {
     /// The sums with panel `p` of columns.
     #[inline(always)]
     pub(super) fn multiply<T: Packed>(&self, unit: &Unit<T>, p: usize, sums: &mut Block) {
-        unit.multiply(self.rows, self.columns(p), sums, false);
+        unit.multiply(Rows::packed(self.rows), self.columns(p), sums, false);
         if let Some(mask) = self.mask {
             mask.apply(sums, self.row, self.firsts[p]);
         }

@@ -176,9 +176,9 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         let (mut waiting, mut before) = (Waiting::NOTHING, 0);
         while let Some(taken) = stage.take() {
             let first = stage.rows.start + taken.start;
-            let in_place = match (unit.tiles(), stage.left) {
-                (Some(_), None) => Rows::in_place(stage.a, first * SIDE),
-                _ => None,
+            let in_place = match stage.left {
+                None => Rows::in_place(unit.level(), stage.a, first * SIDE),
+                Some(_) => None,
             };
             if stage.left.is_none() && in_place.is_none() {
                 pack_all_rows(self.level, stage.a, first * SIDE, lines, &mut own.rows[..taken.len() * lines]);
@@ -293,7 +293,7 @@ impl<T: Packed, E: Epilogue> Product<'_, T, E> {
         sums: Sums<'_>,
     ) {
         let (lines, count) = (panel.rows.steps() * SIDE, panel.firsts.len());
-        let a = panel.rows.part(piece.clone()).lines();
+        let a = panel.rows.part(piece.clone());
         let piece = piece.start * SIDE..piece.end * SIDE;
         let rows = if q + 1 == of { panel.of.clone() } else { 0..0 };
         let addend = panel.addend.filter(|_| q == 0);

@@ -3,13 +3,13 @@
 //! A product of two bf16 is exact in fp32, so fused or not, in eight lanes or sixteen, every sum has the same bits. One of
 //! two fp32 is not: where the processor fuses a product and its sum, there is one rounding less.
 
-use super::{Block, HALF, Level, Line, Packed, SIDE};
+use super::{Block, HALF, Level, Line, Packed, Rows, SIDE};
 
 #[cfg(target_arch = "x86_64")]
 mod registers;
 
 /// `c += a·b`, for panels of the same whole steps.
-pub fn multiply<T: Packed>(level: Level, a: &[Line], b: &[Line], c: &mut Block) {
+pub fn multiply<T: Packed>(level: Level, a: Rows<'_>, b: &[Line], c: &mut Block) {
     #[cfg(target_arch = "x86_64")]
     {
         let c = std::array::from_mut(c);
@@ -30,7 +30,7 @@ pub fn multiply<T: Packed>(level: Level, a: &[Line], b: &[Line], c: &mut Block) 
 }
 
 /// The same for two panels of columns, where that is quicker together.
-pub fn multiply_two<T: Packed>(level: Level, a: &[Line], b: [&[Line]; 2], c: &mut [Block; 2]) {
+pub fn multiply_two<T: Packed>(level: Level, a: Rows<'_>, b: [&[Line]; 2], c: &mut [Block; 2]) {
     #[cfg(target_arch = "x86_64")]
     match level {
         Level::Portable | Level::Avx2 => {}
@@ -52,18 +52,18 @@ const fn values<T: Packed>() -> usize {
 /// Rows whose sums the compiler keeps in registers.
 const ROWS: usize = 4;
 
-fn portable<T: Packed>(a: &[Line], b: &[Line], c: &mut Block) {
-    let (a, b) = (a.as_chunks::<SIDE>().0, b.as_chunks::<SIDE>().0);
+fn portable<T: Packed>(a: Rows<'_>, b: &[Line], c: &mut Block) {
+    let b = b.as_chunks::<SIDE>().0;
     for first in (0..SIDE).step_by(ROWS) {
         for half in 0..2 {
             let mut sums = [[0.0f32; HALF]; ROWS];
             for (r, sums) in sums.iter_mut().enumerate() {
                 sums.copy_from_slice(c.halves(first + r)[half]);
             }
-            for (a, b) in a.iter().zip(b) {
-                let rows = a[first..].first_chunk().expect("whole groups of rows");
+            for (i, b) in b.iter().enumerate().take(a.steps()) {
+                let rows = std::array::from_fn(|r| a.line(i, first + r));
                 for (p, line) in b[half * HALF..][..HALF].iter().enumerate() {
-                    add::<T>(rows, p, line, &mut sums);
+                    add::<T>(&rows, p, line, &mut sums);
                 }
             }
             for (r, sums) in sums.iter().enumerate() {
@@ -75,7 +75,7 @@ fn portable<T: Packed>(a: &[Line], b: &[Line], c: &mut Block) {
 
 /// Adds the products of each row's lane `p` and a line of 16 columns.
 #[inline(always)]
-fn add<T: Packed>(rows: &[Line; ROWS], p: usize, line: &Line, sums: &mut [[f32; HALF]; ROWS]) {
+fn add<T: Packed>(rows: &[&Line; ROWS], p: usize, line: &Line, sums: &mut [[f32; HALF]; ROWS]) {
     let line = line.lanes();
     let (mut firsts, mut seconds) = ([0.0; HALF], [0.0; HALF]);
     for i in 0..HALF {

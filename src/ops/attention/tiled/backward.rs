@@ -6,7 +6,7 @@ use super::{Task, chunks, halves, head, panel, room};
 use crate::ops::attention::{Heads, Saved, scale};
 use crate::ops::product::Output;
 use crate::ops::rope::Table;
-use crate::ops::tile::{Block, HALF, Level, Line, SIDE, Unit, pack_all_rows, pack_columns, transpose};
+use crate::ops::tile::{Block, HALF, Level, Line, Rows, SIDE, Unit, pack_all_rows, pack_columns, transpose};
 use std::cell::RefCell;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
@@ -172,13 +172,13 @@ impl<T: Operand> Backward<'_, T> {
             let first = key.saturating_sub(queries.start);
             for j in first..n {
                 unit.multiply(
-                    &k.k[i * lines..][..lines],
+                    Rows::packed(&k.k[i * lines..][..lines]),
                     &q.q_transposed[j * lines..][..lines],
                     scores,
                     false,
                 );
                 unit.multiply(
-                    &k.v[i * lines..][..lines],
+                    Rows::packed(&k.v[i * lines..][..lines]),
                     &q.dout_transposed[j * lines..][..lines],
                     dp,
                     false,
@@ -197,8 +197,8 @@ impl<T: Operand> Backward<'_, T> {
             let (seen, add) = (first * T::LINES..n * T::LINES, h > 0 || key < queries.start);
             for column in 0..columns {
                 let [dout, q] = [&q.dout, &q.q].map(|x| &x[column * n * T::LINES..][seen.clone()]);
-                unit.multiply(&p[seen.clone()], dout, &mut k.dv[i * columns + column], add);
-                unit.multiply(&ds[seen.clone()], q, &mut k.dk[i * columns + column], add);
+                unit.multiply(Rows::packed(&p[seen.clone()]), dout, &mut k.dv[i * columns + column], add);
+                unit.multiply(Rows::packed(&ds[seen.clone()]), q, &mut k.dk[i * columns + column], add);
             }
         }
         if matches!(task.share, Share::Keys(_)) {
@@ -208,7 +208,7 @@ impl<T: Operand> Backward<'_, T> {
             let seen = keys.len().min(queries.start + j + 1 - keys.start) * T::LINES;
             for (column, dq) in dq.iter_mut().enumerate() {
                 let (k, ds) = (&k.k_transposed[column * stride..][..seen], &ds_columns[j * stride..][..seen]);
-                unit.multiply(k, ds, dq, keys.start > 0);
+                unit.multiply(Rows::packed(k), ds, dq, keys.start > 0);
             }
         }
     }

@@ -4,7 +4,7 @@ use super::lanes::{self, Operand, Running};
 use super::{Task, chunks, halves, head, room};
 use crate::ops::attention::{Heads, scale};
 use crate::ops::product::Output;
-use crate::ops::tile::{Block, HALF, Level, Line, SIDE, Unit, pack_all_rows, pack_columns, transpose};
+use crate::ops::tile::{Block, HALF, Level, Line, Rows, SIDE, Unit, pack_all_rows, pack_columns, transpose};
 use std::cell::RefCell;
 use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
@@ -155,11 +155,11 @@ impl Step<'_> {
         let [current, next] = scores else { unreachable!("two blocks") };
         let (mut current, mut next) = (current, next);
         let (lines, mut pending) = (query.len(), 0..0);
-        unit.multiply(&self.keys[..lines], query, current, false);
+        unit.multiply(Rows::packed(&self.keys[..lines]), query, current, false);
         for block in 0..visible {
             // Ahead, so that the matrix unit works while the vector unit does.
             if block + 1 < visible {
-                unit.multiply(&self.keys[(block + 1) * lines..][..lines], query, next, false);
+                unit.multiply(Rows::packed(&self.keys[(block + 1) * lines..][..lines]), query, next, false);
             }
             if block == own {
                 lanes::mask(self.level, current);
@@ -186,7 +186,7 @@ impl Step<'_> {
         let weights = &self.weights[..keys.len() * T::LINES];
         for (column, sums) in sums.iter_mut().enumerate() {
             let values = &self.values[column * self.value_lines + keys.start * T::LINES..][..weights.len()];
-            unit.multiply(values, weights, sums, !(self.first && keys.start == 0));
+            unit.multiply(Rows::packed(values), weights, sums, !(self.first && keys.start == 0));
         }
     }
 }
