@@ -1,10 +1,11 @@
 //! The matrix product, in bf16 and fp32: operands packed block by block, threads, and what is done with each finished block.
 //!
 //! Each thread gets a rectangle of the result. It packs as many columns of the right operand as fill a good half of its L2,
-//! then takes the rows 32 at a time: packs them, multiplies the one panel, which stays in L1, with all column panels, and
-//! hands the blocks to the [`Epilogue`] while they are in cache. Who is done takes rows of another's rectangle. Weights are
-//! packed as they are used: a second, packed copy would have to be read all the same, and written before. Tiles read rows
-//! where they lie if they can; what else would be packed by each thread for each of its groups of columns is packed once.
+//! then takes the rows 32 at a time, multiplies the one panel with all column panels, and hands the blocks to the
+//! [`Epilogue`] while they are in cache. Who is done takes rows of another's rectangle. Weights are packed as they are used:
+//! a second, packed copy would have to be read all the same, and written before. Rows are read where they lie, unless they
+//! lie across memory or not in whole lines: then they are packed, and once where each thread would for each of its groups
+//! of columns.
 //!
 //! Sums run along k in one order that depends on the shape of the operands alone, so neither the number of threads nor
 //! the rectangle an element lies in changes a bit. An [`Addend`] is summed before all of k.
